@@ -1,0 +1,269 @@
+package testbed
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// keepErrors bounds the errors a load remembers in words.
+const keepErrors = 10
+
+// HTTPLoad is many HTTP requests to a Server, perhaps through a VIP.
+type HTTPLoad struct {
+	To          netip.AddrPort
+	Requests    int
+	Concurrency int           // requests at the same time; 0 = 32
+	KeepAlive   bool          // one connection for each of the concurrent clients, else one a request
+	Timeout     time.Duration // of a request, connecting included; 0 = 10 s
+	// From are the client's source addresses, used in turn; none = the kernel's choice.
+	From []netip.Addr
+	// OnReply is called for each answer, from many goroutines; nil = nobody.
+	OnReply func(HTTPReply)
+}
+
+// LoadResult is what came of a load.
+type LoadResult struct {
+	OK, Failed  int
+	Errors      []string           // the first few
+	ByServer    map[string]int     // answers by server name
+	ByRemote    map[netip.Addr]int // answers by the peer address the server saw
+	Connections int                // different peers, address and port, the servers saw
+	Duration    time.Duration
+	P50, P99    time.Duration // latency of the answered requests
+}
+
+// loadState collects results of concurrent clients.
+type loadState struct {
+	mu        sync.Mutex
+	r         LoadResult
+	peers     map[netip.AddrPort]struct{}
+	latencies []time.Duration
+}
+
+// Run makes the requests from a namespace. Failed requests are counted in the
+// result; the error is of a done context.
+func (l HTTPLoad) Run(ctx context.Context, ns *Namespace) (LoadResult, error) {
+	if l.Concurrency <= 0 {
+		l.Concurrency = 32
+	}
+	if l.Timeout == 0 {
+		l.Timeout = 10 * time.Second
+	}
+	st := &loadState{
+		r:     LoadResult{ByServer: make(map[string]int), ByRemote: make(map[netip.Addr]int)},
+		peers: make(map[netip.AddrPort]struct{}),
+	}
+	start := time.Now()
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for w := range min(l.Concurrency, l.Requests) {
+		wg.Go(func() {
+			client, closeIdle := l.client(ns, w)
+			defer closeIdle()
+			for ctx.Err() == nil && next.Add(1) <= int64(l.Requests) {
+				begin := time.Now()
+				reply, err := l.get(ctx, client)
+				st.add(reply, err, time.Since(begin))
+				if err == nil && l.OnReply != nil {
+					l.OnReply(reply)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	st.r.Duration, st.r.Connections = time.Since(start), len(st.peers)
+	if n := len(st.latencies); n > 0 {
+		slices.Sort(st.latencies)
+		st.r.P50, st.r.P99 = st.latencies[n/2], st.latencies[n*99/100]
+	}
+	return st.r, ctx.Err()
+}
+
+// client makes the HTTP client of the w-th concurrent client.
+func (l HTTPLoad) client(ns *Namespace, w int) (c *http.Client, closeIdle func()) {
+	d := ns.Dialer(l.Timeout)
+	if len(l.From) > 0 {
+		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(l.From[w%len(l.From)], 0))
+	}
+	tr := &http.Transport{DialContext: d.DialContext, DisableKeepAlives: !l.KeepAlive, MaxConnsPerHost: 1}
+	return &http.Client{Transport: tr, Timeout: l.Timeout}, tr.CloseIdleConnections
+}
+
+func (l HTTPLoad) get(ctx context.Context, c *http.Client) (reply HTTPReply, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+l.To.String()+"/", nil)
+	if err != nil {
+		return reply, err
+	}
+	resp, err := c.Do(req)
+	if err != nil {
+		return reply, err
+	}
+	defer func() { err = errors.Join(err, resp.Body.Close()) }()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return reply, err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return reply, fmt.Errorf("status %s", resp.Status)
+	}
+	return reply, json.Unmarshal(body, &reply)
+}
+
+func (st *loadState) add(reply HTTPReply, err error, took time.Duration) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if err != nil {
+		st.r.Failed++
+		if len(st.r.Errors) < keepErrors {
+			st.r.Errors = append(st.r.Errors, err.Error())
+		}
+		return
+	}
+	st.r.OK++
+	st.r.ByServer[reply.Server]++
+	st.r.ByRemote[reply.Remote.Addr()]++
+	st.peers[reply.Remote] = struct{}{}
+	st.latencies = append(st.latencies, took)
+}
+
+// Echo is many UDP datagrams to a Server's echo service.
+type Echo struct {
+	To      netip.AddrPort
+	Sockets int           // flows, all at the same time; 0 = 1
+	Count   int           // datagrams a socket, one after the other; 0 = 1
+	Size    int           // bytes of payload, at least 16
+	Timeout time.Duration // for an answer; 0 = 2 s
+}
+
+// EchoResult is what came of an Echo.
+type EchoResult struct {
+	OK, Lost int
+	Errors   []string           // the first few: wrong source, wrong contents
+	Wrong    int                // answers that were not as they must be
+	ByServer map[string]int     // answers by server name
+	ByRemote map[netip.Addr]int // answers by the peer address the server saw
+	Moved    int                // sockets answered by more than one server
+}
+
+// Run sends the datagrams from a namespace. Sockets are not connected, so that
+// an answer from another address than the one asked is seen and counted as
+// wrong. The error is of a socket or of a done context.
+func (e Echo) Run(ctx context.Context, ns *Namespace) (EchoResult, error) {
+	e.Sockets, e.Count, e.Size = max(e.Sockets, 1), max(e.Count, 1), max(e.Size, 16)
+	if e.Timeout == 0 {
+		e.Timeout = 2 * time.Second
+	}
+	res := EchoResult{ByServer: make(map[string]int), ByRemote: make(map[netip.Addr]int)}
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	errs := make([]error, e.Sockets)
+	wild := "0.0.0.0:0"
+	if FamilyOf(e.To.Addr()) == V6 {
+		wild = "[::]:0"
+	}
+	for i := range e.Sockets {
+		c, err := ns.ListenPacket("udp", wild)
+		if err != nil {
+			errs[i] = fmt.Errorf("echo: %w", err)
+			break
+		}
+		wg.Go(func() {
+			defer func() { _ = c.Close() }()
+			one := e.flow(ctx, c.(*net.UDPConn), i)
+			mu.Lock()
+			defer mu.Unlock()
+			res.merge(one)
+		})
+	}
+	wg.Wait()
+	return res, errors.Join(errors.Join(errs...), ctx.Err())
+}
+
+// flow sends one socket's datagrams.
+func (e Echo) flow(ctx context.Context, c *net.UDPConn, id int) EchoResult {
+	r := EchoResult{ByServer: make(map[string]int), ByRemote: make(map[netip.Addr]int)}
+	out, in := make([]byte, e.Size), make([]byte, e.Size+256)
+	for i := range e.Count {
+		if ctx.Err() != nil {
+			break
+		}
+		copy(out, fmt.Sprintf("%07d %07d", id, i))
+		for k := 16; k < len(out); k++ {
+			out[k] = byte(k * (i + 1))
+		}
+		if _, err := c.WriteToUDPAddrPort(out, e.To); err != nil {
+			r.wrong(err)
+			continue
+		}
+		if err := c.SetReadDeadline(time.Now().Add(e.Timeout)); err != nil {
+			r.wrong(err)
+			continue
+		}
+		n, from, err := c.ReadFromUDPAddrPort(in)
+		var nerr net.Error
+		if errors.As(err, &nerr) && nerr.Timeout() {
+			r.Lost++
+			continue
+		}
+		if err != nil {
+			r.wrong(err)
+			continue
+		}
+		r.judge(e.To, plain(from), in[:n], out)
+	}
+	if len(r.ByServer) > 1 {
+		r.Moved = 1
+	}
+	return r
+}
+
+// judge looks at one answer.
+func (r *EchoResult) judge(asked, from netip.AddrPort, got, sent []byte) {
+	head, body, _ := bytes.Cut(got, []byte{'\n'})
+	name, peer, _ := bytes.Cut(head, []byte{' '})
+	remote, err := netip.ParseAddrPort(string(peer))
+	switch {
+	case from != asked:
+		r.wrong(fmt.Errorf("asked %s, answered by %s", asked, from))
+	case err != nil || !bytes.Equal(body, sent):
+		r.wrong(fmt.Errorf("answer of %d bytes differs from what was sent", len(got)))
+	default:
+		r.OK++
+		r.ByServer[string(name)]++
+		r.ByRemote[remote.Addr()]++
+	}
+}
+
+func (r *EchoResult) wrong(err error) {
+	r.Wrong++
+	if len(r.Errors) < keepErrors {
+		r.Errors = append(r.Errors, err.Error())
+	}
+}
+
+func (r *EchoResult) merge(o EchoResult) {
+	r.OK += o.OK
+	r.Lost += o.Lost
+	r.Wrong += o.Wrong
+	r.Moved += o.Moved
+	for _, e := range o.Errors[:min(len(o.Errors), keepErrors-len(r.Errors))] {
+		r.Errors = append(r.Errors, e)
+	}
+	for s, n := range o.ByServer {
+		r.ByServer[s] += n
+	}
+	for a, n := range o.ByRemote {
+		r.ByRemote[a] += n
+	}
+}

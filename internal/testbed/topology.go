@@ -1,0 +1,317 @@
+package testbed
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+)
+
+// VIPPath says how the client's kernel reaches the VIPs.
+type VIPPath int
+
+// The ways to a VIP.
+const (
+	// VIPRouted sends packets for the VIPs to the load balancer's own address
+	// as gateway; its kernel answers ARP and ND for that.
+	VIPRouted VIPPath = iota
+	// VIPOnLink makes the client ask for the VIPs themselves by ARP and ND,
+	// which only l4fwd can answer.
+	VIPOnLink
+)
+
+// TopologyOptions choose a network. The zero value is two-arm, two real
+// servers, one queue, VIPs routed.
+type TopologyOptions struct {
+	OneArm           bool // everybody on one L2; l4fwd has one device
+	Servers          int  // real servers, each a namespace; 0 = 2
+	Queues           int  // of l4fwd's devices and the client's; 0 = 1
+	MTU              int  // 0 = 1500
+	VIPs             VIPPath
+	ClientAddrs      int  // addresses of the client in each family; 0 = 1, at most 100
+	StaticNeighbours bool // l4fwd's kernel and its neighbours know each other without ARP and ND
+	ClientQueues     int  // other number of queues at the client's end; 0 = Queues
+}
+
+// The addresses of every topology. The VIPs and LocalAddresses are nobody's:
+// l4fwd answers for them.
+var (
+	ClientNet = map[Family]netip.Prefix{V4: netip.MustParsePrefix("198.51.100.0/24"), V6: netip.MustParsePrefix("2001:db8:100::/64")}
+	ServerNet = map[Family]netip.Prefix{V4: netip.MustParsePrefix("10.0.1.0/24"), V6: netip.MustParsePrefix("2001:db8:1::/64")}
+	VIPNet    = map[Family]netip.Prefix{V4: netip.MustParsePrefix("192.0.2.0/24"), V6: netip.MustParsePrefix("2001:db8::/64")}
+)
+
+// Last bytes of addresses within their networks.
+const (
+	hostLB     = 1
+	hostClient = 100 // the first; more follow
+	hostLocal  = 10  // Full-NAT sources: 4 of them
+	hostServer = 20  // rs1; rs2 is the next
+	hostVIP    = 10  // VIP(f, 0); more follow
+	locals     = 4
+)
+
+// hostOf is the n-th address of a network.
+func hostOf(p netip.Prefix, n int) netip.Addr {
+	b := p.Addr().AsSlice()
+	b[len(b)-1] = byte(n)
+	a, _ := netip.AddrFromSlice(b)
+	return a
+}
+
+// prefixesOf are the n-th addresses of both families with their prefix lengths.
+func prefixesOf(nets map[Family]netip.Prefix, n int) []netip.Prefix {
+	var out []netip.Prefix
+	for _, f := range Families {
+		out = append(out, netip.PrefixFrom(hostOf(nets[f], n), nets[f].Bits()))
+	}
+	return out
+}
+
+// Topology is a client, a load balancer's namespace and real servers, wired and
+// addressed. Close removes everything.
+//
+//	two-arm: client[c0] ── [l0]lb[l1] ── switch ── [s0]rs1, [s0]rs2
+//	one-arm: client[c0], lb[l0], rs1[s0], rs2[s0] ── switch
+type Topology struct {
+	Options TopologyOptions
+
+	Client, LB, Switch *Namespace
+	Servers            []*Namespace
+
+	ClientDev  *Device   // c0
+	LBClient   *Device   // l0
+	LBServer   *Device   // l1; in one-arm the same as LBClient
+	ServerDevs []*Device // s0 of each real server
+}
+
+// NewTopology builds a network. On error nothing is left.
+func NewTopology(o TopologyOptions) (*Topology, error) {
+	if o.Servers == 0 {
+		o.Servers = 2
+	}
+	o.Queues = max(o.Queues, 1)
+	o.ClientAddrs = max(o.ClientAddrs, 1)
+	if o.ClientQueues == 0 {
+		o.ClientQueues = o.Queues
+	}
+	if o.Servers < 1 || o.Servers > 50 || o.ClientAddrs > 100 {
+		return nil, fmt.Errorf("topology: %d servers, %d client addresses: at most 50 and 100", o.Servers, o.ClientAddrs)
+	}
+	t := &Topology{Options: o}
+	if err := t.build(); err != nil {
+		return nil, errors.Join(fmt.Errorf("topology: %w", err), t.Close())
+	}
+	return t, nil
+}
+
+func (t *Topology) build() error {
+	spaces := []struct {
+		role string
+		at   **Namespace
+	}{{"client", &t.Client}, {"lb", &t.LB}, {"switch", &t.Switch}}
+	for _, s := range spaces {
+		ns, err := NewNamespace(s.role)
+		if err != nil {
+			return err
+		}
+		*s.at = ns
+	}
+	for i := range t.Options.Servers {
+		ns, err := NewNamespace(fmt.Sprintf("rs%d", i+1))
+		if err != nil {
+			return err
+		}
+		t.Servers = append(t.Servers, ns)
+	}
+	if err := t.Switch.Bridge("br0"); err != nil {
+		return err
+	}
+	for i := range t.Servers {
+		if err := t.wireServer(i); err != nil {
+			return err
+		}
+	}
+	if t.Options.OneArm {
+		if err := t.wireOneArmClient(); err != nil {
+			return err
+		}
+		return t.ConnectLBServer()
+	}
+	if err := t.ConnectLBClient(); err != nil {
+		return err
+	}
+	return t.ConnectLBServer()
+}
+
+// link joins a device in a namespace to the switch.
+func (t *Topology) link(ns *Namespace, name, port string, queues int, addrs []netip.Prefix) (*Device, error) {
+	d, p, err := Veth(ns, name, t.Switch, port, VethOptions{Queues: queues, MTU: t.Options.MTU, AddrsA: addrs})
+	if err != nil {
+		return nil, err
+	}
+	return d, p.Join("br0")
+}
+
+func (t *Topology) wireServer(i int) error {
+	d, err := t.link(t.Servers[i], "s0", fmt.Sprintf("rs%d", i+1), 1, prefixesOf(ServerNet, hostServer+i))
+	if err != nil {
+		return err
+	}
+	t.ServerDevs = append(t.ServerDevs, d)
+	// Full-NAT needs no route at all; DNAT needs the way back to lead through
+	// the load balancer.
+	for _, f := range Families {
+		if err := d.AddRoute(everything(f), hostOf(ServerNet[f], hostLB)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (t *Topology) clientPrefixes() []netip.Prefix {
+	var out []netip.Prefix
+	for i := range t.Options.ClientAddrs {
+		out = append(out, prefixesOf(ClientNet, hostClient+i)...)
+	}
+	return out
+}
+
+// wireOneArmClient puts the client on the common switch. Its network differs
+// from the servers': else a DNAT reply would go straight to it.
+func (t *Topology) wireOneArmClient() error {
+	d, err := t.link(t.Client, "c0", "client", t.Options.ClientQueues, t.clientPrefixes())
+	if err != nil {
+		return err
+	}
+	t.ClientDev = d
+	return t.routeClient()
+}
+
+// ConnectLBClient makes l0, its peer c0 in the client, addresses and routes.
+// After LBClient.Delete it brings the arm back as it was. Two-arm only.
+func (t *Topology) ConnectLBClient() error {
+	if t.Options.OneArm {
+		return errors.New("one-arm topology has no client arm: use ConnectLBServer")
+	}
+	o := VethOptions{Queues: t.Options.Queues, MTU: t.Options.MTU, AddrsA: prefixesOf(ClientNet, hostLB), AddrsB: t.clientPrefixes(),
+		StaticNeighbours: t.Options.StaticNeighbours}
+	var err error
+	if t.LBClient, t.ClientDev, err = Veth(t.LB, "l0", t.Client, "c0", o); err != nil {
+		return err
+	}
+	return t.routeClient()
+}
+
+// ConnectLBServer joins l4fwd's namespace to the switch: l1, or l0 with both
+// networks' addresses in one-arm. After Delete it brings the device back.
+func (t *Topology) ConnectLBServer() error {
+	name, addrs := "l1", prefixesOf(ServerNet, hostLB)
+	if t.Options.OneArm {
+		name, addrs = "l0", append(addrs, prefixesOf(ClientNet, hostLB)...)
+	}
+	d, err := t.link(t.LB, name, "lb", t.Options.Queues, addrs)
+	if err != nil {
+		return err
+	}
+	t.LBServer = d
+	neighbours := t.ServerDevs
+	if t.Options.OneArm {
+		t.LBClient = d
+		neighbours = append([]*Device{t.ClientDev}, neighbours...)
+	}
+	if !t.Options.StaticNeighbours {
+		return nil
+	}
+	for _, n := range neighbours {
+		if err := errors.Join(d.knows(n), n.knows(d)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// routeClient gives the client its way to the VIPs and, for comparison with
+// plain routing, to the servers.
+func (t *Topology) routeClient() error {
+	for _, f := range Families {
+		gateway := hostOf(ClientNet[f], hostLB)
+		toVIP := gateway
+		if t.Options.VIPs == VIPOnLink {
+			toVIP = netip.Addr{}
+		}
+		if err := t.ClientDev.AddRoute(VIPNet[f], toVIP); err != nil {
+			return err
+		}
+		if err := t.ClientDev.AddRoute(ServerNet[f], gateway); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Forwarding switches the kernel's own routing in the load balancer's namespace
+// on or off. It is off at first.
+func (t *Topology) Forwarding(on bool) error {
+	v := "0"
+	if on {
+		v = "1"
+	}
+	return errors.Join(t.LB.Sysctl("net.ipv4.ip_forward", v), t.LB.Sysctl("net.ipv6.conf.all.forwarding", v))
+}
+
+// VIP is the i-th virtual address of a family.
+func (t *Topology) VIP(f Family, i int) netip.Addr { return hostOf(VIPNet[f], hostVIP+i) }
+
+// ClientAddr is the i-th address of the client.
+func (t *Topology) ClientAddr(f Family, i int) netip.Addr { return hostOf(ClientNet[f], hostClient+i) }
+
+// ServerAddr is the address of the i-th real server.
+func (t *Topology) ServerAddr(f Family, i int) netip.Addr { return hostOf(ServerNet[f], hostServer+i) }
+
+// LocalAddr is the i-th of the four Full-NAT source addresses.
+func (t *Topology) LocalAddr(f Family, i int) netip.Addr { return hostOf(ServerNet[f], hostLocal+i) }
+
+// IsLocal reports whether a is one of the Full-NAT source addresses.
+func (t *Topology) IsLocal(a netip.Addr) bool {
+	for i := range locals {
+		if a.Unmap() == t.LocalAddr(FamilyOf(a), i) {
+			return true
+		}
+	}
+	return false
+}
+
+// LBDevices are the names of l4fwd's devices, one in one-arm.
+func (t *Topology) LBDevices() []string {
+	if t.Options.OneArm {
+		return []string{t.LBClient.Name}
+	}
+	return []string{t.LBClient.Name, t.LBServer.Name}
+}
+
+// Namespaces are all of the topology, in the order client, lb, switch, servers.
+func (t *Topology) Namespaces() []*Namespace {
+	var out []*Namespace
+	for _, ns := range append([]*Namespace{t.Client, t.LB, t.Switch}, t.Servers...) {
+		if ns != nil {
+			out = append(out, ns)
+		}
+	}
+	return out
+}
+
+// Close removes the namespaces with everything in them; twice is harmless.
+func (t *Topology) Close() error {
+	var errs []error
+	for _, ns := range t.Namespaces() {
+		errs = append(errs, ns.Close())
+	}
+	return errors.Join(errs...)
+}
+
+func everything(f Family) netip.Prefix {
+	if f == V4 {
+		return netip.MustParsePrefix("0.0.0.0/0")
+	}
+	return netip.MustParsePrefix("::/0")
+}
