@@ -1,0 +1,3 @@
+package steer
+
+//go:generate ./generate.sh

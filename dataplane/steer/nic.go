@@ -1,0 +1,257 @@
+package steer
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// Mode is how a program is attached to a NIC.
+type Mode uint8
+
+// The modes. Auto tries Native, then Generic.
+const (
+	Auto    Mode = iota
+	Native       // in the driver, before the kernel has built a packet
+	Generic      // in the kernel's receive path, for any driver; slow
+)
+
+// String is the mode's name as the flag --xdp-mode takes it.
+func (m Mode) String() string {
+	switch m {
+	case Auto:
+		return "auto"
+	case Native:
+		return "native"
+	case Generic:
+		return "generic"
+	}
+	return fmt.Sprintf("mode(%d)", uint8(m))
+}
+
+// NIC is the program attached to one interface. Its methods may be called from
+// any goroutine; after Close only Close may be.
+type NIC struct {
+	// Notes say why a mode was not to be had, one sentence each, for the log.
+	Notes []string
+
+	steer *Steer
+	link  link.Link
+	mode  Mode
+	objs  steerObjects
+	once  sync.Once
+	err   error
+}
+
+// Attach loads a program for the interface with that index in the network
+// namespace of the calling thread and attaches it. mac is the interface's own
+// address. A NIC that has an XDP program gives an *AttachedError, a mode that
+// the driver refuses an ErrUnsupported; Auto falls back and tells in Notes.
+func (s *Steer) Attach(ifindex int, mac net.HardwareAddr, mode Mode) (*NIC, error) {
+	name := fmt.Sprintf("interface %d", ifindex)
+	dev, err := netlink.LinkByIndex(ifindex)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w: %w", name, ErrNoInterface, err)
+	}
+	name = dev.Attrs().Name
+	// The kernel would refuse just as well, but without saying whose it is.
+	if xdp := dev.Attrs().Xdp; xdp != nil && xdp.Attached {
+		return nil, attachedError(ifindex, name)
+	}
+	n := &NIC{steer: s}
+	s.mu.Lock()
+	spec := s.spec.Copy()
+	s.mu.Unlock()
+	err = spec.LoadAndAssign(&n.objs, &ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{
+		steerMapAddresses: s.addresses.kernel,
+		steerMapEndpoints: s.endpoints.kernel,
+		steerMapFragments: s.fragments,
+	}})
+	if err != nil {
+		return nil, permission(fmt.Errorf("%s: load steering program: %w", name, err))
+	}
+	err = n.SetMAC(mac)
+	if err == nil {
+		err = n.attach(ifindex, name, mode)
+	}
+	if err != nil {
+		return nil, errors.Join(err, n.objs.Close())
+	}
+	s.mu.Lock()
+	s.nics[n] = struct{}{}
+	s.mu.Unlock()
+	return n, nil
+}
+
+// attach makes the link, trying the modes that mode stands for.
+func (n *NIC) attach(ifindex int, name string, mode Mode) error {
+	tries := []Mode{mode}
+	if mode == Auto {
+		tries = []Mode{Native, Generic}
+	}
+	var refused error
+	for _, m := range tries {
+		flags := link.XDPDriverMode
+		if m == Generic {
+			flags = link.XDPGenericMode
+		}
+		l, err := link.AttachXDP(link.XDPOptions{Program: n.objs.L4fwdSteer, Interface: ifindex, Flags: flags})
+		switch {
+		case err == nil:
+			n.link, n.mode = l, m
+			return nil
+		case errors.Is(err, unix.EBUSY), errors.Is(err, unix.EEXIST):
+			return attachedError(ifindex, name)
+		case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
+			return permission(fmt.Errorf("%s: attach: %w", name, err))
+		case errors.Is(err, unix.ENODEV):
+			return fmt.Errorf("%s: %w: %w", name, ErrNoInterface, err)
+		}
+		n.Notes = append(n.Notes, fmt.Sprintf("%s: no %s XDP: %v%s", name, m, err, hint(err)))
+		refused = errors.Join(refused, fmt.Errorf("%s: %s: %w: %w%s", name, m, ErrUnsupported, err, hint(err)))
+	}
+	return refused
+}
+
+// hint says what the drivers mean by an errno.
+func hint(err error) string {
+	switch {
+	case errors.Is(err, unix.EOPNOTSUPP):
+		return " (the driver has no XDP)"
+	case errors.Is(err, unix.ERANGE):
+		return " (the MTU, of a veth its peer's, is too large for XDP)"
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.ENOMEM):
+		return " (too few queues; fewer channels with ethtool -L may do)"
+	case errors.Is(err, unix.EINVAL):
+		return " (often the MTU or LRO: see the kernel log)"
+	}
+	return ""
+}
+
+// attachedError finds out what is attached to an interface.
+func attachedError(ifindex int, name string) error {
+	e := &AttachedError{Interface: name}
+	dev, err := netlink.LinkByIndex(ifindex)
+	if err != nil || dev.Attrs().Xdp == nil || !dev.Attrs().Xdp.Attached {
+		return e
+	}
+	xdp := dev.Attrs().Xdp
+	e.ProgramID = xdp.ProgId
+	switch xdp.AttachMode {
+	case nl.XDP_ATTACHED_DRV:
+		e.Mode = Native
+	case nl.XDP_ATTACHED_SKB:
+		e.Mode = Generic
+	}
+	// All that follows needs CAP_SYS_ADMIN; without it the message says less.
+	if p, err := ebpf.NewProgramFromID(ebpf.ProgramID(e.ProgramID)); err == nil {
+		if info, err := p.Info(); err == nil {
+			e.Program = info.Name
+		}
+		_ = p.Close()
+	}
+	it := new(link.Iterator)
+	defer it.Close()
+	for it.Next() {
+		info, err := it.Link.Info()
+		if err == nil && info.XDP() != nil && info.Program == ebpf.ProgramID(e.ProgramID) {
+			e.LinkID = uint32(info.ID)
+			break
+		}
+	}
+	return e
+}
+
+// Mode is how the program got attached: Native or Generic.
+func (n *NIC) Mode() Mode { return n.mode }
+
+// Attached reports whether the program still receives frames: the link of an
+// interface that was deleted lives on without one.
+func (n *NIC) Attached() (bool, error) {
+	info, err := n.link.Info()
+	if err != nil {
+		return false, fmt.Errorf("steering link: %w", err)
+	}
+	xdp := info.XDP()
+	return xdp != nil && xdp.Ifindex != 0, nil
+}
+
+// SetMAC tells the program the interface's own address.
+func (n *NIC) SetMAC(mac net.HardwareAddr) error {
+	if len(mac) != 6 {
+		return fmt.Errorf("MAC address %q: %d bytes instead of 6", mac, len(mac))
+	}
+	// As mac48 in steer.c reads it.
+	v := uint64(binary.NativeEndian.Uint32(mac)) | uint64(binary.NativeEndian.Uint16(mac[4:]))<<32
+	if err := n.objs.NicMac.Put(uint32(0), v); err != nil {
+		return fmt.Errorf("set MAC address of steering program: %w", err)
+	}
+	return nil
+}
+
+// SetSocket makes a queue redirect to the AF_XDP socket fd, which has to be
+// bound to this interface and queue. The caller keeps fd; closing it clears
+// the queue.
+func (n *NIC) SetSocket(queue, fd int) error {
+	if err := n.checkQueue(queue); err != nil {
+		return err
+	}
+	if err := n.objs.Sockets.Put(uint32(queue), uint32(fd)); err != nil {
+		return fmt.Errorf("steer queue %d to socket %d: %w", queue, fd, err)
+	}
+	return nil
+}
+
+// ClearSocket takes a queue's socket away: what is ours is dropped there.
+func (n *NIC) ClearSocket(queue int) error {
+	if err := n.checkQueue(queue); err != nil {
+		return err
+	}
+	if err := n.objs.Sockets.Delete(uint32(queue)); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return fmt.Errorf("clear queue %d: %w", queue, err)
+	}
+	return nil
+}
+
+func (n *NIC) checkQueue(queue int) error {
+	if queue < 0 || queue >= n.steer.opts.MaxQueues {
+		return fmt.Errorf("%w: %d (at most %d queues)", ErrQueue, queue, n.steer.opts.MaxQueues)
+	}
+	return nil
+}
+
+// Stats reads the counters, summed over the CPUs; those of one moment may be
+// torn against each other by frames under way.
+func (n *NIC) Stats() (Stats, error) {
+	var s Stats
+	for c := range s {
+		var cpus []uint64
+		if err := n.objs.Stats.Lookup(uint32(c), &cpus); err != nil {
+			return Stats{}, fmt.Errorf("steering counter %s: %w", Counter(c), err)
+		}
+		for _, v := range cpus {
+			s[c] += v
+		}
+	}
+	return s, nil
+}
+
+// Close detaches the program and releases its maps. From then on the kernel
+// gets every frame again.
+func (n *NIC) Close() error {
+	n.once.Do(func() {
+		n.steer.mu.Lock()
+		delete(n.steer.nics, n)
+		n.steer.mu.Unlock()
+		n.err = errors.Join(n.link.Close(), n.objs.Close())
+	})
+	return n.err
+}

@@ -1,0 +1,598 @@
+//go:build ignore
+
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+//
+// The XDP program of l4fwd: for every frame a data NIC receives it decides
+// whether l4fwd takes it (redirect to the AF_XDP socket of the queue) or the
+// kernel keeps it (XDP_PASS). It never changes a byte. What is taken and why
+// is written in doc.go; the Go side (rules.go) fills the maps.
+//
+// Nothing is included, so that the object depends on this file and on the
+// compiler alone, not on the headers of the machine it is built on.
+
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+
+#define SEC(name) __attribute__((section(name), used))
+#define INLINE static inline __attribute__((always_inline))
+
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define NET16(x) ((u16)__builtin_bswap16(x))
+#define NET32(x) ((u32)__builtin_bswap32(x))
+#else
+#define NET16(x) ((u16)(x))
+#define NET32(x) ((u32)(x))
+#endif
+
+// Kernel ABI (include/uapi/linux/bpf.h): context, actions, helpers, map types.
+struct xdp_md {
+	u32 data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex;
+};
+enum { XDP_DROP = 1, XDP_PASS = 2, XDP_REDIRECT = 4 };
+enum { MAP_HASH = 1, MAP_ARRAY = 2, MAP_PERCPU_ARRAY = 6, MAP_LRU_HASH = 9, MAP_XSK = 17 };
+enum { NO_PREALLOC = 1 };
+
+static void *(*const map_lookup)(void *map, const void *key) = (void *)1;
+static long (*const map_update)(void *map, const void *key, const void *value, u64 flags) = (void *)2;
+static u64 (*const ktime_ns)(void) = (void *)5;
+static long (*const redirect_map)(void *map, u64 key, u64 flags) = (void *)51;
+
+// A map is described to the loader by types: an integer is the length of an
+// array, a type is what a pointer points at.
+#define NUM(name, n) int(*name)[n]
+#define TYPE(name, t) t *name
+
+// Key of both rule maps. IPv4 is held IPv4-mapped; family (4 or 6) keeps an
+// IPv6 packet that carries a mapped address from matching an IPv4 rule.
+struct endpoint {
+	u32 addr[4]; // network order
+	u16 port;    // network order; 0 in addresses
+	u8 proto;    // 0 in addresses
+	u8 family;
+};
+
+// What is known of an address.
+enum {
+	ADDR_OURS = 1,     // a VIP or local address the host does not have: take all
+	ADDR_HOST = 2,     // an address of the host
+	ADDR_SERVICES = 4, // endpoints holds services at it
+	ADDR_RANGE = 8,    // TCP and UDP to the ports lo..hi are l4fwd's
+	ADDR_TCP = 16,     // DNAT backends at it speak TCP
+	ADDR_UDP = 32,     // DNAT backends at it speak UDP
+};
+struct address {
+	u32 flags;
+	u16 lo, hi; // host order, inclusive
+};
+
+// What is known of an endpoint.
+enum { END_SERVICE = 1, END_BACKEND = 2 };
+
+// Which datagram a fragment belongs to (RFC 791, RFC 8200 section 4.5).
+struct datagram {
+	u32 src[4], dst[4], id;
+	u8 proto, family;
+	u16 zero;
+};
+
+struct {
+	NUM(type, MAP_HASH);
+	NUM(map_flags, NO_PREALLOC);
+	NUM(max_entries, 1);
+	TYPE(key, struct endpoint);
+	TYPE(value, struct address);
+} addresses SEC(".maps");
+
+struct {
+	NUM(type, MAP_HASH);
+	NUM(map_flags, NO_PREALLOC);
+	NUM(max_entries, 1);
+	TYPE(key, struct endpoint);
+	TYPE(value, u32);
+} endpoints SEC(".maps");
+
+// Datagrams whose first fragment was taken by port, with the time (ns) until
+// which later ones follow. An LRU: a flood forgets fragments, nothing else.
+struct {
+	NUM(type, MAP_LRU_HASH);
+	NUM(max_entries, 1);
+	TYPE(key, struct datagram);
+	TYPE(value, u64);
+} fragments SEC(".maps");
+
+struct {
+	NUM(type, MAP_XSK);
+	NUM(max_entries, 1);
+	TYPE(key, u32);
+	TYPE(value, u32);
+} sockets SEC(".maps");
+
+// The NIC's MAC in wire order in the low six bytes as mac48() reads them.
+struct {
+	NUM(type, MAP_ARRAY);
+	NUM(max_entries, 1);
+	TYPE(key, u32);
+	TYPE(value, u64);
+} nic_mac SEC(".maps");
+
+// The outcomes, indices of stats. The order is that of Counter in stats.go.
+enum {
+	PASS_OTHER,
+	PASS_FOREIGN_MAC,
+	PASS_MALFORMED,
+	PASS_FRAGMENT,
+	TAKE_ADDRESS, // the first that redirects
+	TAKE_SERVICE,
+	TAKE_RANGE,
+	TAKE_RETURN,
+	TAKE_ICMP_ERROR,
+	TAKE_NEIGHBOUR,
+	DROP_NO_SOCKET,
+	OUTCOMES,
+};
+
+struct {
+	NUM(type, MAP_PERCPU_ARRAY);
+	NUM(max_entries, OUTCOMES);
+	TYPE(key, u32);
+	TYPE(value, u64);
+} stats SEC(".maps");
+
+enum {
+	ETH_IPV4 = 0x0800,
+	ETH_ARP = 0x0806,
+	ETH_VLAN = 0x8100,
+	ETH_IPV6 = 0x86dd,
+	ETH_QINQ = 0x88a8,
+	IP_ICMP = 1,
+	IP_TCP = 6,
+	IP_UDP = 17,
+	IP_ICMPV6 = 58,
+	IP6_HOPOPTS = 0,
+	IP6_ROUTING = 43,
+	IP6_FRAGMENT = 44,
+	IP6_AUTH = 51,
+	IP6_DSTOPTS = 60,
+	MAX_EXT = 8, // IPv6 extension headers looked behind, as in packet.Parse
+	MIN_L4 = 8,  // a UDP header, the ports and sequence number of TCP
+	ICMP_LEN = 8,
+};
+#define FRAGMENT_NS (30 * 1000000000ULL) // reassembly time of the kernel
+
+struct eth {
+	u8 dst[6], src[6];
+	u16 type;
+};
+struct vlan {
+	u16 tci, type;
+};
+struct arp {
+	u16 hrd, pro;
+	u8 hln, pln;
+	u16 op;
+	u8 sha[6], spa[4], tha[6], tpa[4];
+};
+struct ip4 {
+	u8 vihl, tos;
+	u16 len, id, frag;
+	u8 ttl, proto;
+	u16 sum;
+	u32 src, dst;
+};
+struct ip6 {
+	u32 flow;
+	u16 len;
+	u8 next, hops;
+	u32 src[4], dst[4];
+};
+struct ext {
+	u8 next, len, type, left;
+};
+struct frag6 {
+	u8 next, zero;
+	u16 off;
+	u32 id;
+};
+struct ports {
+	u16 src, dst;
+};
+struct icmp {
+	u8 type, code;
+	u16 sum;
+	u32 rest, target[4]; // target: neighbour solicitation only
+};
+
+// Where a datagram stands in a fragmented one, and so what L4 is good for.
+enum {
+	WHOLE,
+	FIRST,
+	LATER,  // no transport header
+	OPAQUE, // extension headers that hide it
+};
+
+// What one IP header says.
+struct view {
+	struct endpoint src, dst; // ports and proto stay 0 until read_ports
+	u32 l4; // byte of the frame the transport header starts at
+	u32 id;
+	u8 proto, shape;
+};
+
+// Offsets are kept small enough for the verifier to follow.
+enum { MAX_OFF = 0x3fff };
+
+#define WALKED(off, next, shape, id) \
+	((u64)((off) & 0xffff) | (u64)((next) & 0xff) << 16 | (u64)(shape) << 24 | (u64)(id) << 32)
+
+// walk6 follows IPv6 extension headers from byte off of the frame until the
+// transport header and returns where that is, what it is, the shape and the
+// fragment's id in one word. Not static: so the verifier checks it by itself,
+// once, instead of along every path to every call.
+__attribute__((noinline)) u64 walk6(struct xdp_md *ctx, u32 off, u32 next)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	u32 shape = WHOLE;
+	u64 id = 0;
+
+	for (int i = 0; i <= MAX_EXT; i++) {
+		struct ext *h;
+		struct frag6 *f;
+
+		if (next != IP6_HOPOPTS && next != IP6_ROUTING && next != IP6_DSTOPTS &&
+		    next != IP6_AUTH && next != IP6_FRAGMENT)
+			return WALKED(off, next, shape, id);
+		if (off > MAX_OFF)
+			break;
+		h = data + off;
+		f = data + off;
+		if ((void *)(f + 1) > end)
+			break;
+		if (next == IP6_FRAGMENT) {
+			id = f->id;
+			if (f->off & NET16(0xfff8))
+				return WALKED(off, f->next, LATER, id);
+			if (f->off & NET16(1))
+				shape = FIRST;
+			off += 8;
+		} else if (next == IP6_AUTH) {
+			off += (h->len + 2) * 4;
+		} else {
+			if (next == IP6_ROUTING && h->left)
+				break; // not at its destination yet
+			off += (h->len + 1) * 8;
+		}
+		next = h->next;
+	}
+	return WALKED(off, next, OPAQUE, 0);
+}
+
+// read6 fills v from the IPv6 header at byte off of the frame; an embedded one
+// (of an ICMP error) may be cut short. It returns how many bytes of the datagram
+// there are from v->l4 on, or -1.
+INLINE int read6(struct view *v, struct xdp_md *ctx, u32 off, int embedded)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	struct ip6 *ip;
+	u64 walked;
+	u32 len;
+
+	if (off > MAX_OFF)
+		return -1;
+	ip = data + off;
+	if ((void *)(ip + 1) > end)
+		return -1;
+	len = NET16(ip->len);
+	if ((NET32(ip->flow) >> 28) != 6 || (!embedded && (void *)(ip + 1) + len > end))
+		return -1;
+	__builtin_memcpy(v->src.addr, ip->src, 16);
+	__builtin_memcpy(v->dst.addr, ip->dst, 16);
+	v->src.family = v->dst.family = 6;
+	len += off + sizeof(*ip); // now where the datagram ends in the frame
+	walked = walk6(ctx, off + sizeof(*ip), ip->next);
+	v->l4 = walked & 0xffff;
+	v->proto = walked >> 16;
+	v->shape = walked >> 24;
+	v->id = walked >> 32;
+	return len > v->l4 ? len - v->l4 : 0;
+}
+
+// read4 is read6 for IPv4.
+INLINE int read4(struct view *v, struct xdp_md *ctx, u32 off, int embedded)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	struct ip4 *ip;
+	u32 hl, len;
+	u16 frag;
+
+	if (off > MAX_OFF)
+		return -1;
+	ip = data + off;
+	if ((void *)(ip + 1) > end)
+		return -1;
+	hl = (ip->vihl & 15) * 4;
+	len = NET16(ip->len);
+	if (ip->vihl >> 4 != 4 || hl < sizeof(*ip) || len < hl)
+		return -1;
+	if (!embedded && (void *)ip + len > end)
+		return -1;
+	v->src.addr[2] = v->dst.addr[2] = NET32(0xffff);
+	v->src.addr[3] = ip->src;
+	v->dst.addr[3] = ip->dst;
+	v->src.family = v->dst.family = 4;
+	v->proto = ip->proto;
+	v->l4 = off + hl;
+	v->id = ip->id;
+	frag = NET16(ip->frag);
+	if (frag & 0x1fff)
+		v->shape = LATER;
+	else if (frag & 0x2000)
+		v->shape = FIRST;
+	return len - hl;
+}
+
+// read_ports turns src and dst into endpoints; 0 if there are no ports.
+INLINE int read_ports(struct view *v, struct xdp_md *ctx, int left)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	struct ports *p;
+
+	if ((v->proto != IP_TCP && v->proto != IP_UDP) || v->shape >= LATER)
+		return 0;
+	if (left < MIN_L4 || v->l4 > MAX_OFF)
+		return 0;
+	p = data + v->l4;
+	if ((void *)(p + 1) > end)
+		return 0;
+	v->src.port = p->src;
+	v->dst.port = p->dst;
+	v->src.proto = v->dst.proto = v->proto;
+	return 1;
+}
+
+INLINE int is_endpoint(struct endpoint *e, u32 what)
+{
+	u32 *have = map_lookup(&endpoints, e);
+
+	return have && (*have & what);
+}
+
+INLINE int in_range(struct address *a, u16 port)
+{
+	u16 p = NET16(port);
+
+	return p >= a->lo && p <= a->hi;
+}
+
+INLINE int is_ours(struct endpoint *e)
+{
+	struct address *a = map_lookup(&addresses, e);
+
+	return a && (a->flags & ADDR_OURS);
+}
+
+INLINE void name_datagram(struct datagram *d, struct view *v)
+{
+	__builtin_memset(d, 0, sizeof(*d));
+	__builtin_memcpy(d->src, v->src.addr, 16);
+	__builtin_memcpy(d->dst, v->dst.addr, 16);
+	d->id = v->id;
+	d->proto = v->proto;
+	d->family = v->dst.family;
+}
+
+// later_fragment decides on a fragment without ports. To an address of the
+// host it follows its first fragment; from a DNAT backend its address says
+// enough, for nobody but l4fwd has a use for it.
+INLINE u32 later_fragment(struct view *v, u32 flags)
+{
+	u32 want = v->proto == IP_TCP ? ADDR_TCP : v->proto == IP_UDP ? ADDR_UDP : 0;
+	struct datagram d;
+	struct address *a;
+	u64 *until;
+
+	if (!(flags & ADDR_HOST)) {
+		a = map_lookup(&addresses, &v->src);
+		if (a && (a->flags & want))
+			return TAKE_RETURN;
+	}
+	if (!(flags & (ADDR_SERVICES | ADDR_RANGE)))
+		return PASS_OTHER;
+	name_datagram(&d, v);
+	until = map_lookup(&fragments, &d);
+	if (!until || ktime_ns() > *until)
+		return PASS_FRAGMENT;
+	return flags & ADDR_SERVICES ? TAKE_SERVICE : TAKE_RANGE;
+}
+
+// by_port decides on a datagram with ports; rule is that of its destination.
+INLINE u32 by_port(struct view *v, struct address *rule, u32 flags)
+{
+	u32 verdict = PASS_OTHER;
+
+	if ((flags & ADDR_SERVICES) && is_endpoint(&v->dst, END_SERVICE))
+		verdict = TAKE_SERVICE;
+	else if (rule && (flags & ADDR_RANGE) && in_range(rule, v->dst.port))
+		verdict = TAKE_RANGE;
+	else if (!(flags & ADDR_HOST) && is_endpoint(&v->src, END_BACKEND))
+		return TAKE_RETURN;
+	if (verdict != PASS_OTHER && v->shape == FIRST) {
+		struct datagram d;
+		u64 until = ktime_ns() + FRAGMENT_NS;
+
+		name_datagram(&d, v);
+		map_update(&fragments, &d, &until, 0);
+	}
+	return verdict;
+}
+
+INLINE int same_addr(struct endpoint *a, struct endpoint *b)
+{
+	return a->addr[0] == b->addr[0] && a->addr[1] == b->addr[1] && a->addr[2] == b->addr[2] &&
+	       a->addr[3] == b->addr[3];
+}
+
+// icmp_error decides on an error message by the packet it quotes: one that
+// l4fwd sent from a service or a local port, or sent on to a DNAT backend.
+INLINE u32 icmp_error(struct view *v, struct xdp_md *ctx, struct address *rule, u32 flags)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	struct view in = {};
+	u8 *type;
+	int left;
+
+	if (v->l4 > MAX_OFF)
+		return PASS_OTHER;
+	type = data + v->l4;
+	if ((void *)(type + ICMP_LEN) > end)
+		return PASS_OTHER;
+	if (v->dst.family == 4) {
+		if (*type != 3 && *type != 4 && *type != 11 && *type != 12)
+			return PASS_OTHER;
+		left = read4(&in, ctx, v->l4 + ICMP_LEN, 1);
+	} else {
+		if (*type < 1 || *type > 4)
+			return PASS_OTHER;
+		left = read6(&in, ctx, v->l4 + ICMP_LEN, 1);
+	}
+	if (left < 0 || !read_ports(&in, ctx, left))
+		return PASS_OTHER;
+	if (same_addr(&in.src, &v->dst)) {
+		if ((flags & ADDR_SERVICES) && is_endpoint(&in.src, END_SERVICE))
+			return TAKE_ICMP_ERROR;
+		if (rule && (flags & ADDR_RANGE) && in_range(rule, in.src.port))
+			return TAKE_ICMP_ERROR;
+	}
+	if (!(flags & ADDR_HOST) && is_endpoint(&in.dst, END_BACKEND))
+		return TAKE_ICMP_ERROR;
+	return PASS_OTHER;
+}
+
+// solicits reports whether v is a neighbour solicitation for one of ours.
+INLINE int solicits(struct view *v, struct xdp_md *ctx, int left)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	struct endpoint target = {};
+	struct icmp *icmp;
+
+	if (v->proto != IP_ICMPV6 || v->shape != WHOLE || v->dst.family != 6)
+		return 0;
+	if (left < (int)sizeof(*icmp) || v->l4 > MAX_OFF)
+		return 0;
+	icmp = data + v->l4;
+	if ((void *)(icmp + 1) > end || icmp->type != 135)
+		return 0;
+	target.family = 6;
+	__builtin_memcpy(target.addr, icmp->target, 16);
+	return is_ours(&target);
+}
+
+// ip decides on an IP packet; mine says that the frame was sent to this NIC's
+// own MAC and not to a group.
+INLINE u32 ip(struct xdp_md *ctx, u32 l3, int v4, int mine)
+{
+	struct address *rule = 0;
+	struct view v = {};
+	u32 flags = 0;
+	int left;
+
+	left = v4 ? read4(&v, ctx, l3, 0) : read6(&v, ctx, l3, 0);
+	if (left < 0)
+		return PASS_MALFORMED;
+	if (mine) {
+		rule = map_lookup(&addresses, &v.dst);
+		if (rule)
+			flags = rule->flags;
+		if (flags & ADDR_OURS)
+			return TAKE_ADDRESS;
+	}
+	if (solicits(&v, ctx, left))
+		return TAKE_NEIGHBOUR;
+	if (!mine)
+		return PASS_OTHER;
+	if (v.shape == LATER)
+		return later_fragment(&v, flags);
+	if (read_ports(&v, ctx, left))
+		return by_port(&v, rule, flags);
+	if (v.shape == WHOLE && left >= ICMP_LEN && v.proto == (v4 ? IP_ICMP : IP_ICMPV6))
+		return icmp_error(&v, ctx, rule, flags);
+	return PASS_OTHER;
+}
+
+// arp takes requests for our addresses, probes and announcements among them.
+INLINE u32 arp(void *l3, void *end)
+{
+	struct endpoint target = {};
+	struct arp *a = l3;
+
+	if ((void *)(a + 1) > end)
+		return PASS_MALFORMED;
+	if (a->hrd != NET16(1) || a->pro != NET16(ETH_IPV4) || a->hln != 6 || a->pln != 4 ||
+	    a->op != NET16(1))
+		return PASS_OTHER;
+	target.family = 4;
+	target.addr[2] = NET32(0xffff);
+	__builtin_memcpy(&target.addr[3], a->tpa, 4);
+	return is_ours(&target) ? TAKE_NEIGHBOUR : PASS_OTHER;
+}
+
+// mac48 reads six bytes as two words, the way MAC addresses are compared.
+INLINE u64 mac48(u8 *m)
+{
+	return *(u32 *)m | (u64)*(u16 *)(m + 4) << 32;
+}
+
+INLINE u32 decide(struct xdp_md *ctx)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	struct eth *eth = data;
+	u32 zero = 0, l3 = sizeof(*eth);
+	u64 *mac;
+	u16 type;
+	int mine;
+
+	if ((void *)(eth + 1) > end)
+		return PASS_MALFORMED;
+	mac = map_lookup(&nic_mac, &zero);
+	mine = mac && mac48(eth->dst) == *mac;
+	if (!mine && !(eth->dst[0] & 1))
+		return PASS_FOREIGN_MAC;
+	type = eth->type;
+	if (type == NET16(ETH_VLAN) || type == NET16(ETH_QINQ)) {
+		struct vlan *tag = data + l3;
+
+		if ((void *)(tag + 1) > end)
+			return PASS_MALFORMED;
+		type = tag->type;
+		l3 += sizeof(*tag);
+	}
+	if (type == NET16(ETH_IPV4))
+		return ip(ctx, l3, 1, mine);
+	if (type == NET16(ETH_IPV6))
+		return ip(ctx, l3, 0, mine);
+	if (type == NET16(ETH_ARP))
+		return arp(data + l3, end);
+	return PASS_OTHER;
+}
+
+SEC("xdp")
+int l4fwd_steer(struct xdp_md *ctx)
+{
+	u32 verdict = decide(ctx);
+	int action = XDP_PASS;
+	u64 *count;
+
+	if (verdict >= TAKE_ADDRESS) {
+		// Without a socket it is dropped: the kernel would reset what is ours.
+		action = redirect_map(&sockets, ctx->rx_queue_index, XDP_DROP);
+		if (action != XDP_REDIRECT)
+			verdict = DROP_NO_SOCKET;
+	}
+	count = map_lookup(&stats, &verdict);
+	if (count)
+		++*count;
+	return action;
+}
+
+char license_text[] SEC("license") = "Dual BSD/GPL";
