@@ -1,0 +1,68 @@
+package afxdp
+
+import (
+	"fmt"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+// counters are written by the socket's owner (Probe excepted) and read by
+// anybody.
+type counters struct {
+	received, filled, transmitted, reclaimed    atomic.Uint64
+	sends, wakeups                              atomic.Uint64
+	again, busy, noBuffers, interrupted, failed atomic.Uint64
+	rxRefused, fillRefused, txRefused, doubled  atomic.Uint64
+}
+
+// Stats are totals since the socket was opened.
+type Stats struct {
+	// Frames that went through the rings.
+	Received, Filled, Transmitted, Reclaimed uint64
+	// System calls made by Kick: sendto for TX, recvfrom for RX.
+	Sends, Wakeups uint64
+	// What those calls answered: EAGAIN (in copy mode also "more is left"),
+	// EBUSY, ENOBUFS or ENOMEM, EINTR, and errors that Kick returned.
+	Again, Busy, NoBuffers, Interrupted, Failed uint64
+	// Descriptors not moved because they were invalid, by the method that found
+	// them, and frames found to have two owners. All four should stay zero.
+	RxRefused, FillRefused, TxRefused, Doubled uint64
+	// Kernel is XDP_STATISTICS (if_xdp.h).
+	Kernel KernelStats
+}
+
+// KernelStats is struct xdp_statistics of if_xdp.h.
+type KernelStats struct {
+	RxDropped            uint64 // no frame to receive into, or too long for one
+	RxInvalidDescs       uint64 // bad addresses in the fill ring
+	TxInvalidDescs       uint64 // bad descriptors in the TX ring
+	RxRingFull           uint64 // packets lost because Receive came too late
+	RxFillRingEmptyDescs uint64 // times that no frame was there to receive into
+	TxRingEmptyDescs     uint64 // times that the kernel found nothing to send
+}
+
+// Stats reads the counters. It takes the kernel's lock of the socket for a
+// moment: for metrics, not for every burst. On a closed socket it fails with
+// EBADF, the own counters still being right.
+func (s *Socket) Stats() (Stats, error) {
+	c := &s.count
+	st := Stats{
+		Received: c.received.Load(), Filled: c.filled.Load(),
+		Transmitted: c.transmitted.Load(), Reclaimed: c.reclaimed.Load(),
+		Sends: c.sends.Load(), Wakeups: c.wakeups.Load(),
+		Again: c.again.Load(), Busy: c.busy.Load(), NoBuffers: c.noBuffers.Load(),
+		Interrupted: c.interrupted.Load(), Failed: c.failed.Load(),
+		RxRefused: c.rxRefused.Load(), FillRefused: c.fillRefused.Load(),
+		TxRefused: c.txRefused.Load(), Doubled: c.doubled.Load(),
+	}
+	var k unix.XDPStatistics
+	if err := getStatistics(s.fd, &k); err != nil {
+		return st, fmt.Errorf("interface %d queue %d: XDP_STATISTICS: %w", s.ifindex, s.queue, err)
+	}
+	st.Kernel = KernelStats{
+		RxDropped: k.Rx_dropped, RxInvalidDescs: k.Rx_invalid_descs, TxInvalidDescs: k.Tx_invalid_descs,
+		RxRingFull: k.Rx_ring_full, RxFillRingEmptyDescs: k.Rx_fill_ring_empty_descs, TxRingEmptyDescs: k.Tx_ring_empty_descs,
+	}
+	return st, nil
+}
