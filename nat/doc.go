@@ -1,0 +1,35 @@
+// Package nat rewrites packets in place: the addresses, ports, sequence
+// numbers and checksums of a flow that conntrack has found, the TCP options
+// that carry the client's address (TOA), ICMP errors about a flow, and the few
+// answers l4fwd gives itself (ARP, neighbour solicitation, ping). It also
+// chooses what a new Full-NAT flow is rewritten to: initial sequence number
+// and local port.
+//
+// It must never know where a frame came from or goes to (NICs, rings, MACs of
+// next hops), which backend is best, or what a configuration file looks like.
+// A caller hands it a frame, what packet.Parse learned of it, the flow and the
+// directory of addresses.
+//
+// # Hazards
+//
+// Checksums are updated incrementally (RFC 1624), never recomputed over a
+// payload: a packet that arrives damaged leaves damaged, so that the end-to-end
+// check still means something. It follows that every byte changed here under a
+// checksum must be accounted for, also where an option puts a 32-bit number at
+// an odd offset; the property tests compare each path with a full recompute.
+//
+// Order matters. A client packet passes StripOption (forged TOA), on a SYN also
+// StripTimestamps, then InsertTOA, then Forward; a server packet passes
+// LowerMSS (SYN-ACK only), then Reply. InsertTOA moves the frame's start: after
+// it only the new offset, the new length and the updated packet.Packet are
+// true.
+//
+// A function that returns false has left the frame unfit to be sent: the packet
+// does not belong to the flow it was given with, or the ids of the flow mean
+// nothing in the directory. The caller drops it. Nothing here reads or writes
+// beyond the frame it was given, save for InsertTOA, which uses the headroom of
+// the chunk, and AnswerNS, which may use up to 40 bytes of the frame's capacity.
+//
+// TCP-MD5 and TCP-AO (RFC 2385, RFC 5925) sign addresses and ports and cannot
+// pass any NAT; nothing here tries.
+package nat

@@ -1,0 +1,109 @@
+package nat
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"testing"
+
+	"github.com/l4fwd/l4fwd/packet"
+	"pgregory.net/rapid"
+)
+
+// TestSipHashVectors uses the vectors published with the reference
+// implementation: key 00..0f, message 00, 01, 02, ... of each length.
+func TestSipHashVectors(t *testing.T) {
+	want := [][8]byte{
+		{0x31, 0x0e, 0x0e, 0xdd, 0x47, 0xdb, 0x6f, 0x72},
+		{0xfd, 0x67, 0xdc, 0x93, 0xc5, 0x39, 0xf8, 0x74},
+		{0x5a, 0x4f, 0xa9, 0xd9, 0x09, 0x80, 0x6c, 0x0d},
+		{0x2d, 0x7e, 0xfb, 0xd7, 0x96, 0x66, 0x67, 0x85},
+		{0xb7, 0x87, 0x71, 0x27, 0xe0, 0x94, 0x27, 0xcf},
+		{0x8d, 0xa6, 0x99, 0xcd, 0x64, 0x55, 0x76, 0x18},
+		{0xce, 0xe3, 0xfe, 0x58, 0x6e, 0x46, 0xc9, 0xcb},
+		{0x37, 0xd1, 0x01, 0x8b, 0xf5, 0x00, 0x02, 0xab},
+		{0x62, 0x24, 0x93, 0x9a, 0x79, 0xf5, 0xf5, 0x93},
+	}
+	k0, k1 := uint64(0x0706050403020100), uint64(0x0f0e0d0c0b0a0908)
+	var m [15]byte
+	for i := range m {
+		m[i] = byte(i)
+	}
+	for n, w := range want {
+		if got := sipHash24(k0, k1, m[:n]); got != binary.LittleEndian.Uint64(w[:]) {
+			t.Errorf("length %d: %016x, want %016x", n, got, binary.LittleEndian.Uint64(w[:]))
+		}
+	}
+	// The example worked through in appendix A of the paper.
+	if got := sipHash24(k0, k1, m[:]); got != 0xa129ca6149be45e5 {
+		t.Errorf("length 15: %016x, want a129ca6149be45e5", got)
+	}
+}
+
+func addr(s string) packet.Addr { return packet.AddrFrom(netip.MustParseAddr(s)) }
+
+func TestISNDependsOnEverything(t *testing.T) {
+	s := NewISN([16]byte{1, 2, 3})
+	base := s.Next(addr("10.0.1.10"), 1024, addr("10.0.1.20"), 80, 0)
+	other := NewISN([16]byte{1, 2, 4})
+	for name, got := range map[string]uint32{
+		"source":           s.Next(addr("10.0.1.11"), 1024, addr("10.0.1.20"), 80, 0),
+		"source port":      s.Next(addr("10.0.1.10"), 1025, addr("10.0.1.20"), 80, 0),
+		"destination":      s.Next(addr("10.0.1.10"), 1024, addr("10.0.1.21"), 80, 0),
+		"destination port": s.Next(addr("10.0.1.10"), 1024, addr("10.0.1.20"), 81, 0),
+		"secret":           other.Next(addr("10.0.1.10"), 1024, addr("10.0.1.20"), 80, 0),
+		"last v6 byte":     s.Next(addr("2001:db8::1"), 1024, addr("2001:db8::2"), 80, 0),
+		"other v6 byte":    s.Next(addr("2001:db8::1"), 1024, addr("2001:db8::3"), 80, 0),
+	} {
+		// 1 MiB apart is far more than chance puts next to each other.
+		if d := int32(got - base); d > -1<<20 && d < 1<<20 {
+			t.Errorf("%s: %d and %d are suspiciously near", name, base, got)
+		}
+	}
+}
+
+func TestISNClock(t *testing.T) {
+	s := NewISN([16]byte{9})
+	a, b := addr("192.0.2.1"), addr("192.0.2.2")
+	at := func(n int64) uint32 { return s.Next(a, 1, b, 2, n) }
+	for _, c := range []struct {
+		name  string
+		nanos int64
+		ticks uint32
+	}{
+		{"less than a tick", 63, 0},
+		{"one tick", 64, 1},
+		{"a millisecond", 1e6, 15625},
+		{"wrap", 64 << 32, 0},
+	} {
+		if got := at(c.nanos) - at(0); got != c.ticks {
+			t.Errorf("%s: moved by %d, want %d", c.name, got, c.ticks)
+		}
+	}
+	if n := testing.AllocsPerRun(100, func() { at(5) }); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+func TestBeyondLast(t *testing.T) {
+	for _, c := range []struct {
+		name            string
+		isn, last, want uint32
+	}{
+		{"already beyond", 1000, 999, 1000},
+		{"equal", 1000, 1000, 1000 + isnStep},
+		{"behind", 999, 1000, 1000 + isnStep},
+		{"beyond across the wrap", 5, 0xfffffff0, 5},
+		{"behind across the wrap", 0xfffffff0, 5, 5 + isnStep},
+		{"correction wraps", 1, 0xffffffff - 10, 1},
+	} {
+		if got := BeyondLast(c.isn, c.last); got != c.want {
+			t.Errorf("%s: %d, want %d", c.name, got, c.want)
+		}
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		isn, last := rapid.Uint32().Draw(t, "isn"), rapid.Uint32().Draw(t, "last")
+		if got := BeyondLast(isn, last); int32(got-last) <= 0 {
+			t.Fatalf("%d is not beyond %d", got, last)
+		}
+	})
+}

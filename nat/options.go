@@ -1,0 +1,141 @@
+package nat
+
+import (
+	"encoding/binary"
+
+	"github.com/l4fwd/l4fwd/packet"
+)
+
+// MinMSS is the smallest maximum segment size LowerMSS makes. A server that asks
+// for less is left alone: no link has so small an MTU that the few bytes of TOA
+// would not fit on top.
+const MinMSS = 256
+
+// hasOptions reports whether p is TCP with options that lie within frame.
+func hasOptions(frame []byte, p *packet.Packet) bool {
+	from, to := int(p.L4)+packet.TCPMinLen, int(p.Payload)
+	return p.Kind == packet.KindTCP && from < to && to <= len(frame)
+}
+
+// plainTimestamps is how the options of nearly every data packet of a modern
+// stack begin, and end, if the header is 32 bytes long: two NOPs, timestamps.
+const plainTimestamps = packet.OptNop<<24 | packet.OptNop<<16 | packet.OptTimestamps<<8 | packet.OptTimestampsLen
+
+// onlyTimestamps reports that all options are plainTimestamps. hasOptions holds.
+func onlyTimestamps(frame []byte, p *packet.Packet) bool {
+	from, to := int(p.L4)+packet.TCPMinLen, int(p.Payload)
+	return to-from == 12 && binary.BigEndian.Uint32(frame[from:]) == plainTimestamps
+}
+
+// StripOption overwrites every TCP option of the given kind by NOPs, on a SYN
+// too, and fixes the checksum incrementally. A client's packet goes through it
+// with TOA's kind before anything else: whatever TOA arrives from outside is
+// forged. One whose length is impossible is overwritten to the end of the
+// header. It reports whether there was any.
+//
+// All options of the kind go, also honest ones: kinds 253 and 254 are shared by
+// experiments (RFC 6994), which will not work through a service with TOA.
+func StripOption(frame []byte, p *packet.Packet, kind uint8) (found bool) {
+	if !hasOptions(frame, p) || kind <= packet.OptNop ||
+		kind != packet.OptTimestamps && onlyTimestamps(frame, p) {
+		return false
+	}
+	var diff uint16
+	walked := int(p.L4) + packet.TCPMinLen
+	it := packet.Options(frame, p)
+	for it.Next() {
+		walked = it.Off + it.Len
+		if it.Kind == kind {
+			diff = packet.AddDiff(diff, blank(frame, int(p.L4), it.Off, walked))
+			found = true
+		}
+	}
+	if it.Malformed {
+		for frame[walked] == packet.OptNop {
+			walked++
+		}
+		if frame[walked] == kind {
+			diff = packet.AddDiff(diff, blank(frame, int(p.L4), walked, int(p.Payload)))
+			found = true
+		}
+	}
+	if found {
+		applyTCP(frame[p.L4:], diff)
+	}
+	return found
+}
+
+// StripTimestamps removes the timestamps option from a client's SYN, so that
+// neither side uses it. This is the default in Full-NAT: to the server, many
+// clients with unrelated timestamp clocks appear as one host behind one local
+// address, and where a tuple is reused PAWS (RFC 7323 section 5) would take the
+// new client's segments for old ones and drop them.
+func StripTimestamps(frame []byte, p *packet.Packet) (found bool) {
+	return p.TCPFlags&packet.SYN != 0 && StripOption(frame, p, packet.OptTimestamps)
+}
+
+// LowerMSS reduces the maximum segment size that a SYN or SYN-ACK announces by
+// the given number of bytes, so that the other side's segments leave room for
+// what l4fwd adds to them. It never goes below MinMSS. It reports whether the
+// option was there; without it the other side sends at most 536 bytes (IPv4) or
+// 1220 (IPv6, RFC 9293 section 3.7.1), and there is room on any usual link.
+func LowerMSS(frame []byte, p *packet.Packet, by uint16) (found bool) {
+	if p.TCPFlags&packet.SYN == 0 || !hasOptions(frame, p) {
+		return false
+	}
+	var diff uint16
+	for it := packet.Options(frame, p); it.Next(); {
+		if it.Kind != packet.OptMSS || it.Len != packet.OptMSSLen {
+			continue
+		}
+		found = true
+		was := binary.BigEndian.Uint16(frame[it.Off+2:])
+		if was <= MinMSS {
+			continue
+		}
+		mss := uint16(max(int(was)-int(by), MinMSS))
+		binary.BigEndian.PutUint16(frame[it.Off+2:], mss)
+		diff = packet.AddDiff(diff, packet.DiffAt(packet.Diff16(was, mss), it.Off-int(p.L4)))
+	}
+	if found {
+		applyTCP(frame[p.L4:], diff)
+	}
+	return found
+}
+
+// shiftSACK adds delta to both edges of every SACK block (RFC 2018 section 3)
+// and returns the change of the TCP checksum, which it does not apply.
+func shiftSACK(frame []byte, p *packet.Packet, delta uint32) (diff uint16) {
+	if !hasOptions(frame, p) || onlyTimestamps(frame, p) {
+		return 0
+	}
+	for it := packet.Options(frame, p); it.Next(); {
+		if it.Kind != packet.OptSACK {
+			continue
+		}
+		for at := it.Off + 2; at+4 <= it.Off+it.Len; at += 4 {
+			was := binary.BigEndian.Uint32(frame[at:])
+			binary.BigEndian.PutUint32(frame[at:], was+delta)
+			diff = packet.AddDiff(diff, packet.DiffAt(packet.Diff32(was, was+delta), at-int(p.L4)))
+		}
+	}
+	return diff
+}
+
+// blank makes frame[from:to] NOPs and returns the change of the checksum of a
+// header that begins at l4. Bytes at even distances are the upper halves of
+// their words.
+func blank(frame []byte, l4, from, to int) (diff uint16) {
+	for i := from; i < to; i++ {
+		d := packet.Diff16(uint16(frame[i]), packet.OptNop)
+		diff = packet.AddDiff(diff, packet.DiffAt(d, i-l4+1))
+		frame[i] = packet.OptNop
+	}
+	return diff
+}
+
+// applyTCP brings diff into the checksum of the header tcp begins with.
+func applyTCP(tcp []byte, diff uint16) {
+	csum := tcp[packet.TCPChecksum : packet.TCPChecksum+2]
+	binary.BigEndian.PutUint16(csum, packet.Apply(binary.BigEndian.Uint16(csum), diff))
+}

@@ -1,0 +1,155 @@
+package nat
+
+import (
+	"github.com/l4fwd/l4fwd/conntrack"
+	"github.com/l4fwd/l4fwd/packet"
+)
+
+// PortRange is a range of local ports, both ends included. The zero value means
+// DefaultPortRange.
+type PortRange struct{ First, Last uint16 }
+
+// DefaultPortRange is used where none is configured: all but the well-known
+// ports, since a local address is nobody else's.
+var DefaultPortRange = PortRange{First: 1024, Last: 65535}
+
+// Residue is the set of local ports that belong to one worker: those that leave
+// Remainder when divided by Modulus. A reply's owner follows from its destination
+// port alone.
+type Residue struct{ Modulus, Remainder uint16 }
+
+// Holds reports whether the port is in the set.
+func (r Residue) Holds(port uint16) bool { return port%r.Modulus == r.Remainder }
+
+// PortOptions say which ports a worker may use.
+type PortOptions struct {
+	Worker, Workers int         // this worker, counted from 0, of how many
+	Seed            uint64      // where cursors start; a replay fixes it
+	Ranges          []PortRange // by local address id; what is missing or zero has DefaultPortRange
+}
+
+// Limits of the search in one Pick: so much does a new flow cost at worst where
+// ports are nearly used up. The cursors keep what was searched, so the next Pick
+// goes on behind it.
+const (
+	maxPortProbes = 64 // per local address
+	maxLocals     = 16 // per Pick
+)
+
+// The sizes of the cursor tables, powers of two.
+const (
+	portCursors  = 1 << 16
+	localCursors = 1 << 12
+)
+
+// Ports chooses the local address and port of new Full-NAT flows for one worker;
+// nobody else may use it. It holds no list of free ports: the flow table knows
+// what is in use. For each pair of local address and backend there is a cursor
+// that goes round all the worker's ports, so a port serves the same backend again
+// as late as possible, and one local address gives its whole range to each
+// backend. Cursors are found by a hash of the pair: two pairs that meet share
+// one, which shortens the round a little and does no harm otherwise.
+//
+// About 140 KiB, allocated once.
+type Ports struct {
+	own     Residue
+	seed    uint64
+	common  span
+	spans   []span // by local address id
+	cursors [portCursors]uint16
+	locals  [localCursors]uint16 // whose turn it is among a backend's local addresses
+}
+
+// span is a worker's share of a range: count ports from first, Modulus apart.
+type span struct{ first, count uint16 }
+
+// NewPorts returns the ports of one worker. Workers below 1 count as 1, and
+// Worker is taken modulo Workers.
+func NewPorts(o PortOptions) *Ports {
+	workers := min(max(o.Workers, 1), 1<<15)
+	s := &Ports{seed: o.Seed, spans: make([]span, len(o.Ranges))}
+	s.own = Residue{Modulus: uint16(workers), Remainder: uint16(uint(o.Worker) % uint(workers))}
+	s.common = s.own.in(DefaultPortRange)
+	for i, r := range o.Ranges {
+		s.spans[i] = s.common
+		if r != (PortRange{}) {
+			s.spans[i] = s.own.in(r)
+		}
+	}
+	for i := range s.cursors {
+		s.cursors[i] = uint16(mix(o.Seed + uint64(i)))
+	}
+	for i := range s.locals {
+		s.locals[i] = uint16(mix(^o.Seed + uint64(i)))
+	}
+	return s
+}
+
+// Own returns the set of ports this worker uses.
+func (s *Ports) Own() Residue { return s.own }
+
+// in returns the ports of the set within the range. Port 0 is never one.
+func (r Residue) in(pr PortRange) span {
+	first := max(int(pr.First), 1)
+	m := int(r.Modulus)
+	first += (int(r.Remainder) - first%m + m) % m
+	if first > int(pr.Last) {
+		return span{}
+	}
+	return span{first: uint16(first), count: uint16((int(pr.Last)-first)/m + 1)}
+}
+
+// Pick returns a local address id out of locals and a port on it such that no
+// flow in t has the tuple of a reply backend → local address, port. The local
+// addresses take turns, for each backend on its own. If one has no free port
+// within a bounded number of probes, the next is tried; ok is false if none had.
+// Ids that mean nothing in dir, or whose family is not the backend's, are passed
+// over. The caller inserts the flow before it calls Pick again.
+func (s *Ports) Pick(t *conntrack.Table, dir *conntrack.Directory, locals []uint16, backend uint32) (local, port uint16, ok bool) {
+	if int(backend) >= len(dir.Backends) {
+		return 0, 0, false
+	}
+	rs := &dir.Backends[backend]
+	reply := packet.Tuple{Src: rs.Addr, SrcPort: rs.Port, Proto: rs.Proto}
+	turn := &s.locals[mix(s.seed^uint64(backend))%localCursors]
+	for range min(len(locals), maxLocals) {
+		at := int(*turn) % len(locals)
+		*turn = uint16((at + 1) % len(locals))
+		local = locals[at]
+		if int(local) >= len(dir.Locals) || dir.Locals[local].Is4() != rs.Addr.Is4() {
+			continue
+		}
+		reply.Dst = dir.Locals[local]
+		if s.probe(t, dir, &reply, local, backend) {
+			return local, reply.DstPort, true
+		}
+	}
+	return 0, 0, false
+}
+
+// probe looks for a free port on one local address and leaves it in reply.
+func (s *Ports) probe(t *conntrack.Table, dir *conntrack.Directory, reply *packet.Tuple, local uint16, backend uint32) bool {
+	ports := s.common
+	if int(local) < len(s.spans) {
+		ports = s.spans[local]
+	}
+	cursor := &s.cursors[mix(s.seed^uint64(backend)<<16^uint64(local))%portCursors]
+	for range min(int(ports.count), maxPortProbes) {
+		at := *cursor % ports.count
+		*cursor = at + 1
+		reply.DstPort = ports.first + at*s.own.Modulus
+		if !t.HasTuple(reply, dir) {
+			return true
+		}
+	}
+	return false
+}
+
+// mix is the finalizer of SplitMix64 (Steele, Lea and Flood, 2014): every bit of
+// x moves about half of the result's.
+func mix(x uint64) uint64 {
+	x += 0x9e3779b97f4a7c15
+	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
+	x = (x ^ x>>27) * 0x94d049bb133111eb
+	return x ^ x>>31
+}

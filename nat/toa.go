@@ -1,0 +1,199 @@
+package nat
+
+import (
+	"encoding/binary"
+
+	"github.com/l4fwd/l4fwd/conntrack"
+	"github.com/l4fwd/l4fwd/packet"
+)
+
+// Lengths of the option: kind, length, port (big endian), address.
+const (
+	toaLen4 = 8
+	toaLen6 = 20
+)
+
+// TOAResult is what became of a TOA option. The caller counts each and, by
+// policy, sends the packet without the option or drops it.
+type TOAResult uint8
+
+// The results of InsertTOA. All but the first leave the packet as it was.
+const (
+	TOAInserted   TOAResult = iota
+	TOANoRoom               // the TCP header would exceed its 60 bytes
+	TOATooBig               // the datagram would exceed the MTU
+	TOANoHeadroom           // no space before the frame in its chunk, or the frame is not TCP
+	NumTOAResults
+)
+
+var toaResults = [NumTOAResults]string{"toa_inserted", "toa_no_room", "toa_too_big", "toa_no_headroom"}
+
+// String returns a word usable as a metric label.
+func (r TOAResult) String() string {
+	if r >= NumTOAResults {
+		return "toa_unknown"
+	}
+	return toaResults[r]
+}
+
+// TOALen returns the length in bytes of the TOA option for the flow's client: 8
+// for IPv4, 20 for IPv6. What the client may send is lowered by it (LowerMSS).
+func TOALen(e *conntrack.Entry) uint16 {
+	if e.Client.Is4() {
+		return toaLen4
+	}
+	return toaLen6
+}
+
+// TOANeeded reports whether a client's packet carries TOA if its service wants
+// any (which the caller knows): from the handshake's ACK on, every packet until
+// the client acknowledges data from the server, for until then an earlier one
+// may have been lost; FIN included, SYN and RST never. conntrack has tracked the
+// packet already, so one that makes the acknowledgement bears none.
+func TOANeeded(e *conntrack.Entry, p *packet.Packet) bool {
+	return e.Flags&(conntrack.HasServerISN|conntrack.ServerAcked) == conntrack.HasServerISN &&
+		p.TCPFlags&(packet.ACK|packet.SYN|packet.RST) == packet.ACK &&
+		p.Kind == packet.KindTCP && e.Mode == conntrack.FullNAT
+}
+
+// InsertTOA puts the client's address and port into the packet as its first TCP
+// option:
+//
+//	v4 client: kind, 8,  port (2), address (4)
+//	v6 client: kind, 20, port (2), address (16)
+//
+// all in network order; the client's family decides, not the packet's. Both
+// sizes are multiples of 4, so nothing else needs to move or be padded.
+//
+// The frame is chunk[off:off+n], as received, before Forward. It grows at its
+// front: everything up to the fixed TCP header moves towards the chunk's start,
+// into the headroom. The new offset and length are returned, p.Payload and p.End
+// are corrected, lengths and checksums in the headers too. Ethernet padding that
+// is no longer needed goes.
+//
+// mtu is the IP MTU of the way out. If the header's 60 bytes or the MTU are
+// exceeded, padding among the client's options is dropped, then SACK blocks
+// beyond the first, last one first: SACK is advisory (RFC 2018 section 8), and
+// the first block is the newest. No other option is touched. If that is not
+// enough, nothing is changed and the result says why.
+func InsertTOA(chunk []byte, off, n int, p *packet.Packet, e *conntrack.Entry, kind uint8, mtu int) (newOff, newLen int, res TOAResult) {
+	l3, l4, payload, end := int(p.L3), int(p.L4), int(p.Payload), int(p.End)
+	fixed := l4 + packet.TCPMinLen
+	if p.Kind != packet.KindTCP || off < 0 || n < end || off+n > len(chunk) ||
+		l4 < l3+packet.IPv4MinLen || payload < fixed || end < payload {
+		return off, n, TOANoHeadroom
+	}
+	had := payload - fixed
+	size := int(TOALen(e))
+	// How long all options together may become.
+	limit := min(maxOptions, mtu-(end-l3-had))
+	var kept [maxOptions]byte
+	var diff uint16
+	options := had
+	if had+size > limit {
+		old := chunk[off+fixed : off+payload]
+		options, res = squeeze(&kept, chunk[off:off+n], p, limit-size, maxOptions-size)
+		if res != TOAInserted {
+			return off, n, res
+		}
+		diff = packet.DiffBytes(old, kept[:options])
+	}
+	grow := size + options - had
+	if off < grow {
+		return off, n, TOANoHeadroom
+	}
+	newOff = off - grow
+	copy(chunk[newOff:], chunk[off:off+fixed])
+	frame := chunk[newOff : off+n]
+	toa := frame[fixed : fixed+size]
+	putTOA(toa, e, kind)
+	diff = packet.AddDiff(diff, packet.Fold(packet.Sum(toa, 0)))
+	if had+size > limit {
+		copy(frame[fixed+size:], kept[:options])
+	}
+	lengthen(frame, p, grow, diff)
+	return newOff, unpadded(n+grow, end+grow), TOAInserted
+}
+
+// maxOptions is all that a TCP header has for options.
+const maxOptions = packet.TCPMaxLen - packet.TCPMinLen
+
+// unpadded returns the length of a frame of n bytes whose datagram ends at end
+// without the Ethernet padding it does not need: a frame has at least 60 bytes.
+func unpadded(n, end int) int { return max(end, min(n, 60)) }
+
+// putTOA writes the option.
+func putTOA(o []byte, e *conntrack.Entry, kind uint8) {
+	o[0], o[1] = kind, byte(len(o))
+	binary.BigEndian.PutUint16(o[2:], e.ClientPort)
+	if len(o) == toaLen4 {
+		e.Client.Put4(o[4:])
+		return
+	}
+	e.Client.Put16(o[4:])
+}
+
+// lengthen corrects every length by grow bytes of TCP options that have been
+// added, in the headers and in p, and the checksums. diff is the checksum change
+// of the option bytes themselves.
+func lengthen(frame []byte, p *packet.Packet, grow int, diff uint16) {
+	h := frame[p.L3:]
+	if p.V6 {
+		n := binary.BigEndian.Uint16(h[packet.IPv6PayloadLen:])
+		binary.BigEndian.PutUint16(h[packet.IPv6PayloadLen:], n+uint16(grow))
+	} else {
+		n := binary.BigEndian.Uint16(h[packet.IPv4TotalLen:])
+		binary.BigEndian.PutUint16(h[packet.IPv4TotalLen:], n+uint16(grow))
+		csum := binary.BigEndian.Uint16(h[packet.IPv4Checksum:])
+		csum = packet.Apply(csum, packet.Diff16(n, n+uint16(grow)))
+		binary.BigEndian.PutUint16(h[packet.IPv4Checksum:], csum)
+	}
+	h = frame[p.L4:]
+	length := p.End - p.L4 // as the pseudo header counts it
+	diff = packet.AddDiff(diff, packet.Diff16(length, length+uint16(grow)))
+	was := h[packet.TCPOffset]
+	h[packet.TCPOffset] += byte(grow / 4 << 4)
+	diff = packet.AddDiff(diff, packet.Diff16(uint16(was)<<8, uint16(h[packet.TCPOffset])<<8))
+	applyTCP(h, diff)
+	p.Payload += uint16(grow)
+	p.End += uint16(grow)
+}
+
+// squeeze copies the TCP options of p into kept without their padding, and with fewer
+// SACK blocks if need be, so that they take at most limit bytes; the rest up to
+// a multiple of 4 is the end of the list. It returns the bytes used. room is the
+// limit without regard to the MTU and tells the two failures apart. Options that
+// cannot be walked to their end are not touched.
+func squeeze(kept *[maxOptions]byte, frame []byte, p *packet.Packet, limit, room int) (int, TOAResult) {
+	n, sack := 0, -1
+	it := packet.Options(frame, p)
+	for it.Next() {
+		if it.Kind == packet.OptSACK {
+			sack = n
+		}
+		n += copy(kept[n:], frame[it.Off:it.Off+it.Len])
+	}
+	if it.Malformed {
+		return 0, tooLong(int(p.Payload-p.L4)-packet.TCPMinLen, room)
+	}
+	for sack >= 0 && (n+3)&^3 > limit && kept[sack+1] >= 2+2*packet.SACKBlockLen {
+		behind := sack + int(kept[sack+1])
+		copy(kept[behind-packet.SACKBlockLen:], kept[behind:n])
+		kept[sack+1] -= packet.SACKBlockLen
+		n -= packet.SACKBlockLen
+	}
+	padded := (n + 3) &^ 3
+	if padded > limit {
+		return 0, tooLong(padded, room)
+	}
+	clear(kept[n:padded])
+	return padded, TOAInserted
+}
+
+// tooLong names the reason why options of n bytes leave no place for TOA.
+func tooLong(n, room int) TOAResult {
+	if n > room {
+		return TOANoRoom
+	}
+	return TOATooBig
+}
