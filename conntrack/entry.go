@@ -21,8 +21,9 @@ type Mode uint8
 
 // Modes of forwarding.
 const (
-	FullNAT Mode = iota // reply: backend → local address, local port
-	DNAT                // reply: backend → client
+	FullNAT      Mode = iota // reply: backend → local address, local port
+	DNAT                     // reply: backend → client
+	DirectReturn             // the reply never passes here; only the forward tuple is linked
 )
 
 // Ref names an entry of one table. 0 is never a flow.
@@ -57,8 +58,8 @@ type Entry struct {
 
 	fwdHash, revHash uint32
 	Win              [2]Window
-	WScale           [2]uint8 // window scale each side announced
-	gen              uint16   // guards half-open FIFO references against reuse of the slot
+	WScale           [2]uint8 // window shift each side announced, noScale until then or without
+	wheelSlot        uint16   // timer wheel slot the entry is linked in, plus one; 0 not linked
 	Created          uint32   // tick
 	Packets          [2]uint32
 	Bytes            [2]uint64 // IP bytes as received
@@ -77,12 +78,14 @@ type Flags uint8
 
 // Flag bits.
 const (
-	HasServerISN Flags = 1 << iota // SYN-ACK seen, ServerNext is valid
-	ServerAcked                    // the client acknowledged server data: TOA is no longer sent
-	HalfOpen                       // counted in the half-open budget
-	WindowScaled                   // both SYN and SYN-ACK carried the window scale option
-	V6Client                       // the client side is IPv6
-	V6Server                       // the server side is IPv6
+	HasServerISN   Flags = 1 << iota // SYN-ACK seen, ServerNext is valid
+	ServerAcked                      // the client acknowledged server data: TOA is no longer sent
+	HalfOpen                         // counted in the half-open budget
+	WindowScaled                     // both SYN and SYN-ACK carried the window scale option
+	V6Client                         // the client side is IPv6
+	V6Server                         // the server side is IPv6
+	clientFinAcked                   // the server acknowledged the client's FIN
+	serverFinAcked                   // the client acknowledged the server's FIN
 )
 
 var _ [128 - unsafe.Sizeof(Entry{})]byte

@@ -1,0 +1,60 @@
+package conntrack
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"math/bits"
+
+	"github.com/l4fwd/l4fwd/packet"
+)
+
+// keys is the table's secret, expanded.
+type keys [6]uint64
+
+// expand derives the hash keys from the secret. A key must not be zero: a zero
+// factor would wipe out the other operand of a multiplication for some input.
+func expand(secret *[32]byte) keys {
+	var k keys
+	var in [33]byte
+	copy(in[:], secret[:])
+	for i := range k {
+		in[32] = byte(i)
+		sum := sha256.Sum256(in[:])
+		k[i] = binary.LittleEndian.Uint64(sum[:]) | 1
+	}
+	return k
+}
+
+// fold multiplies to 128 bits and folds the halves together.
+func fold(a, b uint64) uint64 {
+	hi, lo := bits.Mul64(a, b)
+	return hi ^ lo
+}
+
+// Hash is the table's keyed hash of a tuple; equal tuples give equal hashes
+// and nothing else may be concluded from them. Its high bits choose the
+// bucket, its low 16 the tag.
+//
+// What it withstands: somebody who does not know the secret cannot compute in
+// advance which addresses and ports share a bucket, and the keys are 64-bit,
+// so guessing them is out of reach. What is not claimed: it is no
+// cryptographic function, there is no proof behind it, and one who could
+// observe many outputs might solve for the keys. Outputs therefore never leave
+// the process, and a bucket that fills up refuses the flow, it does not slow
+// down the others.
+func (t *Table) Hash(tu *packet.Tuple) uint32 { return t.keys.hash(tu) }
+
+func (k *keys) hash(tu *packet.Tuple) uint32 {
+	ports := uint64(tu.SrcPort)<<32 | uint64(tu.DstPort)<<16 | uint64(tu.Proto)
+	var x uint64
+	if tu.Src.Is4() && tu.Dst.Is4() {
+		// Both addresses in one operand, all the rest in the other.
+		x = fold(tu.Src.Lo<<32|uint64(tu.Dst.V4())^k[0], ports^k[1])
+	} else {
+		x = fold(tu.Src.Hi^k[0], tu.Src.Lo^k[1])
+		y := fold(tu.Dst.Hi^k[2], tu.Dst.Lo^k[3])
+		x = fold(x^ports^k[4], y^k[5])
+	}
+	x = fold(x^k[2], k[3])
+	return uint32(x ^ x>>32)
+}

@@ -1,0 +1,132 @@
+package conntrack
+
+import (
+	"math/bits"
+
+	"github.com/l4fwd/l4fwd/packet"
+)
+
+// Cand is a candidate for a lookup: Ref<<1|Dir of an item with the right tag,
+// not verified yet, or 0 for none. It is valid within one burst.
+type Cand uint32
+
+func cand(r Ref, d Dir) Cand { return Cand(r)<<1 | Cand(d&1) }
+
+// Ref is the entry the candidate names.
+func (c Cand) Ref() Ref { return Ref(c >> 1) }
+
+// Dir is the direction the packet has if the candidate is the right one.
+func (c Cand) Dir() Dir { return Dir(c & 1) }
+
+// PrefetchBuckets asks the processor for the home bucket of every hash.
+func (t *Table) PrefetchBuckets(h []uint32) {
+	if len(h) > 0 {
+		prefetchBuckets(&t.buckets[0], &h[0], uint64(len(h)), uint64(len(t.buckets)))
+	}
+}
+
+// Candidates finds in the home bucket of each hash the first item with its
+// tag, 0 if there is none, and asks the processor for both cache lines of each
+// one's entry. out must be at least as long as h.
+func (t *Table) Candidates(h []uint32, out []Cand) {
+	if len(h) == 0 {
+		return
+	}
+	out = out[:len(h)]
+	for i, v := range h {
+		out[i] = t.buckets[t.home(v)].first(tagOf(v) * lanes)
+	}
+	prefetchEntries(&t.entries[0], &out[0], uint64(len(out)))
+}
+
+// Find returns the flow of tuple tu, whose hash is h, and the direction tu
+// travels in it. It tries c first, which Candidates found for h, then whatever
+// else may hold the tuple; c may be stale or 0.
+func (t *Table) Find(c Cand, h uint32, tu *packet.Tuple, dir *Directory) (Ref, Dir, bool) {
+	if c != 0 && t.is(c, tu, dir) {
+		return c.Ref(), c.Dir(), true
+	}
+	c = t.search(h, tu, dir)
+	return c.Ref(), c.Dir(), c != 0
+}
+
+// Lookup is Hash and Find in one, for single packets.
+func (t *Table) Lookup(tu *packet.Tuple, dir *Directory) (Ref, Dir, bool) {
+	c := t.search(t.keys.hash(tu), tu, dir)
+	return c.Ref(), c.Dir(), c != 0
+}
+
+// HasTuple reports whether any flow has tu in either direction. The allocator
+// of local ports asks it for a free reply tuple.
+func (t *Table) HasTuple(tu *packet.Tuple, dir *Directory) bool {
+	return t.search(t.keys.hash(tu), tu, dir) != 0
+}
+
+// search compares every item that may be tu. A miss costs one cache line
+// unless something at home in that bucket had to move on.
+func (t *Table) search(h uint32, tu *packet.Tuple, dir *Directory) Cand {
+	i := t.home(h)
+	pattern := tagOf(h) * lanes
+	reach := t.buckets[i].reach
+	for {
+		b := &t.buckets[i]
+		for w := range b.tags {
+			for m := equalLanes(b.tags[w], pattern); m != 0; m &= m - 1 {
+				c := Cand(b.slots[w*4+bits.TrailingZeros64(m)>>4&3])
+				if t.is(c, tu, dir) {
+					return c
+				}
+			}
+		}
+		if reach == 0 {
+			return 0
+		}
+		reach--
+		i = t.next(i)
+	}
+}
+
+// is compares candidate c with the whole tuple.
+func (t *Table) is(c Cand, tu *packet.Tuple, dir *Directory) bool {
+	r := c.Ref()
+	if int(r) >= len(t.entries) {
+		return false
+	}
+	if c.Dir() == Forward {
+		return t.entries[r].isForward(tu, dir)
+	}
+	return t.entries[r].isReply(tu, dir)
+}
+
+// isForward reports whether tu is the tuple of e's client's packets. A free
+// entry has protocol 0 and is nobody's: Parse gives no tuple that protocol.
+func (e *Entry) isForward(tu *packet.Tuple, dir *Directory) bool {
+	if e.Client != tu.Src || e.ClientPort != tu.SrcPort || e.Proto != tu.Proto || e.Proto == 0 {
+		return false
+	}
+	return uint64(e.Service) < uint64(len(dir.Services)) && dir.Services[e.Service].is(tu.Dst, tu.DstPort, tu.Proto)
+}
+
+// isReply reports whether tu is the tuple of the packets e's server sends.
+func (e *Entry) isReply(tu *packet.Tuple, dir *Directory) bool {
+	if e.Proto != tu.Proto || e.Proto == 0 {
+		return false
+	}
+	switch e.Mode {
+	case FullNAT:
+		if e.LocalPort != tu.DstPort || int(e.Local) >= len(dir.Locals) || dir.Locals[e.Local] != tu.Dst {
+			return false
+		}
+	case DNAT:
+		if e.ClientPort != tu.DstPort || e.Client != tu.Dst {
+			return false
+		}
+	default:
+		return false
+	}
+	return uint64(e.Backend) < uint64(len(dir.Backends)) && dir.Backends[e.Backend].is(tu.Src, tu.SrcPort, tu.Proto)
+}
+
+func (p *Endpoint) is(a packet.Addr, port uint16, proto uint8) bool {
+	return p.Addr == a && p.Port == port && p.Proto == proto
+}

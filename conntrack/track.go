@@ -1,0 +1,54 @@
+package conntrack
+
+import "github.com/l4fwd/l4fwd/packet"
+
+// Track takes note of packet p, as received, of flow r in direction d: counts
+// it, moves the flow's state, windows and deadline, and says whether it may
+// pass. frame is p's frame, to is the flow's timeouts. Every packet is
+// counted, dropped ones included.
+//
+// Only what fits the connection moves its state: an implausible segment is
+// forwarded all the same, since the end point knows best and must see it to
+// answer (challenge ACKs, RFC 5961), but a RST outside the sender's window is
+// dropped. After Reopen nothing has changed but the counters: the caller reads
+// what it wants to keep from the Entry, Removes it, Inserts the flow anew with
+// a fresh backend, port and SeqDelta, and Tracks the packet again.
+func (t *Table) Track(r Ref, d Dir, p *packet.Packet, frame []byte, now uint32, to *Timeouts) Outcome {
+	e := &t.entries[r]
+	d &= 1
+	e.Packets[d]++
+	e.Bytes[d] += uint64(p.End - p.L3)
+	switch p.Kind {
+	case packet.KindTCP:
+		if e.Proto == packet.ProtoTCP {
+			return t.trackTCP(r, e, d, p, frame, now, to)
+		}
+	case packet.KindUDP:
+		if e.Proto == packet.ProtoUDP {
+			t.trackUDP(r, e, d, now, to)
+		}
+	case packet.KindFragment:
+		// No transport header, but a sign of life.
+		t.setExpires(r, e, now+to[e.State%NumStates])
+	}
+	// ICMP errors keep nothing alive: anybody on the way can make them.
+	return Pass
+}
+
+// settle enters a state, counts the flow as half-open no longer once its ends
+// proved to exist, and starts the deadline anew.
+func (t *Table) settle(r Ref, e *Entry, s State, now uint32, to *Timeouts) {
+	e.State = s
+	d := to[s]
+	if e.Flags&HalfOpen != 0 && t.hdr.halfLen > t.pressure {
+		d = min(d, max(d/4, TicksPerSecond))
+	}
+	t.setExpires(r, e, now+d)
+}
+
+// proven takes a flow out of the half-open budget.
+func (t *Table) proven(r Ref, e *Entry) {
+	if e.Flags&HalfOpen != 0 {
+		t.dropHalfOpen(r)
+	}
+}

@@ -1,0 +1,142 @@
+package conntrack
+
+import "math/bits"
+
+// The timer wheel has four levels of 256 slots. A slot of level k stands for
+// 256^k ticks: level 0 is one tick a slot, level 3 the rest of the counter.
+// When the clock reaches the first tick of a slot on a higher level, the
+// entries in it move down.
+//
+// A packet only writes Expires. The entry stays where it is linked, which is
+// never later than its deadline, and is linked anew when the wheel comes by.
+const (
+	wheelLevels = 4
+	wheelBits   = 8
+	wheelSlots  = 1 << wheelBits
+
+	// advanceWork bounds one Advance: entries looked at plus ticks passed.
+	advanceWork = 256
+
+	// retryTicks later an expired flow is reported again if nobody removed it.
+	retryTicks = TicksPerSecond
+)
+
+// slotFor is where a deadline belongs while the wheel stands at tick base. A
+// deadline that has passed is due at once.
+func slotFor(base, deadline uint32) uint32 {
+	if before(deadline, base) {
+		deadline = base
+	}
+	level := uint32(0)
+	if d := deadline - base; d >= wheelSlots {
+		level = uint32(bits.Len32(d)-1) / wheelBits
+	}
+	return level*wheelSlots + deadline>>(level*wheelBits)&(wheelSlots-1)
+}
+
+// slotDue is the tick at which the wheel comes to a slot with an entry in it.
+func slotDue(base, slot uint32) uint32 {
+	shift := slot / wheelSlots * wheelBits
+	turns := (slot - base>>shift) & (wheelSlots - 1)
+	start := base >> shift << shift
+	if turns == 0 && start != base {
+		turns = wheelSlots // this slot's turn has begun before the entry came
+	}
+	return start + turns<<shift
+}
+
+// linkWheel links an entry that is not linked.
+func (t *Table) linkWheel(r Ref, e *Entry, deadline uint32) {
+	slot := slotFor(t.hdr.wheelNow, deadline)
+	first := t.hdr.wheelHead[slot]
+	e.wheelSlot = uint16(slot + 1)
+	e.wheelPrev = 0
+	e.wheelNext = first
+	if first != 0 {
+		t.entries[first].wheelPrev = uint32(r)
+	}
+	t.hdr.wheelHead[slot] = uint32(r)
+}
+
+// unlinkWheel takes an entry out of its slot, if it is in one.
+func (t *Table) unlinkWheel(e *Entry) {
+	if e.wheelSlot == 0 {
+		return
+	}
+	if e.wheelPrev != 0 {
+		t.entries[e.wheelPrev].wheelNext = e.wheelNext
+	} else {
+		t.hdr.wheelHead[e.wheelSlot-1] = e.wheelNext
+	}
+	if e.wheelNext != 0 {
+		t.entries[e.wheelNext].wheelPrev = e.wheelPrev
+	}
+	e.wheelSlot = 0
+}
+
+// SetExpires moves a flow's deadline, as Track does. It must lie less than
+// MaxTimeout ahead.
+func (t *Table) SetExpires(r Ref, deadline uint32) { t.setExpires(r, &t.entries[r], deadline) }
+
+// setExpires links anew only if the wheel would come too late.
+func (t *Table) setExpires(r Ref, e *Entry, deadline uint32) {
+	sooner := before(deadline, e.Expires)
+	e.Expires = deadline
+	if sooner && before(deadline, slotDue(t.hdr.wheelNow, uint32(e.wheelSlot-1))) {
+		t.unlinkWheel(e)
+		t.linkWheel(r, e, deadline)
+	}
+}
+
+// Advance turns the wheel to tick now, does a bounded amount of work, and
+// writes to out the flows whose deadline is now or before; it returns how
+// many. They are still in the table: the caller looks at them and Removes
+// them, else they are reported again a second later. What did not fit in out
+// or in the bound comes with the next call, so call it once a burst.
+func (t *Table) Advance(now uint32, out []Ref) int {
+	h := t.hdr
+	if h.used == 0 && before(h.wheelNow, now) {
+		h.wheelNow = now
+	}
+	n := 0
+	for work := advanceWork; work > 0 && !before(now, h.wheelNow); work-- {
+		tick := h.wheelNow
+		level := min(uint32(bits.TrailingZeros32(tick))/wheelBits, wheelLevels-1)
+		for {
+			slot := level*wheelSlots + tick>>(level*wheelBits)&(wheelSlots-1)
+			for h.wheelHead[slot] != 0 {
+				if work == 0 || n == len(out) {
+					return t.expired(n)
+				}
+				work--
+				n = t.visit(Ref(h.wheelHead[slot]), now, out, n)
+			}
+			if level == 0 {
+				break
+			}
+			level--
+		}
+		h.wheelNow++
+	}
+	return t.expired(n)
+}
+
+func (t *Table) expired(n int) int {
+	t.hdr.stats.Expired += uint64(n)
+	return n
+}
+
+// visit links a flow to where it belongs now, and adds it to the n in out if
+// its time is up.
+func (t *Table) visit(r Ref, now uint32, out []Ref, n int) int {
+	e := &t.entries[r]
+	t.unlinkWheel(e)
+	deadline := e.Expires
+	if !before(now, deadline) {
+		out[n] = r
+		n++
+		deadline = now + retryTicks
+	}
+	t.linkWheel(r, e, deadline)
+	return n
+}

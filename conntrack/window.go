@@ -1,0 +1,173 @@
+package conntrack
+
+import "github.com/l4fwd/l4fwd/packet"
+
+const (
+	// noScale in Entry.WScale: no window scale option seen.
+	noScale = 0xff
+
+	// minSlack is how far behind the newest data a segment may lie even if
+	// the peer's window was never that large: retransmissions, keep-alives
+	// (RFC 9293 section 3.8.4), windows closed meanwhile.
+	minSlack = 1 << 16
+
+	// blindSlack is how far beyond the client's newest data a segment may lie
+	// when the server's acknowledgements and windows are never seen.
+	blindSlack = 1 << 20
+)
+
+// payloadLen is the length of a segment's data.
+func payloadLen(p *packet.Packet) uint32 { return uint32(p.End - p.Payload) }
+
+// scaleOf is the window shift a SYN announces, or noScale.
+func scaleOf(p *packet.Packet, frame []byte) uint8 {
+	if int(p.Payload) > len(frame) {
+		return noScale
+	}
+	if o := packet.ScanOptions(frame, p); o.WScaleOff != 0 {
+		return o.WScale
+	}
+	return noScale
+}
+
+// window is the window side d announces with p, in bytes.
+func (e *Entry) window(d Dir, p *packet.Packet) uint32 {
+	if e.Flags&WindowScaled == 0 {
+		return uint32(p.Window)
+	}
+	return uint32(p.Window) << (e.WScale[d] & 31)
+}
+
+// segmentEnd is the sequence number after p's data and FIN.
+func segmentEnd(p *packet.Packet) uint32 {
+	end := p.Seq + payloadLen(p)
+	if p.TCPFlags&packet.FIN != 0 {
+		end++
+	}
+	return end
+}
+
+// fitsWindow reports whether a segment of side d with ACK can belong to the
+// connection: it begins no later than the peer's window allows and ends no
+// earlier than a window before the newest data; it acknowledges nothing that
+// the peer may not have sent and nothing older than two windows (the first for
+// what was in flight, the second after RFC 5961 section 5.2). In SynRecv the
+// client must acknowledge the SYN-ACK itself. ack is in the space of the side
+// that sent what it acknowledges, as received here.
+func (e *Entry) fitsWindow(d Dir, p *packet.Packet, ack uint32) bool {
+	me, peer := &e.Win[d], &e.Win[d^1]
+	if before(me.MaxEnd, p.Seq) || before(segmentEnd(p), me.End-max(peer.MaxWin, minSlack)) {
+		return false
+	}
+	if e.State == SynRecv && d == Forward {
+		return !before(ack, e.ServerNext) && !before(peer.End, ack)
+	}
+	return !before(later(peer.End, peer.MaxEnd), ack) && !before(ack, peer.End-2*max(me.MaxWin, minSlack))
+}
+
+// moveWindow takes note of what a fitting segment of side d sends,
+// acknowledges and permits. Data the peer sent past us counts as sent.
+func (e *Entry) moveWindow(d Dir, p *packet.Packet, ack uint32) {
+	me, peer := &e.Win[d], &e.Win[d^1]
+	win := e.window(d, p)
+	me.End = later(me.End, segmentEnd(p))
+	me.MaxEnd = later(me.MaxEnd, me.End)
+	me.MaxWin = max(me.MaxWin, win)
+	peer.End = later(peer.End, ack)
+	peer.MaxEnd = later(peer.MaxEnd, ack+max(win, 1))
+	if d == Forward && e.Flags&(HasServerISN|ServerAcked) == HasServerISN && before(e.ServerNext, ack) {
+		e.Flags |= ServerAcked
+	}
+}
+
+// oneSided is fitsWindow and moveWindow when the server's packets take another
+// way, so that only the client's own sequence numbers can be compared.
+func (e *Entry) oneSided(p *packet.Packet) bool {
+	w := &e.Win[Forward]
+	if before(w.End+blindSlack, p.Seq) || before(p.Seq, w.End-blindSlack) {
+		return false
+	}
+	w.End = later(w.End, segmentEnd(p))
+	w.MaxEnd = w.End + blindSlack
+	w.MaxWin = max(w.MaxWin, uint32(p.Window))
+	return true
+}
+
+// expectRST notes, in SynSent, that the server answered with an ACK of an older
+// connection on this tuple. The client will clear that with a RST of just this
+// sequence number (RFC 9293 section 3.5.1) and go on with its SYN. The server's
+// window is not in use before its SYN-ACK, so the note goes there.
+func (e *Entry) expectRST(ack uint32) { e.Win[Reply] = Window{End: ack, MaxWin: 1} }
+
+// noteFinAcked notes whether a segment of side d acknowledges the other side's
+// FIN, and reports whether now both are. End stands right behind a FIN once it
+// was seen: nothing can be sent after it.
+func (e *Entry) noteFinAcked(d Dir, ack uint32) bool {
+	switch {
+	case before(ack, e.Win[d^1].End):
+	case d == Forward && (e.State == CloseWait || e.State == LastAck):
+		e.Flags |= serverFinAcked
+	case d == Reply && (e.State == FinWait || e.State == LastAck):
+		e.Flags |= clientFinAcked
+	}
+	const both = clientFinAcked | serverFinAcked
+	return e.State == LastAck && e.Flags&both == both
+}
+
+// judgement of a RST.
+type judgement uint8
+
+const (
+	rstStranger judgement = iota // nobody asked for it
+	rstHarmless                  // forward, believe nothing
+	rstInWindow                  // the receiver will ask back
+	rstExact                     // the receiver will believe it
+)
+
+// judgeRST compares a RST of side d with what is expected.
+func (e *Entry) judgeRST(d Dir, p *packet.Packet) judgement {
+	me, peer := &e.Win[d], &e.Win[d^1]
+	switch e.State {
+	case None:
+		return rstStranger
+	case SynSent:
+		return e.judgeEarlyRST(d, p)
+	}
+	if p.Seq == me.End {
+		return rstExact
+	}
+	slack := max(peer.MaxWin, 1)
+	if e.Mode == DirectReturn {
+		slack = blindSlack
+	}
+	if !before(me.MaxEnd+1, p.Seq) && !before(p.Seq, me.End-slack) {
+		return rstInWindow
+	}
+	if d == Reply && p.Seq == 0 && p.TCPFlags&packet.ACK != 0 {
+		// A server without the connection refuses a SYN that came for it
+		// (RFC 9293 section 3.10.7.1). Only a client that sent one cares.
+		return rstHarmless
+	}
+	return rstStranger
+}
+
+// judgeEarlyRST is judgeRST before a SYN-ACK was seen.
+func (e *Entry) judgeEarlyRST(d Dir, p *packet.Packet) judgement {
+	c, s := &e.Win[Forward], &e.Win[Reply]
+	if d == Reply {
+		// Must acknowledge the SYN (RFC 9293 section 3.10.7.3), with or
+		// without the data on it.
+		ack := p.Ack - e.SeqDelta
+		if p.TCPFlags&packet.ACK != 0 && !before(ack, c.MaxEnd) && !before(c.End, ack) {
+			return rstExact
+		}
+		return rstStranger
+	}
+	switch {
+	case !before(p.Seq, c.MaxEnd-1) && !before(c.End, p.Seq):
+		return rstExact // the client gives up
+	case s.MaxWin != 0 && p.Seq == s.End:
+		return rstHarmless // clears the server's older connection; the SYN comes again
+	}
+	return rstStranger
+}
