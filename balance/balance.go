@@ -135,6 +135,10 @@ func (s *Set) Kind() Kind { return s.kind }
 // Len returns how many backends can be chosen, those of weight 0 not counted.
 func (s *Set) Len() int { return len(s.ids) }
 
+// Contains reports whether id can be chosen. It looks at every backend: for a
+// flow that opens again, not for each packet.
+func (s *Set) Contains(id uint32) bool { return slices.Contains(s.ids, id) }
+
 // State is what one worker remembers of one service between flows. The zero
 // value is a valid start; Start spreads the workers.
 type State struct{ next uint32 }

@@ -1,0 +1,63 @@
+package dataplane
+
+import (
+	"github.com/l4fwd/l4fwd/nat"
+	"github.com/l4fwd/l4fwd/packet"
+)
+
+// answer handles row i, which belongs to no flow by its kind: ARP, neighbour
+// solicitation and ping for our addresses are answered from the frame itself
+// and leave by the queue they came from.
+func (w *Worker) answer(i int) Verdict {
+	p := &w.b.pkt[i]
+	if w.snap.names.owner(p.Dst) == notOwned {
+		if p.Kind == packet.KindOther || p.Kind == packet.KindEcho {
+			return w.pass(i)
+		}
+		if p.Kind == packet.KindFragment {
+			return DropFragment
+		}
+		return DropNotOurs
+	}
+	q := w.queueOf(w.b.nic[i])
+	if q == nil {
+		return DropPortDown
+	}
+	frame := w.frame(i)
+	switch p.Kind {
+	case packet.KindARP:
+		if !nat.AnswerARP(frame, p, q.mac) {
+			return DropNotOurs // a reply, or a request that asks nothing of us
+		}
+	case packet.KindNS:
+		n := nat.AnswerNS(frame, p, q.mac)
+		if n == 0 {
+			return DropNotOurs
+		}
+		w.b.desc[i].Len = uint32(n)
+	case packet.KindEcho:
+		if !nat.AnswerEcho(frame, p) {
+			return DropUnsupported
+		}
+	case packet.KindFragment:
+		return DropFragment
+	default:
+		return DropUnsupported
+	}
+	if q.n == len(q.out) {
+		w.transmit(q)
+	}
+	q.out[q.n] = w.b.desc[i]
+	q.out[q.n].Options = 0
+	q.n++
+	return Answered
+}
+
+// queueOf is the queue this worker sends by on a NIC, nil if it has none now.
+func (w *Worker) queueOf(nic uint8) *queue {
+	qi := w.egress[nic&(MaxNICs-1)]
+	if qi < 0 || w.queues[qi].down {
+		return nil
+	}
+	return &w.queues[qi]
+}

@@ -1,0 +1,61 @@
+package dataplane
+
+import "github.com/l4fwd/l4fwd/nat"
+
+// Counts is what a worker has done since it started. Only its thread writes
+// it; Worker.Counts takes a copy.
+type Counts struct {
+	Verdicts   [NumVerdicts]uint64 // packets by outcome
+	TOA        [nat.NumTOAResults]uint64
+	Received   uint64 // frames from RX rings
+	Adopted    uint64 // frames handed over by other workers
+	Sent       uint64 // frames accepted by TX rings
+	Bursts     uint64 // receive calls that brought something
+	FullBursts uint64 // of those, the ones that filled the burst: a sign of load
+	Opened     uint64 // flows
+	Reopened   uint64 // flows started afresh by a new SYN
+	Expired    uint64 // flows that idled out
+	Evicted    uint64 // half-open flows that made room for newer ones
+	LostEvents uint64 // words to the control plane that found no room
+}
+
+// Add sums o into c.
+func (c *Counts) Add(o *Counts) {
+	for i := range c.Verdicts {
+		c.Verdicts[i] += o.Verdicts[i]
+	}
+	for i := range c.TOA {
+		c.TOA[i] += o.TOA[i]
+	}
+	c.Received += o.Received
+	c.Adopted += o.Adopted
+	c.Sent += o.Sent
+	c.Bursts += o.Bursts
+	c.FullBursts += o.FullBursts
+	c.Opened += o.Opened
+	c.Reopened += o.Reopened
+	c.Expired += o.Expired
+	c.Evicted += o.Evicted
+	c.LostEvents += o.LostEvents
+}
+
+// Drops is the number of packets that went nowhere.
+func (c *Counts) Drops() uint64 {
+	var n uint64
+	for v := range numDrops {
+		n += c.Verdicts[v]
+	}
+	return n
+}
+
+// Counts is a copy of the worker's counters. For the worker's own thread, or
+// inside Do.
+func (w *Worker) Counts() Counts {
+	c := w.count
+	c.LostEvents = w.events.lost
+	return c
+}
+
+// BackendCounts is this worker's count for each backend id, to be copied
+// before Do's function returns.
+func (w *Worker) BackendCounts() []BackendCount { return w.here.Backends }

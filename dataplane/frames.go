@@ -1,0 +1,98 @@
+package dataplane
+
+import "golang.org/x/sys/unix"
+
+// pool is a worker's stack of free frames, all of them its own: a frame's home
+// is the worker whose span it lies in. LIFO, so that the frame used next is
+// the one most likely still in cache.
+type pool struct {
+	free   []uint64 // chunk addresses; capacity is the whole span, append never grows
+	lo, hi uint64   // the span
+}
+
+func newPool(lo, hi, frameSize uint64) pool {
+	p := pool{free: make([]uint64, 0, (hi-lo)/frameSize), lo: lo, hi: hi}
+	for a := hi; a > lo; a -= frameSize {
+		p.free = append(p.free, a-frameSize)
+	}
+	return p
+}
+
+// take removes up to n frames and returns them; the slice is valid until the
+// next put.
+func (p *pool) take(n int) []uint64 {
+	n = min(n, len(p.free))
+	k := len(p.free) - n
+	t := p.free[k:]
+	p.free = p.free[:k]
+	return t
+}
+
+// home reports whether the frame at addr belongs here.
+func (p *pool) home(addr uint64) bool { return addr-p.lo < p.hi-p.lo }
+
+func (p *pool) put(chunk uint64) { p.free = append(p.free, chunk) }
+
+// packDesc squeezes a descriptor and the NIC it came from into one word for a
+// hand-off ring: 40 bits of address, 16 of length, 8 of NIC.
+func packDesc(d *unix.XDPDesc, nic uint8) uint64 {
+	return d.Addr | uint64(d.Len)<<40 | uint64(nic)<<56
+}
+
+func unpackDesc(v uint64) (unix.XDPDesc, uint8) {
+	return unix.XDPDesc{Addr: v & (1<<40 - 1), Len: uint32(v>>40) & 0xffff}, uint8(v >> 56)
+}
+
+// release gives a frame back to its home: the pool here, or the ring to its
+// worker. That ring holds as many slots as its worker has frames, so it cannot
+// be full.
+func (w *Worker) release(addr uint64) {
+	chunk := addr &^ (w.frameSize - 1)
+	if w.pool.home(chunk) {
+		w.pool.put(chunk)
+		return
+	}
+	w.strays[0] = chunk
+	w.mesh.homeward[w.id][chunk/w.mesh.span].push(w.strays[:1])
+}
+
+// collect takes back what other workers have finished with.
+func (w *Worker) collect() {
+	for _, r := range w.homecoming {
+		for {
+			n := r.pop(w.strays[:])
+			if n == 0 {
+				break
+			}
+			w.pool.free = append(w.pool.free, w.strays[:n]...)
+		}
+	}
+}
+
+// mesh joins every pair of workers by two rings: packets for a flow's owner,
+// and frames on their way home. Indexed [from][to]; the diagonal is nil.
+type mesh struct {
+	span     uint64 // bytes of UMEM a worker is home to
+	packets  [][]*spsc
+	homeward [][]*spsc
+}
+
+// handoffSlots bounds what may wait for one worker from another: 32 bursts.
+const handoffSlots = 2048
+
+func newMesh(workers int, span, frameSize uint64) *mesh {
+	m := &mesh{span: span}
+	for from := range workers {
+		var p, h []*spsc
+		for to := range workers {
+			if from == to {
+				p, h = append(p, nil), append(h, nil)
+				continue
+			}
+			p = append(p, newSPSC(handoffSlots))
+			h = append(h, newSPSC(int(span/frameSize)))
+		}
+		m.packets, m.homeward = append(m.packets, p), append(m.homeward, h)
+	}
+	return m
+}

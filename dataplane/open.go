@@ -1,0 +1,176 @@
+package dataplane
+
+import (
+	"github.com/l4fwd/l4fwd/conntrack"
+	"github.com/l4fwd/l4fwd/dataplane/route"
+	"github.com/l4fwd/l4fwd/nat"
+	"github.com/l4fwd/l4fwd/packet"
+)
+
+// miss decides about row i, which belongs to no flow of this worker: it is
+// somebody else's, or it opens one, or it does not belong here.
+func (w *Worker) miss(i int, handed bool) Verdict {
+	p := &w.b.pkt[i]
+	svc := w.snap.names.find(p.Dst, p.DstPort, p.Proto)
+	owned := ownedVIP
+	if svc < 0 {
+		owned = w.snap.names.owner(p.Dst)
+	}
+	if w.owners.workers > 1 && !handed {
+		owner := 0
+		switch {
+		case svc >= 0:
+			owner = w.owners.client(p.Src, p.SrcPort)
+		case owned == ownedLocal:
+			owner = w.owners.localPort(p.DstPort)
+		case owned == notOwned: // a DNAT backend's reply: the client is the destination
+			owner = w.owners.client(p.Dst, p.DstPort)
+		default:
+			return DropNoService
+		}
+		if owner != w.id {
+			return w.handOver(i, owner)
+		}
+	}
+	switch {
+	case svc < 0 && owned == notOwned:
+		return w.pass(i)
+	case svc < 0 && owned == ownedVIP:
+		return DropNoService
+	case svc < 0, p.Kind == packet.KindICMPError:
+		return DropNoFlow
+	case p.Kind == packet.KindTCP && p.TCPFlags&(packet.SYN|packet.ACK|packet.RST|packet.FIN) != packet.SYN:
+		return DropNoFlow
+	}
+	return w.open(i, uint32(svc), noBackend)
+}
+
+// handOver gives row i's frame to its flow's owner.
+func (w *Worker) handOver(i, owner int) Verdict {
+	w.strays[0] = packDesc(&w.b.desc[i], w.b.nic[i])
+	if w.mesh.packets[w.id][owner].push(w.strays[:1]) == 0 {
+		return DropHandoffFull
+	}
+	w.wake(owner)
+	return HandedOver
+}
+
+// noBackend lets the scheduler choose.
+const noBackend = ^uint32(0)
+
+// conflictTries bounds how many backends open asks for when a DNAT tuple is
+// taken already.
+const conflictTries = 4
+
+// open makes a flow for row i, the first packet of a client to service id, and
+// forwards it. want is a backend to keep if the scheduler still has it.
+func (w *Worker) open(i int, id, want uint32) Verdict {
+	p := &w.b.pkt[i]
+	svc := &w.snap.Services[id]
+	key := svc.Set.Key(p.Src, p.SrcPort)
+	verdict := DropNoBackend
+	for try := range conflictTries {
+		backend := want
+		if want == noBackend || try > 0 || !svc.Set.Contains(want) {
+			var ok bool
+			if backend, ok = svc.Set.Pick(&w.here.Schedulers[id], key, try); !ok {
+				return verdict
+			}
+		}
+		r, v := w.insert(i, svc, id, backend)
+		if v == Forwarded {
+			return w.forward(i, r)
+		}
+		if verdict = v; v != DropTupleConflict && v != DropPortsExhausted {
+			break
+		}
+	}
+	return verdict
+}
+
+// insert fills an entry for row i towards backend.
+func (w *Worker) insert(i int, svc *Service, id, backend uint32) (conntrack.Ref, Verdict) {
+	p := &w.b.pkt[i]
+	dir := &w.snap.Directory
+	rs := &dir.Backends[backend]
+	e := conntrack.Entry{
+		Client: p.Src, ClientPort: p.SrcPort, Service: id, Backend: backend,
+		Proto: p.Proto, Mode: svc.Mode,
+	}
+	if svc.Mode == conntrack.FullNAT {
+		var ok bool
+		if e.Local, e.LocalPort, ok = w.ports.Pick(w.table, dir, svc.Locals, backend); !ok {
+			return 0, DropPortsExhausted
+		}
+		if p.Kind == packet.KindTCP {
+			e.SeqDelta = w.isn.Next(dir.Locals[e.Local], e.LocalPort, rs.Addr, rs.Port, w.nanos) - p.Seq
+		}
+	}
+	if !nat.Prepare(&e, dir) {
+		return 0, DropInternal
+	}
+	rev := packet.Tuple{Src: rs.Addr, SrcPort: rs.Port, Dst: p.Src, DstPort: p.SrcPort, Proto: p.Proto}
+	if svc.Mode == conntrack.FullNAT {
+		rev.Dst, rev.DstPort = dir.Locals[e.Local], e.LocalPort
+	}
+	r, status, evicted := w.table.Insert(&e, &p.Tuple, &rev, dir, w.tick, &w.evicted)
+	if evicted {
+		w.here.Backends[w.evicted.Backend].Active--
+		w.count.Evicted++
+	}
+	switch status {
+	case conntrack.Inserted:
+	case conntrack.Full:
+		return 0, DropTableFull
+	case conntrack.BucketFull:
+		return 0, DropBucketFull
+	case conntrack.DuplicateReply:
+		return 0, DropTupleConflict
+	default:
+		return 0, DropInternal
+	}
+	c := &w.here.Backends[backend]
+	c.Flows++
+	c.Active++
+	w.count.Opened++
+	return r, Forwarded
+}
+
+// reopen starts flow r afresh for row i, a SYN on a connection that is over:
+// another choice of sequence numbers and local port, the same backend while it
+// serves.
+func (w *Worker) reopen(i int, r conntrack.Ref) Verdict {
+	e := w.table.Entry(r)
+	id, backend := e.Service, e.Backend
+	w.close(r)
+	w.count.Reopened++
+	if w.snap.Services[id].Set == nil {
+		return DropNoService
+	}
+	return w.open(i, id, backend)
+}
+
+// pass sends row i on by the kernel's routes, untouched but for the TTL: XDP
+// took it for a DNAT backend's reply, AF_XDP cannot give it back, and it
+// belongs to no flow, so it is some other connection of that server.
+func (w *Worker) pass(i int) Verdict {
+	p := &w.b.pkt[i]
+	frame := w.frame(i)
+	if p.TTL(frame) <= 1 {
+		return DropTTL
+	}
+	dst := p.Dst
+	if p.Kind == packet.KindICMPError {
+		_, dst = p.OuterAddrs(frame)
+	}
+	id := w.routes.Lookup(dst)
+	hop := &w.routes.Hops[id]
+	if hop.State != route.Resolved {
+		return w.noHop(id, dst)
+	}
+	if p.End-p.L3 > hop.MTU {
+		return DropTooBig
+	}
+	nat.DecTTL(frame, p)
+	return w.send(i, hop, Passed)
+}

@@ -1,0 +1,210 @@
+package dataplane
+
+import (
+	"fmt"
+
+	"github.com/l4fwd/l4fwd/balance"
+	"github.com/l4fwd/l4fwd/conntrack"
+	"github.com/l4fwd/l4fwd/packet"
+)
+
+// Snapshot is everything the configuration tells a worker. It is immutable but
+// for Locality, whose element w belongs to worker w.
+type Snapshot struct {
+	conntrack.Directory
+	Services []Service // by service id; a removed service keeps its id with Set == nil
+	names    nameTable // (VIP, port, protocol) → service id; (address, 0, 0) → owned
+	Locality []Locality
+}
+
+// Service is one VIP, port and protocol.
+type Service struct {
+	Name     string
+	Set      *balance.Set
+	Timeouts conntrack.Timeouts
+	Locals   []uint16 // Full-NAT: local address ids of the backends' family
+	Mode     conntrack.Mode
+	V6       bool  // the VIP is IPv6
+	TOA      bool  // tell the client's address by TOA
+	TOAKind  uint8 // option kind, inserted if TOA and stripped from clients always
+	StripTS  bool  // erase the timestamps option from SYNs
+}
+
+// Locality is the part of a snapshot that one worker writes: made by the
+// control plane, so that the worker need not allocate, and then the worker's.
+type Locality struct {
+	Schedulers []balance.State // by service id
+	hops       []cachedHop     // by backend id
+	Backends   []BackendCount  // by backend id
+}
+
+// BackendCount is what one worker has done for one backend. Counts are carried
+// over from snapshot to snapshot, as the ids are.
+type BackendCount struct {
+	Flows   uint64    // opened
+	Active  int64     // open now
+	Packets [2]uint64 // by direction
+	Bytes   [2]uint64 // IP bytes as received, by direction
+}
+
+// ServiceSpec and the other specs are the control plane's order for a
+// Snapshot, already validated.
+type ServiceSpec struct {
+	Name            string
+	VIP             conntrack.Endpoint
+	Mode            conntrack.Mode
+	Scheduler       balance.Kind
+	TOA             bool
+	TOAKind         uint8
+	StripTimestamps bool
+	Timeouts        conntrack.Timeouts
+	Backends        []BackendSpec
+}
+
+// BackendSpec is one real server of a service. Two services may share one;
+// they then share its id.
+type BackendSpec struct {
+	Endpoint conntrack.Endpoint
+	Weight   uint32
+}
+
+// Spec is a whole configuration.
+type Spec struct {
+	Services []ServiceSpec
+	Locals   []packet.Addr
+	// Seed makes scheduler positions and maglev tables; machines of one fleet
+	// share it, so that they choose alike.
+	Seed uint64
+}
+
+// Registry gives ids to services, backends and local addresses, and keeps them
+// through all snapshots it builds: an id is never given twice, since a flow may
+// live longer than the configuration that made it. Control plane only, not
+// safe for concurrent use.
+type Registry struct {
+	workers  int
+	services registryOf[conntrack.Endpoint]
+	backends registryOf[conntrack.Endpoint]
+	locals   registryOf[packet.Addr]
+}
+
+type registryOf[K comparable] struct {
+	ids  map[K]int
+	list []K
+}
+
+func (r *registryOf[K]) id(k K) int {
+	if id, ok := r.ids[k]; ok {
+		return id
+	}
+	if r.ids == nil {
+		r.ids = make(map[K]int)
+	}
+	r.ids[k] = len(r.list)
+	r.list = append(r.list, k)
+	return len(r.list) - 1
+}
+
+// NewRegistry returns an empty registry for so many workers.
+func NewRegistry(workers int) *Registry { return &Registry{workers: workers} }
+
+// maxLocals is what Entry.Local can name.
+const maxLocals = 1 << 16
+
+// Build makes the snapshot for spec. The error names what does not fit.
+func (r *Registry) Build(spec Spec) (*Snapshot, error) {
+	local4, local6, err := r.addLocals(spec.Locals)
+	if err != nil {
+		return nil, err
+	}
+	type placed struct {
+		id  int
+		svc Service
+	}
+	all := make([]placed, 0, len(spec.Services))
+	for i := range spec.Services {
+		s := &spec.Services[i]
+		svc := Service{
+			Name: s.Name, Timeouts: s.Timeouts, Mode: s.Mode,
+			TOA: s.TOA, TOAKind: s.TOAKind, StripTS: s.StripTimestamps,
+		}
+		set := make([]balance.Backend, 0, len(s.Backends))
+		v4 := s.VIP.Addr.Is4()
+		for _, b := range s.Backends {
+			id := r.backends.id(b.Endpoint)
+			v4 = b.Endpoint.Addr.Is4()
+			set = append(set, balance.Backend{ID: uint32(id), Weight: b.Weight, Identity: balance.Identity(b.Endpoint.Addr, b.Endpoint.Port)})
+		}
+		if svc.Set, err = balance.New(s.Scheduler, set, spec.Seed); err != nil {
+			return nil, fmt.Errorf("service %s: %w", s.Name, err)
+		}
+		if s.Mode == conntrack.FullNAT {
+			svc.Locals = local6
+			if v4 {
+				svc.Locals = local4
+			}
+			if len(svc.Locals) == 0 {
+				return nil, fmt.Errorf("service %s: no local address of its backends' family", s.Name)
+			}
+		}
+		all = append(all, placed{r.services.id(s.VIP), svc})
+	}
+	snap := &Snapshot{
+		Directory: conntrack.Directory{
+			Services: r.services.list[:len(r.services.list):len(r.services.list)],
+			Backends: r.backends.list[:len(r.backends.list):len(r.backends.list)],
+			Locals:   r.locals.list[:len(r.locals.list):len(r.locals.list)],
+		},
+		Services: make([]Service, len(r.services.list)),
+	}
+	keys := make(map[nameKey]int32)
+	for _, p := range all {
+		snap.Services[p.id] = p.svc
+		vip := snap.Directory.Services[p.id]
+		keys[nameKey{vip.Addr, vip.Port, vip.Proto}] = int32(p.id)
+		keys[nameKey{addr: vip.Addr}] = ownedVIP
+	}
+	for _, a := range spec.Locals {
+		keys[nameKey{addr: a}] = ownedLocal
+	}
+	snap.names = newNameTable(keys)
+	snap.Locality = r.localities(snap, spec.Seed)
+	return snap, nil
+}
+
+func (r *Registry) addLocals(addrs []packet.Addr) (v4, v6 []uint16, err error) {
+	for _, a := range addrs {
+		id := r.locals.id(a)
+		if id >= maxLocals {
+			return nil, nil, fmt.Errorf("more than %d local addresses since start", maxLocals)
+		}
+		if a.Is4() {
+			v4 = append(v4, uint16(id))
+		} else {
+			v6 = append(v6, uint16(id))
+		}
+	}
+	return v4, v6, nil
+}
+
+func (r *Registry) localities(s *Snapshot, seed uint64) []Locality {
+	out := make([]Locality, r.workers)
+	for w := range out {
+		l := &out[w]
+		l.Schedulers = make([]balance.State, len(s.Services))
+		for i := range l.Schedulers {
+			if s.Services[i].Set != nil {
+				l.Schedulers[i] = s.Services[i].Set.Start(w, r.workers)
+			}
+		}
+		l.hops = make([]cachedHop, len(s.Directory.Backends))
+		l.Backends = make([]BackendCount, len(s.Directory.Backends))
+	}
+	return out
+}
+
+// adopt carries what worker state the old snapshot held over to the new one.
+func (l *Locality) adopt(old *Locality) {
+	copy(l.Schedulers, old.Schedulers)
+	copy(l.Backends, old.Backends)
+}

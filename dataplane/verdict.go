@@ -1,0 +1,88 @@
+package dataplane
+
+import "github.com/l4fwd/l4fwd/packet"
+
+// Verdict is a packet's outcome. The zero value drops, so that a forgotten
+// path loses a packet instead of a promise; every drop has its own name, which
+// is also its metric label.
+type Verdict uint8
+
+// Drops. What the operator can do about each is in docs/drops.md.
+const (
+	DropInternal       Verdict = iota // no path decided: a bug
+	DropNoService                     // to a VIP, but no service on that port and protocol
+	DropNoFlow                        // belongs to no flow and may not start one
+	DropNoBackend                     // every backend has weight 0, or none is left
+	DropPortsExhausted                // no free local port towards the backend
+	DropTupleConflict                 // DNAT: another VIP's flow has this (client, backend) pair
+	DropTableFull                     // the flow table is full
+	DropBucketFull                    // its part of the flow table is full
+	DropTTL                           // TTL or hop limit used up
+	DropFragment                      // an IP fragment
+	DropTooBig                        // larger than the egress MTU
+	DropTOANoRoom                     // no room for TOA in the TCP header
+	DropBadRST                        // RST outside the window (RFC 5961)
+	DropBadSYN                        // SYN that cannot belong to the flow (RFC 5961)
+	DropBadFlags                      // TCP flags that no host sends
+	DropICMPTruncated                 // ICMP error whose embedded packet cannot be translated
+	DropNoRoute                       // the kernel has no route
+	DropBlackhole                     // the kernel's route is a blackhole, unreachable or prohibit
+	DropForeignRoute                  // the route leaves by a NIC that is not a data-plane NIC
+	DropLocalRoute                    // the kernel's route ends at this host itself
+	DropNeighbour                     // next hop not resolved yet; the kernel was asked
+	DropPortDown                      // the egress NIC is gone or down
+	DropTxFull                        // the TX ring is full
+	DropHandoffFull                   // the ring to the flow's owner is full
+	DropNotOurs                       // addressed to nothing that is configured
+	DropUnsupported                   // a protocol nobody forwards, to a VIP or local address
+	numDropsOwn
+)
+
+// Malformed packets: one verdict for each packet.Err.
+const (
+	dropMalformed = numDropsOwn
+	numDrops      = dropMalformed + Verdict(packet.NumErrs)
+)
+
+// Other outcomes.
+const (
+	Forwarded  Verdict = numDrops + iota // client to backend
+	Replied                              // backend to client
+	Passed                               // no flow; routed onward untouched
+	Answered                             // ARP, ND or ping, answered from the frame itself
+	HandedOver                           // given to the flow's owner, counted again there
+	NumVerdicts
+)
+
+var verdictNames = [...]string{
+	DropInternal: "internal", DropNoService: "no_service", DropNoFlow: "no_flow",
+	DropNoBackend: "no_backend", DropPortsExhausted: "ports_exhausted",
+	DropTupleConflict: "tuple_conflict", DropTableFull: "table_full",
+	DropBucketFull: "bucket_full", DropTTL: "ttl_exceeded", DropFragment: "fragment",
+	DropTooBig: "too_big", DropTOANoRoom: "toa_no_room", DropBadRST: "bad_rst",
+	DropBadSYN: "bad_syn", DropBadFlags: "bad_tcp_flags", DropICMPTruncated: "icmp_truncated", DropNoRoute: "no_route",
+	DropBlackhole: "blackhole_route", DropForeignRoute: "foreign_route",
+	DropLocalRoute: "local_route",
+	DropNeighbour:  "neighbour_unresolved", DropPortDown: "port_down",
+	DropTxFull: "tx_ring_full", DropHandoffFull: "handoff_full", DropNotOurs: "not_ours",
+	DropUnsupported: "unsupported_protocol",
+	Forwarded:       "forwarded", Replied: "replied", Passed: "passed",
+	Answered: "answered", HandedOver: "handed_over",
+}
+
+// malformed is the drop for a parse error.
+func malformed(e packet.Err) Verdict { return dropMalformed + Verdict(e) }
+
+// IsDrop reports whether the packet went nowhere.
+func (v Verdict) IsDrop() bool { return v < numDrops }
+
+// String is the metric label: lower case, words joined by underscores.
+func (v Verdict) String() string {
+	switch {
+	case v >= dropMalformed && v < numDrops:
+		return packet.Err(v - dropMalformed).String()
+	case v < NumVerdicts:
+		return verdictNames[v]
+	}
+	return "invalid"
+}

@@ -1,0 +1,268 @@
+package dataplane
+
+import (
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/l4fwd/l4fwd/conntrack"
+	"github.com/l4fwd/l4fwd/dataplane/route"
+	"github.com/l4fwd/l4fwd/nat"
+	"github.com/l4fwd/l4fwd/packet"
+)
+
+// BurstSize is how many packets go through the stages together: enough
+// lookups in flight to hide memory latency, few enough that their headers stay
+// in L1.
+const BurstSize = 64
+
+// MaxNICs bounds the data-plane NICs of one process.
+const MaxNICs = 16
+
+// Worker is one core's forwarder. All fields but those in mailbox belong to
+// its thread.
+type Worker struct {
+	id        int
+	umem      []byte
+	frameSize uint64
+	owners    ownership
+	mesh      *mesh
+
+	queues []queue       // what it receives from
+	egress [MaxNICs]int8 // NIC → index in queues of the one it sends by, -1 if none
+
+	table  *conntrack.Table
+	ports  *nat.Ports
+	isn    nat.ISN
+	snap   *Snapshot
+	here   *Locality // snap.Locality[id]
+	routes *route.Table
+
+	nanos int64  // monotonic, once a burst
+	tick  uint32 // the same in conntrack ticks
+
+	pool       pool
+	homecoming []*spsc // frames others have finished with
+	inbox      []*spsc // packets whose flow is owned here
+
+	b       burst
+	strays  [BurstSize]uint64 // scratch; element 0 is release's
+	pollFDs []unix.PollFd
+	peers   []*Worker       // all workers, for waking
+	evicted conntrack.Entry // the half-open flow that had to make room
+	count   Counts
+
+	mailbox
+}
+
+// queue is one port of the worker with what waits to be sent by it.
+type queue struct {
+	Port
+	nic  uint8
+	mac  [6]byte
+	down bool
+	out  [2 * BurstSize]unix.XDPDesc
+	n    int
+}
+
+// burst is the scratch of the stages, one row for each packet.
+type burst struct {
+	desc [BurstSize]unix.XDPDesc
+	nic  [BurstSize]uint8
+	pkt  [BurstSize]packet.Packet
+	flow [BurstSize]uint8 // rows that belong to flows, in order of arrival
+	hash [BurstSize]uint32
+	cand [BurstSize]conntrack.Cand
+}
+
+// mailbox is how other threads reach a worker.
+type mailbox struct {
+	nextSnap   atomic.Pointer[Snapshot]
+	nextRoutes atomic.Pointer[route.Table]
+	job        atomic.Pointer[job]
+	asleep     atomic.Bool
+	wakeFD     int
+	events     *spscEvents
+	_          [64]byte
+}
+
+type job struct {
+	run  func(*Worker)
+	done chan struct{}
+}
+
+// Clock gives a worker its time: nanoseconds that never go back. Called once a
+// burst.
+type Clock func() int64
+
+// Monotonic returns a clock that starts at zero now. It reads the vDSO, not
+// the kernel.
+func Monotonic() Clock {
+	start := time.Now()
+	return func() int64 { return int64(time.Since(start)) }
+}
+
+// nanosPerTick is conntrack's unit.
+const nanosPerTick = int64(time.Second) / conntrack.TicksPerSecond
+
+// Poll runs one round: jobs, every queue once, packets from other workers,
+// expiry, kicks. It returns how many packets it saw. Run calls it in a loop;
+// replay and tests call it themselves.
+func (w *Worker) Poll(now int64) int {
+	if j := w.job.Load(); j != nil {
+		w.job.Store(nil)
+		j.run(w)
+		close(j.done)
+	}
+	w.nanos, w.tick = now, uint32(now/nanosPerTick)
+	w.refresh()
+	if len(w.homecoming) > 0 {
+		w.collect()
+	}
+	seen := 0
+	for i := range w.queues {
+		seen += w.receive(&w.queues[i])
+	}
+	for _, r := range w.inbox {
+		seen += w.receiveHanded(r)
+	}
+	w.expire()
+	w.flush()
+	return seen
+}
+
+// refresh takes over what the control plane has published.
+func (w *Worker) refresh() {
+	if s := w.nextSnap.Load(); s != w.snap {
+		l := &s.Locality[w.id]
+		if w.here != nil {
+			l.adopt(w.here)
+		}
+		w.snap, w.here = s, l
+	}
+	if r := w.nextRoutes.Load(); r != w.routes {
+		w.routes = r
+	}
+}
+
+// receive takes a burst from a queue through the stages and gives the queue
+// fresh frames.
+func (w *Worker) receive(q *queue) int {
+	if q.down {
+		return 0
+	}
+	n := q.Receive(w.b.desc[:])
+	if n > 0 {
+		for i := range n {
+			w.b.nic[i] = q.nic
+		}
+		w.count.Received += uint64(n)
+		w.run(n, false)
+		w.count.Bursts++
+		w.count.FullBursts += uint64(n / BurstSize)
+	}
+	w.refill(q)
+	return n
+}
+
+// refill offers the kernel fresh frames, a burst at a time so that the store
+// which publishes them is worth its price. It returns how many it gave.
+func (w *Worker) refill(q *queue) int {
+	if q.FillFree() < BurstSize {
+		return 0
+	}
+	f := w.pool.take(BurstSize)
+	n := q.Fill(f)
+	w.pool.free = append(w.pool.free, f[n:]...)
+	return n
+}
+
+// receiveHanded does the same for packets another worker has handed over.
+func (w *Worker) receiveHanded(r *spsc) int {
+	n := r.pop(w.strays[:])
+	for i := range n {
+		w.b.desc[i], w.b.nic[i] = unpackDesc(w.strays[i])
+	}
+	if n > 0 {
+		w.count.Adopted += uint64(n)
+		w.run(n, true)
+	}
+	return n
+}
+
+// expire removes flows whose time has come, a bounded number a round.
+func (w *Worker) expire() {
+	var due [32]conntrack.Ref
+	for _, r := range due[:w.table.Advance(w.tick, due[:])] {
+		w.close(r)
+		w.count.Expired++
+	}
+}
+
+// close forgets a flow.
+func (w *Worker) close(r conntrack.Ref) {
+	w.here.Backends[w.table.Entry(r).Backend].Active--
+	w.table.Remove(r)
+}
+
+// flush hands what waits to the TX rings, kicks, and takes back what has been
+// sent. One kick serves all that was queued in the round.
+func (w *Worker) flush() {
+	for i := range w.queues {
+		q := &w.queues[i]
+		if q.down {
+			continue
+		}
+		if q.n > 0 {
+			w.transmit(q)
+		}
+		if err := q.Kick(); err != nil {
+			w.portDown(q)
+			continue
+		}
+		w.reclaim(q)
+	}
+}
+
+// transmit empties q.out into the TX ring; what does not fit after one more
+// kick is dropped and counted, never waited for.
+func (w *Worker) transmit(q *queue) {
+	sent := q.Transmit(q.out[:q.n])
+	if sent < q.n {
+		if err := q.Kick(); err == nil {
+			w.reclaim(q)
+			sent += q.Transmit(q.out[sent:q.n])
+		}
+	}
+	for i := sent; i < q.n; i++ {
+		w.count.Verdicts[DropTxFull]++
+		w.release(q.out[i].Addr)
+	}
+	w.count.Sent += uint64(sent)
+	q.n = 0
+}
+
+func (w *Worker) reclaim(q *queue) {
+	for {
+		n := q.Reclaim(w.strays[1:])
+		for _, a := range w.strays[1 : 1+n] {
+			w.release(a)
+		}
+		if n < len(w.strays)-1 {
+			return
+		}
+	}
+}
+
+// portDown stops using a queue whose NIC has gone; the control plane is told
+// and brings a new port by Exchange.
+func (w *Worker) portDown(q *queue) {
+	q.down = true
+	for i := range q.n {
+		w.count.Verdicts[DropPortDown]++
+		w.release(q.out[i].Addr)
+	}
+	q.n = 0
+	w.events.push(Event{Kind: EventPortDown, NIC: q.nic})
+}

@@ -1,0 +1,21 @@
+package nat
+
+import (
+	"encoding/binary"
+
+	"github.com/l4fwd/l4fwd/packet"
+)
+
+// DecTTL takes one off the TTL or hop limit of a packet that is routed onward
+// otherwise untouched, as Forward and Reply do. The caller has refused packets
+// whose TTL is 1 or less; p is Parse's result for frame, an IP packet.
+func DecTTL(frame []byte, p *packet.Packet) {
+	h := frame[p.L3:]
+	if p.V6 {
+		h[packet.IPv6HopLimit]--
+		return
+	}
+	h[packet.IPv4TTL]--
+	csum := binary.BigEndian.Uint16(h[packet.IPv4Checksum:])
+	binary.BigEndian.PutUint16(h[packet.IPv4Checksum:], packet.Apply(csum, ttlStep))
+}
