@@ -16,6 +16,9 @@ func checkInvariants(t testing.TB, frame []byte) Packet {
 	if e2 := Parse(frame, &q); e != e2 || p != q || e != p.Err {
 		t.Fatalf("not determined by the frame: %v %v\n%+v\n%+v\n%x", e, e2, p, q, frame)
 	}
+	if parseAny(frame, &q); p != q {
+		t.Fatalf("short and long way differ:\n%+v\n%+v\n%x", p, q, frame)
+	}
 	if !slices.Equal(before, frame) {
 		t.Fatalf("frame changed:\n%x\n%x", before, frame)
 	}

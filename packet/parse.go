@@ -27,86 +27,72 @@ const maxFrame = 0xffff
 //     skipped: such an "atomic fragment" is the whole datagram (RFC 6946);
 //   - of ICMP errors only those about TCP and UDP; others are KindOther, as is
 //     source quench, which RFC 6633 tells everyone to ignore.
+//
+// A packet of IPv4 without tag, options or fragments, carrying TCP or UDP, is
+// read right here; anything else, a faulty one included, is left to parseAny,
+// which also says what is wrong with it.
 func Parse(frame []byte, p *Packet) Err {
-	if len(frame) >= EthLen+IPv4MinLen+UDPLen && len(frame) <= maxFrame && parsePlain4(frame, p) {
-		return ErrNone
+	const l4 = EthLen + IPv4MinLen
+	if len(frame) < l4+TCPMinLen || len(frame) > maxFrame {
+		return parseAny(frame, p)
 	}
+	b := frame[: l4+TCPMinLen : l4+TCPMinLen] // the only bounds check
+	end := EthLen + uint(binary.BigEndian.Uint16(b[EthLen+IPv4TotalLen:]))
+	src := binary.BigEndian.Uint32(b[EthLen+IPv4Src:])
+	dst := binary.BigEndian.Uint32(b[EthLen+IPv4Dst:])
+	// The first compare is of EtherType, version and header length at once.
+	if binary.BigEndian.Uint32(b[EthType:])&0xffffff00 != EtherTypeIPv4<<16|0x45<<8 ||
+		binary.BigEndian.Uint16(b[EthLen+IPv4Frag:])&(IPv4MoreFragments|IPv4OffsetMask) != 0 ||
+		end > uint(len(frame)) || martian4(src) || src == dst || dst == 0 {
+		return parseAny(frame, p)
+	}
+	switch b[EthLen+IPv4Proto] {
+	case ProtoTCP:
+		payload := l4 + uint(b[l4+TCPOffset])>>4*4
+		if payload < l4+TCPMinLen || payload > end {
+			return parseAny(frame, p)
+		}
+		p.Proto, p.Kind = ProtoTCP, KindTCP
+		p.Seq = binary.BigEndian.Uint32(b[l4+TCPSeq:])
+		p.Ack = binary.BigEndian.Uint32(b[l4+TCPAck:])
+		p.Payload = uint16(payload)
+		p.TCPFlags = b[l4+TCPFlags]
+		p.Window = binary.BigEndian.Uint16(b[l4+TCPWindow:])
+	case ProtoUDP:
+		n := uint(binary.BigEndian.Uint16(b[l4+UDPLength:]))
+		if n < UDPLen || l4+n > end {
+			return parseAny(frame, p)
+		}
+		p.Proto, p.Kind = ProtoUDP, KindUDP
+		p.Seq, p.Ack = 0, 0
+		p.Payload = l4 + UDPLen
+		p.TCPFlags = 0
+		p.Window = 0
+	default:
+		return parseAny(frame, p)
+	}
+	// Every field is assigned: clearing all first costs a tenth more. The
+	// tests parse over a Packet full of rubbish to see that none is forgotten.
+	p.Src = Addr{Lo: mappedPrefix | uint64(src)}
+	p.Dst = Addr{Lo: mappedPrefix | uint64(dst)}
+	ports := binary.BigEndian.Uint32(b[l4:])
+	p.SrcPort, p.DstPort = uint16(ports>>16), uint16(ports)
+	p.L3, p.L4, p.End = EthLen, l4, uint16(end)
+	p.V6, p.Err, p.Inner4 = false, ErrNone, 0
+	return ErrNone
+}
+
+// parseAny is Parse for any frame. Inlined at each call above it makes the
+// short way slower (measured: 4 %).
+//
+//go:noinline
+func parseAny(frame []byte, p *Packet) Err {
 	*p = Packet{}
 	p.Err = parseEthernet(frame, p)
 	if p.Err != ErrNone {
 		p.Kind = KindOther
 	}
 	return p.Err
-}
-
-// parsePlain4 is the short way for what nearly all traffic is: IPv4 without
-// VLAN tag, options or fragments, carrying TCP or UDP. On false the packet is
-// anything else, a faulty one included, and p may hold rubbish: the long way
-// decides, and says why.
-func parsePlain4(frame []byte, p *Packet) bool {
-	b := frame[: EthLen+IPv4MinLen+UDPLen : EthLen+IPv4MinLen+UDPLen]
-	// EtherType, version and header length in one compare; TOS is masked out.
-	if binary.BigEndian.Uint32(b[EthType:])&0xffffff00 != EtherTypeIPv4<<16|0x45<<8 {
-		return false
-	}
-	if binary.BigEndian.Uint16(b[EthLen+IPv4Frag:])&(IPv4MoreFragments|IPv4OffsetMask) != 0 {
-		return false
-	}
-	const l4 = EthLen + IPv4MinLen
-	end := EthLen + uint(binary.BigEndian.Uint16(b[EthLen+IPv4TotalLen:]))
-	src := binary.BigEndian.Uint32(b[EthLen+IPv4Src:])
-	dst := binary.BigEndian.Uint32(b[EthLen+IPv4Dst:])
-	if end > uint(len(frame)) || martian4(src) || src == dst || dst == 0 {
-		return false
-	}
-	var payload, window uint
-	var seq, ack uint32
-	var flags uint8
-	var kind Kind
-	proto := b[EthLen+IPv4Proto]
-	switch proto {
-	case ProtoTCP:
-		if len(frame) < l4+TCPMinLen {
-			return false
-		}
-		t := frame[l4 : l4+TCPMinLen : l4+TCPMinLen]
-		n := uint(t[TCPOffset]) >> 4 * 4
-		payload = l4 + n
-		if n < TCPMinLen || payload > end {
-			return false
-		}
-		kind = KindTCP
-		seq = binary.BigEndian.Uint32(t[TCPSeq:])
-		ack = binary.BigEndian.Uint32(t[TCPAck:])
-		flags = t[TCPFlags]
-		window = uint(binary.BigEndian.Uint16(t[TCPWindow:]))
-	case ProtoUDP:
-		n := uint(binary.BigEndian.Uint16(b[l4+UDPLength:]))
-		if n < UDPLen || l4+n > end {
-			return false
-		}
-		kind = KindUDP
-		payload = l4 + UDPLen
-	default:
-		return false
-	}
-	ports := binary.BigEndian.Uint32(b[l4:])
-	*p = Packet{}
-	p.Src.Lo = mappedPrefix | uint64(src)
-	p.Dst.Lo = mappedPrefix | uint64(dst)
-	p.SrcPort = uint16(ports >> 16)
-	p.DstPort = uint16(ports)
-	p.Proto = proto
-	p.Seq = seq
-	p.Ack = ack
-	p.L3 = EthLen
-	p.L4 = l4
-	p.Payload = uint16(payload)
-	p.End = uint16(end)
-	p.Kind = kind
-	p.TCPFlags = flags
-	p.Window = uint16(window)
-	return true
 }
 
 func isVLAN(etherType uint16) bool {
