@@ -1,0 +1,151 @@
+package testbed
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A ring is made of blocks that the kernel fills with many frames and hands
+// over when full, or retireMillis after their first frame.
+const (
+	blockSize    = 1 << 20
+	retireMillis = 5
+)
+
+// Offsets within struct tpacket_block_desc and struct tpacket3_hdr
+// (linux/if_packet.h); all words are in host byte order. A struct sockaddr_ll
+// follows the latter.
+const (
+	blockFrames   = 12 // num_pkts
+	blockFirst    = 16 // offset_to_first_pkt
+	frameNext     = 0  // tp_next_offset
+	frameSec      = 4
+	frameNsec     = 8
+	frameSnapLen  = 12 // bytes present
+	frameLen      = 16 // bytes on the wire
+	frameStatus   = 20
+	frameMAC      = 24 // u16: offset of the Ethernet header
+	frameSockaddr = 48
+	framePktType  = frameSockaddr + 10
+)
+
+// captured is one frame out of the ring. data is valid until the block is given
+// back.
+type captured struct {
+	data    []byte
+	wireLen int
+	time    time.Time
+	pktType uint8 // PACKET_HOST, PACKET_OUTGOING, ...
+	tagged  bool  // had a VLAN tag, which the kernel took off
+}
+
+// ring is a packet socket with a mapped receive ring. One goroutine reads it.
+type ring struct {
+	fd     int
+	mem    []byte
+	next   int // block read next
+	blocks int
+}
+
+// openRing captures all frames of a device from now on. The calling thread must
+// be in the device's namespace.
+func openRing(ifindex, megabytes int, incomingOnly bool) (*ring, error) {
+	// Protocol 0 receives nothing until bind names device and protocol.
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("packet socket: %w", err)
+	}
+	r := &ring{fd: fd, blocks: megabytes << 20 / blockSize}
+	if err := r.setUp(ifindex, incomingOnly); err != nil {
+		return nil, errors.Join(err, r.close())
+	}
+	return r, nil
+}
+
+func (r *ring) setUp(ifindex int, incomingOnly bool) error {
+	if err := unix.SetsockoptInt(r.fd, unix.SOL_PACKET, unix.PACKET_VERSION, unix.TPACKET_V3); err != nil {
+		return fmt.Errorf("TPACKET_V3: %w", err)
+	}
+	if incomingOnly {
+		if err := unix.SetsockoptInt(r.fd, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1); err != nil {
+			return fmt.Errorf("ignore outgoing: %w", err)
+		}
+	}
+	const frameSize = 1 << 11 // V3 packs frames by their real size; this only has to divide
+	req := unix.TpacketReq3{
+		Block_size: blockSize, Block_nr: uint32(r.blocks), Frame_size: frameSize,
+		Frame_nr: uint32(r.blocks * blockSize / frameSize), Retire_blk_tov: retireMillis,
+	}
+	if err := unix.SetsockoptTpacketReq3(r.fd, unix.SOL_PACKET, unix.PACKET_RX_RING, &req); err != nil {
+		return fmt.Errorf("ring of %d MiB: %w", r.blocks, err)
+	}
+	var err error
+	r.mem, err = unix.Mmap(r.fd, 0, r.blocks*blockSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return fmt.Errorf("map ring: %w", err)
+	}
+	all := binary.BigEndian.AppendUint16(nil, unix.ETH_P_ALL)
+	sa := &unix.SockaddrLinklayer{Protocol: binary.NativeEndian.Uint16(all), Ifindex: ifindex}
+	if err := unix.Bind(r.fd, sa); err != nil {
+		return fmt.Errorf("bind: %w", err)
+	}
+	return nil
+}
+
+// read passes the frames of the next block to fn, if the kernel has handed it
+// over, and gives it back. It reports whether there was one.
+func (r *ring) read(fn func(captured)) bool {
+	block := r.mem[r.next*blockSize:][:blockSize]
+	status := statusWord(block)
+	if status.Load()&unix.TP_STATUS_USER == 0 {
+		return false
+	}
+	ne := binary.NativeEndian
+	at := int(ne.Uint32(block[blockFirst:]))
+	for range ne.Uint32(block[blockFrames:]) {
+		h := block[at:]
+		fn(captured{
+			data:    h[ne.Uint16(h[frameMAC:]):][:ne.Uint32(h[frameSnapLen:])],
+			wireLen: int(ne.Uint32(h[frameLen:])),
+			time:    time.Unix(int64(ne.Uint32(h[frameSec:])), int64(ne.Uint32(h[frameNsec:]))),
+			pktType: h[framePktType],
+			tagged:  ne.Uint32(h[frameStatus:])&unix.TP_STATUS_VLAN_VALID != 0,
+		})
+		at += int(ne.Uint32(h[frameNext:]))
+	}
+	status.Store(unix.TP_STATUS_KERNEL)
+	r.next = (r.next + 1) % r.blocks
+	return true
+}
+
+// wait sleeps until there may be a block, at most for the given time.
+func (r *ring) wait(d time.Duration) error {
+	fds := []unix.PollFd{{Fd: int32(r.fd), Events: unix.POLLIN}}
+	_, err := unix.Poll(fds, int(d.Milliseconds()))
+	if errors.Is(err, unix.EINTR) {
+		return nil
+	}
+	return err
+}
+
+// drops returns how many frames found no room since the last call.
+func (r *ring) drops() (uint64, error) {
+	st, err := unix.GetsockoptTpacketStatsV3(r.fd, unix.SOL_PACKET, unix.PACKET_STATISTICS)
+	if err != nil {
+		return 0, fmt.Errorf("packet statistics: %w", err)
+	}
+	return uint64(st.Drops), nil
+}
+
+func (r *ring) close() error {
+	var err error
+	if r.mem != nil {
+		err = unix.Munmap(r.mem)
+		r.mem = nil
+	}
+	return errors.Join(err, unix.Close(r.fd))
+}
