@@ -1,0 +1,69 @@
+# l4fwd: what there is to make. `make test` is what CI runs.
+#
+#   build         the binary, static, into bin/l4fwd
+#   test          everything in its short form, namespaces included (root)
+#   test-full     the whole matrix and the long runs
+#   race          the control plane and all else outside the rings, race detector on
+#   bench         the forwarding benchmark over a generated capture
+#   generate      compile the XDP program again (needs clang-14)
+#   generate-check  fail if the committed XDP object is not what its source gives
+#   lint          golangci-lint, a pinned version
+#   demo          a small network of its own with a forwarder in it (root)
+#   deps          what the tests need beside Go: Debian packages
+
+GO        ?= go
+LINT      := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+PACKAGES  := clang-14 llvm-14 ethtool iproute2 nginx-light iperf3 curl
+COMMANDS  := clang-14 llvm-strip-14 ethtool ip nginx iperf3 curl
+# Tests that run a forwarder share two cores with it, so packages go one at a
+# time. The log is kept: a test that was skipped is a test that failed.
+TESTFLAGS := -count=1 -p 1 -timeout 20m
+TESTLOG   := bin/test.log
+
+.PHONY: build test test-full race bench generate generate-check lint demo deps clean
+
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/l4fwd ./cmd/l4fwd
+
+test: deps
+	@mkdir -p bin
+	$(GO) vet ./...
+	@sh .ci/go-test $(TESTLOG) $(GO) test $(TESTFLAGS) -short ./...
+	$(MAKE) race
+
+test-full: deps
+	@mkdir -p bin
+	@sh .ci/go-test $(TESTLOG) $(GO) test $(TESTFLAGS) -timeout 60m ./...
+	$(MAKE) race
+
+# The rings are shared with the kernel, which the detector cannot see; all else
+# of what runs in several threads is here.
+race:
+	$(GO) test -race -short -count=1 -p 1 -timeout 15m ./config/... ./balance/... ./control/... ./dataplane ./dataplane/route/...
+
+bench: build
+	bin/l4fwd bench gen -c bench/testdata/bench.yaml --flows 65536 --packets 1000000 --size 64 -o bin/64k.pcap
+	bin/l4fwd bench replay -c bench/testdata/bench.yaml --pcap bin/64k.pcap --loops 20
+
+generate:
+	$(GO) generate ./...
+
+generate-check:
+	./dataplane/steer/generate.sh -check
+
+lint:
+	$(GO) run $(LINT) run ./...
+
+demo:
+	$(GO) run ./cmd/l4fwd demo
+
+deps:
+	@missing=; for c in $(COMMANDS); do command -v $$c >/dev/null || missing="$$missing $$c"; done; \
+	if [ -n "$$missing" ]; then \
+		if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+			apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $(PACKAGES); \
+		else echo "missing:$$missing; on Debian, as root: apt-get install $(PACKAGES)" >&2; exit 1; fi; \
+	fi
+
+clean:
+	rm -rf bin
