@@ -1,7 +1,7 @@
 #!/bin/sh
 # Compiles steer.c with bpf2go and puts the objects into this folder;
 # `generate.sh -check` instead fails if the committed ones differ. The bytes
-# depend on steer.c, on this script and on the version of clang, which is
+# depend on steer.c, abi.h, this script and the version of clang, which is
 # therefore part of the compiler's name; not on headers or on paths.
 set -eu
 cd "$(dirname "$0")"
@@ -23,5 +23,5 @@ if [ "${1-}" = -check ]; then
 	echo "dataplane/steer: the committed objects are what steer.c compiles to"
 else
 	for f in $files; do mv "$out/$f" "$f"; done
-	sha256sum steer.c generate.sh >sources.sha256
+	sha256sum steer.c abi.h generate.sh >sources.sha256
 fi

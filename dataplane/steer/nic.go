@@ -67,16 +67,8 @@ func (s *Steer) Attach(ifindex int, mac net.HardwareAddr, mode Mode) (*NIC, erro
 		return nil, attachedError(ifindex, name)
 	}
 	n := &NIC{steer: s}
-	s.mu.Lock()
-	spec := s.spec.Copy()
-	s.mu.Unlock()
-	err = spec.LoadAndAssign(&n.objs, &ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{
-		steerMapAddresses: s.addresses.kernel,
-		steerMapEndpoints: s.endpoints.kernel,
-		steerMapFragments: s.fragments,
-	}})
-	if err != nil {
-		return nil, permission(fmt.Errorf("%s: load steering program: %w", name, err))
+	if err := n.load(); err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	err = n.SetMAC(mac)
 	if err == nil {
@@ -89,6 +81,19 @@ func (s *Steer) Attach(ifindex int, mac net.HardwareAddr, mode Mode) (*NIC, erro
 	s.nics[n] = struct{}{}
 	s.mu.Unlock()
 	return n, nil
+}
+
+// load loads a program of its own for n, over the rule maps of all.
+func (n *NIC) load() error {
+	err := n.steer.spec.Copy().LoadAndAssign(&n.objs, &ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{
+		steerMapAddresses: n.steer.addresses.kernel,
+		steerMapEndpoints: n.steer.endpoints.kernel,
+		steerMapFragments: n.steer.fragments,
+	}})
+	if err != nil {
+		return permission(fmt.Errorf("load steering program: %w", err))
+	}
+	return nil
 }
 
 // attach makes the link, trying the modes that mode stands for.
