@@ -1,0 +1,87 @@
+package testbed
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+)
+
+// Service is one entry of l4fwd's configuration, in front of all real servers.
+// The words are those of the file.
+type Service struct {
+	Name          string
+	Family        Family
+	VIP           int    // which of the family's VIPs
+	Port          uint16 // of the VIP
+	BackendPort   uint16
+	Protocol      string // tcp, udp
+	Mode          string // full-nat, dnat
+	ClientAddress string // none, toa; "" = left out
+	Scheduler     string // "" = wrr
+	Weights       []int  // of the servers in order; missing ones are 1
+}
+
+// Services are the three services of a Server (web, hash, echo) in both
+// families behind the vip-th VIPs, all in one mode. TOA, if asked for, goes to
+// those over TCP.
+func Services(vip int, mode, clientAddress, scheduler string, weights ...int) []Service {
+	var out []Service
+	for _, f := range Families {
+		for _, s := range []Service{
+			{Name: "web", Port: VIPPortHTTP, BackendPort: PortHTTP, Protocol: "tcp"},
+			{Name: "hash", Port: PortHash, BackendPort: PortHash, Protocol: "tcp"},
+			{Name: "echo", Port: PortEcho, BackendPort: PortEcho, Protocol: "udp"},
+		} {
+			s.Name = fmt.Sprintf("%s-%s-%s-%d", s.Name, mode, f, vip)
+			s.Family, s.VIP, s.Mode, s.Scheduler, s.Weights = f, vip, mode, scheduler, weights
+			if s.Protocol == "tcp" {
+				s.ClientAddress = clientAddress
+			}
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// Config renders l4fwd's configuration file for the topology. extra are lines
+// of the top level, "workers: 2" for example.
+func (t *Topology) Config(services []Service, extra ...string) string {
+	var b strings.Builder
+	for _, line := range extra {
+		fmt.Fprintln(&b, line)
+	}
+	fmt.Fprintln(&b, "interfaces:")
+	for _, d := range t.LBDevices() {
+		fmt.Fprintf(&b, "  - name: %s\n", d)
+	}
+	fmt.Fprintln(&b, "local_addresses:")
+	for _, f := range Families {
+		fmt.Fprintf(&b, "  - %s-%s\n", t.LocalAddr(f, 0), t.LocalAddr(f, locals-1))
+	}
+	fmt.Fprintln(&b, "services:")
+	for _, s := range services {
+		t.renderService(&b, s)
+	}
+	return b.String()
+}
+
+func (t *Topology) renderService(b *strings.Builder, s Service) {
+	scheduler := s.Scheduler
+	if scheduler == "" {
+		scheduler = "wrr"
+	}
+	fmt.Fprintf(b, "  - name: %s\n", s.Name)
+	fmt.Fprintf(b, "    address: %q\n", netip.AddrPortFrom(t.VIP(s.Family, s.VIP), s.Port))
+	fmt.Fprintf(b, "    protocol: %s\n    mode: %s\n    scheduler: %s\n", s.Protocol, s.Mode, scheduler)
+	if s.ClientAddress != "" {
+		fmt.Fprintf(b, "    client_address: %s\n", s.ClientAddress)
+	}
+	fmt.Fprintln(b, "    backends:")
+	for i := range t.Servers {
+		weight := 1
+		if i < len(s.Weights) {
+			weight = s.Weights[i]
+		}
+		fmt.Fprintf(b, "      - {address: %q, weight: %d}\n", netip.AddrPortFrom(t.ServerAddr(s.Family, i), s.BackendPort), weight)
+	}
+}
