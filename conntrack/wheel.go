@@ -90,9 +90,10 @@ func (t *Table) setExpires(r Ref, e *Entry, deadline uint32) {
 
 // Advance turns the wheel to tick now, does a bounded amount of work, and
 // writes to out the flows whose deadline is now or before; it returns how
-// many. They are still in the table: the caller looks at them and Removes
-// them, else they are reported again a second later. What did not fit in out
-// or in the bound comes with the next call, so call it once a burst.
+// many. They are still in the table, for the caller to look at and Remove;
+// their deadline has been put off by a second, after which they are reported
+// again. What did not fit in out or in the bound comes with the next call, so
+// call it once a burst.
 func (t *Table) Advance(now uint32, out []Ref) int {
 	h := t.hdr
 	if h.used == 0 && before(h.wheelNow, now) {
@@ -131,12 +132,11 @@ func (t *Table) expired(n int) int {
 func (t *Table) visit(r Ref, now uint32, out []Ref, n int) int {
 	e := &t.entries[r]
 	t.unlinkWheel(e)
-	deadline := e.Expires
-	if !before(now, deadline) {
+	if !before(now, e.Expires) {
 		out[n] = r
 		n++
-		deadline = now + retryTicks
+		e.Expires = now + retryTicks
 	}
-	t.linkWheel(r, e, deadline)
+	t.linkWheel(r, e, e.Expires)
 	return n
 }
