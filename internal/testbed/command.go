@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -53,16 +52,15 @@ func (c *Cmd) Start() error {
 	c.ns.cmds[c] = struct{}{}
 	c.ns.mu.Unlock()
 	started := make(chan error, 1)
-	go func() {
+	goLocked(func() {
 		// Never unlocked: this thread forks the child, waits for its end and
 		// dies, and with it the namespaces it entered.
-		runtime.LockOSThread()
 		err := c.startHere()
 		started <- err
 		if err == nil {
 			<-c.done
 		}
-	}()
+	})
 	if err := <-started; err != nil {
 		c.forget()
 		return fmt.Errorf("start %s in %s: %w", c.Path, c.ns.name, err)

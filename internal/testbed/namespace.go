@@ -77,9 +77,7 @@ func (ns *Namespace) create() error {
 		return err
 	}
 	done := make(chan error, 1)
-	go func() {
-		// Never unlocked: the thread ends with this goroutine.
-		runtime.LockOSThread()
+	goLocked(func() { // never unlocked: the thread ends
 		done <- func() error {
 			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 				return fmt.Errorf("unshare: %w", err)
@@ -89,7 +87,7 @@ func (ns *Namespace) create() error {
 			}
 			return nil
 		}()
-	}()
+	})
 	err = <-done
 	if err == nil {
 		ns.file, err = os.Open(path)
@@ -168,13 +166,13 @@ func (ns *Namespace) Do(fn func() error) error {
 		panicked any
 	}
 	done := make(chan outcome, 1)
-	go func() {
+	goLocked(func() {
 		out := outcome{err: errExited}
 		defer func() { done <- out }()
-		runtime.LockOSThread()
 		restore, err := ns.enter()
 		if err != nil {
 			out.err = err
+			runtime.UnlockOSThread()
 			return
 		}
 		defer func() {
@@ -188,7 +186,7 @@ func (ns *Namespace) Do(fn func() error) error {
 			runtime.UnlockOSThread()
 		}()
 		out.err = fn()
-	}()
+	})
 	out := <-done
 	if out.panicked != nil {
 		panic(out.panicked)

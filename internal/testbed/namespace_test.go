@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func newNamespace(t *testing.T, role string) *Namespace {
@@ -73,6 +75,32 @@ func TestDo(t *testing.T) {
 	for range 100 {
 		if got := threadNS(t); got != home {
 			t.Fatalf("thread left in %s", got)
+		}
+	}
+}
+
+// TestMainThreadStays: the main thread, which /proc/self shows, is never the
+// one that is moved and ended.
+func TestMainThreadStays(t *testing.T) {
+	before, err := os.Readlink("/proc/self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ns := newNamespace(t, "main")
+	for range 50 {
+		mainThread := make(chan bool, 1)
+		goLocked(func() {
+			defer runtime.UnlockOSThread()
+			mainThread <- unix.Gettid() == unix.Getpid()
+		})
+		if <-mainThread {
+			t.Fatal("locked to the main thread")
+		}
+		if err := ns.Command(t.Context(), "true").Run(); err != nil {
+			t.Fatal(err)
+		}
+		if after, err := os.Readlink("/proc/self/ns/net"); err != nil || after != before {
+			t.Fatalf("main thread moved from %s to %s, %v", before, after, err)
 		}
 	}
 }

@@ -11,8 +11,9 @@ import (
 type Service struct {
 	Name          string
 	Family        Family
-	VIP           int    // which of the family's VIPs
-	Port          uint16 // of the VIP
+	VIP           int        // which of the family's VIPs
+	Address       netip.Addr // instead of a VIP, if valid: an address of the host, say
+	Port          uint16     // of the VIP
 	BackendPort   uint16
 	Protocol      string // tcp, udp
 	Mode          string // full-nat, dnat
@@ -70,8 +71,12 @@ func (t *Topology) renderService(b *strings.Builder, s Service) {
 	if scheduler == "" {
 		scheduler = "wrr"
 	}
+	address := s.Address
+	if !address.IsValid() {
+		address = t.VIP(s.Family, s.VIP)
+	}
 	fmt.Fprintf(b, "  - name: %s\n", s.Name)
-	fmt.Fprintf(b, "    address: %q\n", netip.AddrPortFrom(t.VIP(s.Family, s.VIP), s.Port))
+	fmt.Fprintf(b, "    address: %q\n", netip.AddrPortFrom(address, s.Port))
 	fmt.Fprintf(b, "    protocol: %s\n    mode: %s\n    scheduler: %s\n", s.Protocol, s.Mode, scheduler)
 	if s.ClientAddress != "" {
 		fmt.Fprintf(b, "    client_address: %s\n", s.ClientAddress)

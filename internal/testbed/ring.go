@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -28,6 +29,8 @@ const (
 	frameSnapLen  = 12 // bytes present
 	frameLen      = 16 // bytes on the wire
 	frameStatus   = 20
+	frameVLANTCI  = 32
+	frameVLANTPID = 36 // u16
 	frameMAC      = 24 // u16: offset of the Ethernet header
 	frameSockaddr = 48
 	framePktType  = frameSockaddr + 10
@@ -40,7 +43,9 @@ type captured struct {
 	wireLen int
 	time    time.Time
 	pktType uint8 // PACKET_HOST, PACKET_OUTGOING, ...
-	tagged  bool  // had a VLAN tag, which the kernel took off
+	// tag is the VLAN tag in network byte order, which the kernel takes off the
+	// frame before any packet socket sees it; nil if there was none.
+	tag []byte
 }
 
 // ring is a packet socket with a mapped receive ring. One goroutine reads it.
@@ -113,13 +118,32 @@ func (r *ring) read(fn func(captured)) bool {
 			wireLen: int(ne.Uint32(h[frameLen:])),
 			time:    time.Unix(int64(ne.Uint32(h[frameSec:])), int64(ne.Uint32(h[frameNsec:]))),
 			pktType: h[framePktType],
-			tagged:  ne.Uint32(h[frameStatus:])&unix.TP_STATUS_VLAN_VALID != 0,
+			tag:     vlanTag(h),
 		})
 		at += int(ne.Uint32(h[frameNext:]))
 	}
 	status.Store(unix.TP_STATUS_KERNEL)
 	r.next = (r.next + 1) % r.blocks
 	return true
+}
+
+// vlanTag reads the VLAN tag out of a frame's ring header.
+func vlanTag(h []byte) []byte {
+	ne, be := binary.NativeEndian, binary.BigEndian
+	if ne.Uint32(h[frameStatus:])&unix.TP_STATUS_VLAN_VALID == 0 {
+		return nil
+	}
+	tag := be.AppendUint16(nil, ne.Uint16(h[frameVLANTPID:]))
+	return be.AppendUint16(tag, uint16(ne.Uint32(h[frameVLANTCI:])))
+}
+
+// whole is the frame as it was on the wire. Without a tag it is data itself.
+func (f captured) whole() []byte {
+	const macs = 12
+	if f.tag == nil || len(f.data) < macs {
+		return f.data
+	}
+	return slices.Concat(f.data[:macs], f.tag, f.data[macs:])
 }
 
 // wait sleeps until there may be a block, at most for the given time.

@@ -64,7 +64,7 @@ type Report struct {
 	TCP, UDP      uint64
 	ICMP          uint64 // both families
 	Fragments     uint64
-	Tagged        uint64 // had a VLAN tag; the kernel had taken it off
+	Tagged        uint64 // had a VLAN tag
 	SYNs, Resets  uint64
 	TOA           uint64 // segments with a TOA option
 	TOAOnSYN      uint64 // of them, with SYN set
@@ -183,6 +183,11 @@ func (s *Sniffer) see(c *checker, f captured) {
 	if s.r.Limited {
 		return
 	}
+	if f.tag != nil {
+		f.data = f.whole()
+		f.wireLen += len(f.tag)
+		s.r.Tagged++
+	}
 	sums := s.r.Frames%uint64(s.o.Every) == 0
 	if s.r.Frames++; s.r.Frames == s.o.Limit {
 		s.r.Limited = true
@@ -190,9 +195,6 @@ func (s *Sniffer) see(c *checker, f captured) {
 	s.r.Bytes += uint64(f.wireLen)
 	if sums {
 		s.r.Checked++
-	}
-	if f.tagged {
-		s.r.Tagged++
 	}
 	if s.pcap != nil {
 		ci := gopacket.CaptureInfo{Timestamp: f.time, CaptureLength: len(f.data), Length: f.wireLen}

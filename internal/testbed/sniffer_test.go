@@ -187,7 +187,9 @@ func TestSnifferCorruptAndTOA(t *testing.T) {
 	corrupt[len(corrupt)-1]++
 	twice := tcpLayer(t4, toaOption(c4), toaOption(forged))
 	twice.SrcPort = 1001
+	tagged := samples(t)["tcp4 in vlan"]
 	frames := [][]byte{
+		tagged,
 		build(t, ether(layers.EthernetTypeIPv4), t4, tcpLayer(t4, toaOption(c4)), gopacket.Payload("x")),
 		build(t, ether(layers.EthernetTypeIPv6), t6, tcpLayer(t6, toaOption(c6))),
 		corrupt,
@@ -210,6 +212,9 @@ func TestSnifferCorruptAndTOA(t *testing.T) {
 	r, err := s.Stop()
 	if err != nil {
 		t.Fatal(err)
+	}
+	if captured := pcap.Bytes(); r.Tagged != 1 || !bytes.Contains(captured, tagged) {
+		t.Errorf("%d tagged frames; the capture does not hold it as sent", r.Tagged)
 	}
 	if r.Bad != 2 || len(r.Violations) != 2 || !strings.Contains(r.Violations[0].Reason, "UDP checksum") ||
 		!strings.Contains(r.Violations[1].Reason, "2 TOA options") {

@@ -81,6 +81,21 @@ func exercise(t *testing.T, top *Topology, f Family, s *Server) {
 	if err != nil || tr.Client.Addr() != top.ClientAddr(f, 0) {
 		t.Errorf("transfer: %+v, %v", tr, err)
 	}
+	cs, err := top.Client.OpenConns(t.Context(), at(PortHash), 5)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if err := cs.Exchange(1000, 1<<20, 10*time.Second); err != nil {
+			t.Error(err)
+		}
+	}
+	if l := cs.Locals(); len(l) != 5 || l[0].Addr() != top.ClientAddr(f, 0) {
+		t.Errorf("local addresses %v", l)
+	}
+	if err := cs.Close(); err != nil {
+		t.Error(err)
+	}
 	e, err := Echo{To: at(PortEcho), Sockets: 20, Count: 5, Size: 100}.Run(t.Context(), top.Client)
 	want := EchoResult{OK: 100, ByServer: map[string]int{"rs2": 100}, ByRemote: map[netip.Addr]int{top.ClientAddr(f, 0): 100}}
 	if diff := cmp.Diff(want, e, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); err != nil || diff != "" {
@@ -92,8 +107,8 @@ func exercise(t *testing.T, top *Topology, f Family, s *Server) {
 		BytesIn: after.BytesIn - before.BytesIn, BytesOut: after.BytesOut - before.BytesOut,
 		Peers: map[netip.Addr]uint64{top.ClientAddr(f, 0): after.Peers[top.ClientAddr(f, 0)]},
 	}
-	wantCounts := ServerCounts{HTTP: 400, Transfers: 1, Echoes: 100, BytesIn: 8 << 20, BytesOut: 9 << 20,
-		Peers: map[netip.Addr]uint64{top.ClientAddr(f, 0): 501}}
+	wantCounts := ServerCounts{HTTP: 400, Transfers: 16, Echoes: 100, BytesIn: 8<<20 + 15*1000, BytesOut: 9<<20 + 15<<20,
+		Peers: map[netip.Addr]uint64{top.ClientAddr(f, 0): 516}}
 	if diff := cmp.Diff(wantCounts, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
 		t.Errorf("server's counts (-want +got)\n%s", diff)
 	}

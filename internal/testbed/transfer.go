@@ -10,12 +10,14 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"sync"
 	"time"
 )
 
-// A transfer is one TCP connection. The client begins with the line
-// "<up> <down> <seed>\n"; then both sides send their bytes at the same time;
-// then the server sends the SHA-256 of what it got and of what it sent.
+// An exchange: the client begins with the line "<up> <down> <seed>\n"; then both
+// sides send their bytes at the same time; then the server sends the SHA-256 of
+// what it got and of what it sent. A connection may carry many, one after the
+// other.
 
 // maxHeader bounds the first line of a transfer.
 const maxHeader = 128
@@ -35,14 +37,15 @@ func (s *Server) serveTransfers(l net.Listener) {
 		}
 		s.wg.Go(func() {
 			defer s.untrack(c)
+			r := bufio.NewReaderSize(c, 1<<17)
 			// The client reports what went wrong, it sees more of it.
-			_ = s.serveTransfer(c)
+			for s.serveExchange(c, r) == nil {
+			}
 		})
 	}
 }
 
-func (s *Server) serveTransfer(c net.Conn) error {
-	r := bufio.NewReaderSize(c, 1<<17)
+func (s *Server) serveExchange(c net.Conn, r *bufio.Reader) error {
 	line, err := r.ReadSlice('\n')
 	if err != nil || len(line) > maxHeader {
 		return fmt.Errorf("transfer header: %w", err)
@@ -73,6 +76,7 @@ func (s *Server) serveTransfer(c net.Conn) error {
 	return err
 }
 
+// sum is what one direction carried.
 type sum struct {
 	n    int64
 	hash [sha256.Size]byte
@@ -169,4 +173,68 @@ func (t Transfer) exchange(c net.Conn) error {
 		return fmt.Errorf("server to client: sent %x, client got %x", theirs[1], mine)
 	}
 	return nil
+}
+
+// Conns are TCP connections to a Server's PortHash that stay open, idle between
+// exchanges: the sessions that a restart in between must not hurt. Close them.
+type Conns struct {
+	to   netip.AddrPort
+	all  []net.Conn
+	seed uint64
+}
+
+// OpenConns opens n connections from the namespace, all or none.
+func (ns *Namespace) OpenConns(ctx context.Context, to netip.AddrPort, n int) (*Conns, error) {
+	cs := &Conns{to: to}
+	d := ns.Dialer(0)
+	for range n {
+		c, err := d.DialContext(ctx, "tcp", to.String())
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("connection %d to %s: %w", len(cs.all), to, err), cs.Close())
+		}
+		cs.all = append(cs.all, c)
+	}
+	return cs, nil
+}
+
+// Exchange sends and receives so many bytes over every connection, all at the
+// same time, and verifies the hashes. Each failed connection is an error of its
+// own in the joined one.
+func (cs *Conns) Exchange(up, down int64, timeout time.Duration) error {
+	cs.seed++
+	errs := make([]error, len(cs.all))
+	var wg sync.WaitGroup
+	for i, c := range cs.all {
+		wg.Go(func() {
+			err := c.SetDeadline(time.Now().Add(timeout))
+			if err == nil {
+				err = Transfer{To: cs.to, Up: up, Down: down, Seed: cs.seed<<16 + uint64(i)}.exchange(c)
+			}
+			if err != nil {
+				errs[i] = fmt.Errorf("connection %d, %s to %s: %w", i, c.LocalAddr(), cs.to, err)
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// Locals are the client's addresses and ports of the connections.
+func (cs *Conns) Locals() []netip.AddrPort {
+	out := make([]netip.AddrPort, len(cs.all))
+	for i, c := range cs.all {
+		out[i] = plain(c.LocalAddr().(*net.TCPAddr).AddrPort())
+	}
+	return out
+}
+
+// Close closes the connections.
+func (cs *Conns) Close() error {
+	var errs []error
+	for _, c := range cs.all {
+		if err := c.Close(); !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
 }
