@@ -18,7 +18,7 @@ import (
 
 const (
 	testFrame = 2048
-	testRing  = 256
+	testRing  = BurstSize
 	// Frames a worker: both rings of both its ports full, and a burst to spare.
 	testFrames = 4*testRing + 2*BurstSize
 )
@@ -97,12 +97,20 @@ type sentFrame struct {
 
 func newRig(t testing.TB, workers int, spec Spec) *rig {
 	t.Helper()
+	return newRigWith(t, workers, spec, func(*Options) {})
+}
+
+// newRigWith lets the test change the options.
+func newRigWith(t testing.TB, workers int, spec Spec, change func(*Options)) *rig {
+	t.Helper()
 	r := &rig{t: t, now: 1}
 	umem := make([]byte, workers*testFrames*testFrame)
-	dp, err := New(Options{
-		Workers: workers, UMEM: umem, FrameSize: testFrame, Flows: 4096 * workers,
+	o := Options{
+		Workers: workers, UMEM: umem, FrameSize: testFrame, Flows: 1024 * workers,
 		Secret: [32]byte{1}, Unpopulated: true,
-	})
+	}
+	change(&o)
+	dp, err := New(o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -236,7 +244,7 @@ func verify(t testing.TB, frame []byte) gopacket.Packet {
 	if err := gopacket.SerializeLayers(buf, gopacket.SerializeOptions{ComputeChecksums: true}, ls...); err != nil {
 		t.Fatalf("gopacket: %v", err)
 	}
-	got, want := frame[:len(frame)], buf.Bytes()
+	got, want := frame, buf.Bytes()
 	n := min(len(got), len(want))
 	if string(got[:n]) != string(want[:n]) {
 		t.Fatalf("checksum: sent\n%x\ngopacket says\n%x", got, want)

@@ -17,7 +17,7 @@ func (w *Worker) miss(i int, handed bool) Verdict {
 		owned = w.snap.names.owner(p.Dst)
 	}
 	if w.owners.workers > 1 && !handed {
-		owner := 0
+		var owner int
 		switch {
 		case svc >= 0:
 			owner = w.owners.client(p.Src, p.SrcPort)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/l4fwd/l4fwd/conntrack"
 	"github.com/l4fwd/l4fwd/dataplane/memport"
+	"github.com/l4fwd/l4fwd/nat"
 	"github.com/l4fwd/l4fwd/packet"
 )
 
@@ -83,17 +84,56 @@ func TestDNATTupleConflictTakesAnotherBackend(t *testing.T) {
 
 func TestPortsExhausted(t *testing.T) {
 	spec := testSpec()
-	spec.Locals = spec.Locals[:1]
-	spec.Services = spec.Services[2:3] // UDP, Full-NAT, one backend
-	r := newRig(t, 1, spec)
-	for i := range 5000 {
-		f := build(t, seg{src: fmt.Sprintf("198.51.100.7:%d", 1024+i), dst: "192.0.2.10:5000", udp: true})
-		if out := r.deliver(0, 0, f); len(out) == 0 {
-			c := r.counts()
-			if i < 4096-1 || c.Verdicts[DropTableFull]+c.Verdicts[DropBucketFull]+c.Evicted == 0 {
-				t.Fatalf("flow %d refused: %+v", i, c)
-			}
-		}
+	spec.Locals = spec.Locals[:2] // both IPv4
+	spec.Services = spec.Services[2:3]
+	r := newRigWith(t, 1, spec, func(o *Options) {
+		o.LocalPorts = []nat.PortRange{{First: 2000, Last: 2003}, {First: 3000, Last: 3001}}
+	})
+	query := func(i int) []byte {
+		return build(t, seg{src: fmt.Sprintf("198.51.100.7:%d", 1024+i), dst: "192.0.2.10:5000", udp: true})
+	}
+	seen := map[string]bool{}
+	for i := range 6 {
+		src, _ := ipOf(verify(t, r.one(0, 0, 1, query(i))))
+		seen[src.String()] = true
+	}
+	if len(seen) != 2 {
+		t.Errorf("local addresses used: %v, want both", seen)
+	}
+	r.refused(0, 0, DropPortsExhausted, query(6))
+	r.one(0, 0, 1, query(3)) // those that have a flow keep it
+}
+
+func TestTableFull(t *testing.T) {
+	r := newRigWith(t, 1, testSpec(), func(o *Options) { o.Flows = 16 })
+	query := func(i int) []byte {
+		return build(t, seg{src: fmt.Sprintf("198.51.100.7:%d", 1024+i), dst: "192.0.2.11:5000", udp: true})
+	}
+	answer := func(i int) []byte {
+		return build(t, seg{src: "10.0.1.20:5000", dst: fmt.Sprintf("198.51.100.7:%d", 1024+i), udp: true})
+	}
+	for i := range 16 {
+		r.one(0, 0, 1, query(i))
+		r.one(0, 1, 0, answer(i))
+	}
+	r.refused(0, 0, DropTableFull, query(16))
+	r.one(0, 0, 1, query(7)) // an established flow never makes room
+}
+
+func TestHalfOpenMakesRoom(t *testing.T) {
+	r := newRigWith(t, 1, testSpec(), func(o *Options) { o.Flows = 16 })
+	for i := range 100 {
+		r.one(0, 0, 1, build(t, seg{src: fmt.Sprintf("198.51.100.7:%d", 1024+i), dst: "192.0.2.11:80", syn: true}))
+	}
+	if c := r.counts(); c.Opened != 100 || c.Evicted != 96 {
+		t.Errorf("opened %d, evicted %d; want 100, 96", c.Opened, c.Evicted)
+	}
+	var active int64
+	for _, b := range r.dp.Workers[0].BackendCounts() {
+		active += b.Active
+	}
+	if active != 4 {
+		t.Errorf("%d flows active at backends, want 4", active)
 	}
 }
 
