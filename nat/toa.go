@@ -79,8 +79,8 @@ func TOANeeded(e *conntrack.Entry, p *packet.Packet) bool {
 func InsertTOA(chunk []byte, off, n int, p *packet.Packet, e *conntrack.Entry, kind uint8, mtu int) (newOff, newLen int, res TOAResult) {
 	l3, l4, payload, end := int(p.L3), int(p.L4), int(p.Payload), int(p.End)
 	fixed := l4 + packet.TCPMinLen
-	if p.Kind != packet.KindTCP || off < 0 || n < end || off+n > len(chunk) ||
-		l4 < l3+packet.IPv4MinLen || payload < fixed || end < payload {
+	if p.Kind != packet.KindTCP || off < 0 || off > len(chunk) || n < end || n > len(chunk)-off ||
+		l4 < l3+packet.IPv4MinLen || payload < fixed || payload > fixed+maxOptions || end < payload {
 		return off, n, TOANoHeadroom
 	}
 	had := payload - fixed
