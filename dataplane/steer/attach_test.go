@@ -83,6 +83,7 @@ func TestAttachModes(t *testing.T) {
 		"veth generic": {veth.Attrs().Index, Generic, Generic, 0, nil},
 		"lo auto":      {lo, Auto, Generic, 1, nil},
 		"lo native":    {lo, Native, Auto, 0, ErrUnsupported},
+		"no such mode": {veth.Attrs().Index, 7, Auto, 0, ErrUnsupported},
 		"no interface": {99999, Auto, Auto, 0, ErrNoInterface},
 	}
 	for name, c := range cases {
@@ -374,7 +375,7 @@ func TestTraffic(t *testing.T) {
 			if err := s.Update(testRules()); err != nil {
 				t.Fatal(err)
 			}
-			n, err := s.Attach(a.Attrs().Index, a.Attrs().HardwareAddr, mode)
+			n, err := s.Attach(a.Attrs().Index, nil, mode)
 			if err != nil {
 				t.Fatal(err)
 			}

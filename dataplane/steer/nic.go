@@ -53,13 +53,19 @@ type NIC struct {
 
 // Attach loads a program for the interface with that index in the network
 // namespace of the calling thread and attaches it. mac is the interface's own
-// address. A NIC that has an XDP program gives an *AttachedError, a mode that
+// address, nil for the one it has now. A NIC that has an XDP program gives an *AttachedError, a mode that
 // the driver refuses an ErrUnsupported; Auto falls back and tells in Notes.
 func (s *Steer) Attach(ifindex int, mac net.HardwareAddr, mode Mode) (*NIC, error) {
 	name := fmt.Sprintf("interface %d", ifindex)
 	dev, err := netlink.LinkByIndex(ifindex)
+	if errors.As(err, new(netlink.LinkNotFoundError)) {
+		return nil, fmt.Errorf("%s: %w", name, ErrNoInterface)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w: %w", name, ErrNoInterface, err)
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	if mac == nil {
+		mac = dev.Attrs().HardwareAddr
 	}
 	name = dev.Attrs().Name
 	// The kernel would refuse just as well, but without saying whose it is.
@@ -99,8 +105,12 @@ func (n *NIC) load() error {
 // attach makes the link, trying the modes that mode stands for.
 func (n *NIC) attach(ifindex int, name string, mode Mode) error {
 	tries := []Mode{mode}
-	if mode == Auto {
+	switch mode {
+	case Auto:
 		tries = []Mode{Native, Generic}
+	case Native, Generic:
+	default:
+		return fmt.Errorf("%s: %w: %s", name, ErrUnsupported, mode)
 	}
 	var refused error
 	for _, m := range tries {

@@ -302,6 +302,34 @@ func TestSetMAC(t *testing.T) {
 	}
 }
 
+// BenchmarkProgram is the kernel's own time for a frame, without a driver.
+func BenchmarkProgram(b *testing.B) {
+	bench := newBench(b, Options{})
+	if err := bench.Update(testRules()); err != nil {
+		b.Fatal(err)
+	}
+	f, g := families["ipv4"], families["ipv6"]
+	for _, c := range []struct {
+		name  string
+		frame []byte
+	}{
+		{"vip4", f.tcp(b, f.client, 4000, f.vip, 80)},
+		{"vip6", g.tcp(b, g.client, 4000, g.vip, 80)},
+		{"service4", f.tcp(b, f.client, 4000, f.host, 80)},
+		{"return4", f.tcp(b, f.backend, 8080, f.client, 4000)},
+		{"ssh4", f.tcp(b, f.client, 4000, f.host, 22)},
+		{"stranger6", g.tcp(b, g.client, 4000, g.stranger, 80)},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			_, perRun, err := bench.nic.objs.L4fwdSteer.Benchmark(c.frame, b.N, nil)
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.ReportMetric(float64(perRun.Nanoseconds()), "ns/frame")
+		})
+	}
+}
+
 // TestObjectsAreCurrent compares the sources with what the committed objects
 // were compiled from; generate.sh -check compares the objects themselves.
 func TestObjectsAreCurrent(t *testing.T) {

@@ -161,29 +161,37 @@ func (s *Steer) install(next tables) error {
 }
 
 // move turns the maps into next step by step. The order is what keeps every
-// intermediate state harmless: that an address is the host's is known before a
-// backend could take traffic to it; an endpoint is there before its address
-// says that there is one, and goes after.
+// intermediate state harmless: that an address is the host's is known before
+// any backend can take traffic to it, and forgotten last; an endpoint is there
+// before its address says that there is one, and goes after it is needed.
 func (s *Steer) move(next tables) error {
-	for k, v := range next.addresses {
-		old := s.addresses.have[k]
-		if v.Flags&addrHost != 0 && old.Flags&addrHost == 0 {
-			old.Flags |= addrHost
-			if err := s.addresses.put(k, old); err != nil {
-				return err
-			}
+	steps := []func() error{
+		func() error { return s.addresses.add(withHost(s.addresses.have, next.addresses)) },
+		func() error { return s.endpoints.add(next.endpoints) },
+		func() error { return s.addresses.add(withHost(next.addresses, s.addresses.have)) },
+		func() error { return s.endpoints.prune(next.endpoints) },
+		func() error { return s.addresses.add(next.addresses) },
+		func() error { return s.addresses.prune(next.addresses) },
+	}
+	for _, step := range steps {
+		if err := step(); err != nil {
+			return err
 		}
 	}
-	if err := s.endpoints.add(next.endpoints); err != nil {
-		return err
+	return nil
+}
+
+// withHost is a, with the addresses that are the host's in b marked as such.
+func withHost(a, b map[endpointKey]addressValue) map[endpointKey]addressValue {
+	a = maps.Clone(a)
+	for k, v := range b {
+		if v.Flags&addrHost != 0 {
+			v = a[k]
+			v.Flags |= addrHost
+			a[k] = v
+		}
 	}
-	if err := s.addresses.add(next.addresses); err != nil {
-		return err
-	}
-	if err := s.addresses.prune(next.addresses); err != nil {
-		return err
-	}
-	return s.endpoints.prune(next.endpoints)
+	return a
 }
 
 // Close detaches every NIC and releases the maps.

@@ -25,7 +25,7 @@ const (
 )
 
 // newXSK binds a socket in copy mode; it is closed with the test.
-func newXSK(t *testing.T, ifindex, queue int) *xsk {
+func newXSK(t testing.TB, ifindex, queue int) *xsk {
 	t.Helper()
 	fd, err := unix.Socket(unix.AF_XDP, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -69,14 +69,14 @@ func newXSK(t *testing.T, ifindex, queue int) *xsk {
 	}
 }
 
-func setXDP(t *testing.T, fd, opt int, value []byte) {
+func setXDP(t testing.TB, fd, opt int, value []byte) {
 	t.Helper()
 	if err := unix.SetsockoptString(fd, unix.SOL_XDP, opt, string(value)); err != nil {
 		t.Fatalf("setsockopt SOL_XDP %d: %v", opt, err)
 	}
 }
 
-func mapRing(t *testing.T, fd int, offset int64, size uint64) []byte {
+func mapRing(t testing.TB, fd int, offset int64, size uint64) []byte {
 	t.Helper()
 	b, err := unix.Mmap(fd, offset, int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_POPULATE)
 	if err != nil {
