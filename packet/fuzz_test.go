@@ -54,6 +54,9 @@ func checkOracle(t fataler, frame []byte, p *Packet) {
 	if g.ErrorLayer() != nil || g.Metadata().Truncated || g.Layer(layers.LayerTypeIPSecAH) != nil {
 		return // behind AH nothing can be rewritten, so Parse does not look there
 	}
+	if g.Layer(layers.LayerTypeIPv6HopByHop) != nil {
+		return // gopacket 1.1.19 then reads past the payload length, into padding
+	}
 	if p.Err != ErrNone {
 		if structural[p.Err] && g.TransportLayer() != nil {
 			t.Fatalf("%v, but gopacket reads\n%v\n%x", p.Err, g, frame)
@@ -153,7 +156,7 @@ func checkInner(t fataler, frame []byte, p *Packet, sameIP func(string, Addr, ne
 	case *layers.IPv4:
 		sameIP("embedded source", p.Dst, ip.SrcIP)
 		sameIP("embedded destination", p.Src, ip.DstIP)
-		if uint8(ip.Protocol) != p.Proto || int(p.Inner4-p.Payload) != len(ip.Contents) {
+		if uint8(ip.Protocol) != p.Proto || int(p.Inner4-p.Payload) != int(ip.IHL)*4 {
 			t.Fatalf("%+v, gopacket %+v\n%x", *p, ip, frame)
 		}
 	case *layers.IPv6:
