@@ -1,0 +1,241 @@
+package nic
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// space is a namespace that processes can find by name, with a veth pair
+// "nic0"/"nic1" of 4 queues in it.
+func space(t *testing.T) netns.NsHandle {
+	t.Helper()
+	name := fmt.Sprintf("nic-%d-%d", os.Getpid(), time.Now().UnixNano())
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	home, err := netns.Get()
+	must(t, err)
+	defer home.Close()
+	ns, err := netns.NewNamed(name)
+	must(t, netns.Set(home))
+	must(t, err)
+	t.Cleanup(func() {
+		ns.Close()
+		if err := netns.DeleteNamed(name); err != nil {
+			t.Error(err)
+		}
+	})
+	h, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
+	must(t, err)
+	defer h.Close()
+	addPair(t, h)
+	return ns
+}
+
+func addPair(t *testing.T, h *netlink.Handle) {
+	t.Helper()
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.NumRxQueues, attrs.NumTxQueues, attrs.MTU = "nic0", 4, 4, 1400
+	must(t, h.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "nic1"}))
+	for _, name := range []string{"nic0", "nic1"} {
+		l, err := h.LinkByName(name)
+		must(t, err)
+		must(t, h.LinkSetUp(l))
+	}
+}
+
+// values reads what the device really has.
+func values(t *testing.T, ns netns.NsHandle) map[string]string {
+	t.Helper()
+	out := map[string]string{}
+	must(t, within(ns, func() error {
+		l, err := netlink.LinkByName("nic0")
+		if err != nil {
+			return err
+		}
+		h, err := openHardware("nic0", l.Attrs().Index, "")
+		if err != nil {
+			return err
+		}
+		defer h.close()
+		for _, k := range allKnobs {
+			v, err := h.read(k)
+			if errors.Is(err, errNoKnob) {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			out[k.Key] = v
+		}
+		return nil
+	}))
+	return out
+}
+
+var (
+	want     = Settings{KeepVLANTags: true, NoLRO: true, BusyPoll: &BusyPoll{2, 200 * time.Microsecond}}
+	changed  = map[string]string{"rx-vlan-hw-parse": "off", "rx-vlan-stag-hw-parse": "off", "rx-lro": "off", "napi_defer_hard_irqs": "2", "gro_flush_timeout": "200000"}
+	original = map[string]string{"rx-vlan-hw-parse": "on", "rx-vlan-stag-hw-parse": "on", "rx-lro": "off", "napi_defer_hard_irqs": "0", "gro_flush_timeout": "0"}
+)
+
+func check(t *testing.T, ns netns.NsHandle, want map[string]string) {
+	t.Helper()
+	if diff := cmp.Diff(want, values(t, ns)); diff != "" {
+		t.Errorf("settings (-want +got):\n%s", diff)
+	}
+}
+
+func files(t *testing.T, dir string) []string {
+	t.Helper()
+	out, err := filepath.Glob(filepath.Join(dir, "*.json"))
+	must(t, err)
+	return out
+}
+
+func apply(t *testing.T, ns netns.NsHandle, dir string) *Applied {
+	t.Helper()
+	a, err := Apply("nic0", want, Options{Dir: dir, Namespace: ns})
+	must(t, err)
+	if len(a.Problems) != 0 {
+		t.Errorf("problems: %v", a.Problems)
+	}
+	return a
+}
+
+// crash makes the journals look like those of a process that is no more.
+func crash(t *testing.T, dir string) {
+	t.Helper()
+	for _, path := range files(t, dir) {
+		j, err := load(path)
+		must(t, err)
+		j.Start++
+		must(t, j.save(dir))
+	}
+}
+
+func TestApplyAndRestore(t *testing.T) {
+	ns, dir := space(t), filepath.Join(t.TempDir(), "l4fwd")
+	check(t, ns, original)
+	a := apply(t, ns, dir)
+	check(t, ns, changed)
+	if len(files(t, dir)) != 1 {
+		t.Errorf("journals: %v", files(t, dir))
+	}
+	if repaired, err := Repair(Options{Dir: dir}); len(repaired) != 0 || err != nil {
+		t.Errorf("Repair of a living process's: %v, %v", repaired, err)
+	}
+	check(t, ns, changed)
+	must(t, a.Restore())
+	must(t, a.Restore())
+	check(t, ns, original)
+	if len(files(t, dir)) != 0 {
+		t.Errorf("journals remain: %v", files(t, dir))
+	}
+}
+
+func TestRepairAfterCrash(t *testing.T) {
+	ns, dir := space(t), t.TempDir()
+	apply(t, ns, dir)
+	crash(t, dir)
+	repaired, err := Repair(Options{Dir: dir})
+	if err != nil || !cmp.Equal(repaired, []string{"nic0"}) || len(files(t, dir)) != 0 {
+		t.Errorf("repaired %v, %v; journals %v", repaired, err, files(t, dir))
+	}
+	check(t, ns, original)
+}
+
+func TestStartAfterCrash(t *testing.T) {
+	ns, dir := space(t), t.TempDir()
+	apply(t, ns, dir)
+	crash(t, dir)
+	a := apply(t, ns, dir)
+	check(t, ns, changed)
+	must(t, a.Restore())
+	check(t, ns, original)
+}
+
+func TestInUse(t *testing.T) {
+	ns, dir := space(t), t.TempDir()
+	apply(t, ns, dir)
+	j, err := load(files(t, dir)[0])
+	must(t, err)
+	j.PID = os.Getppid()
+	j.Start, err = processStart(j.PID)
+	must(t, err)
+	must(t, j.save(dir))
+	if _, err := Apply("nic0", want, Options{Dir: dir, Namespace: ns}); !errors.Is(err, ErrInUse) {
+		t.Errorf("Apply: %v", err)
+	}
+}
+
+func TestInterfaceMadeAgain(t *testing.T) {
+	ns, dir := space(t), t.TempDir()
+	a := apply(t, ns, dir)
+	h, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
+	must(t, err)
+	defer h.Close()
+	l, err := h.LinkByName("nic0")
+	must(t, err)
+	must(t, h.LinkDel(l))
+	if err := a.Restore(); err != nil || len(files(t, dir)) != 0 {
+		t.Errorf("Restore without the interface: %v, journals %v", err, files(t, dir))
+	}
+	addPair(t, h)
+	a = apply(t, ns, dir)
+	l, err = h.LinkByName("nic0")
+	must(t, err)
+	must(t, h.LinkDel(l))
+	addPair(t, h)
+	if err := a.Restore(); err != nil || len(files(t, dir)) != 0 {
+		t.Errorf("Restore with another interface: %v, journals %v", err, files(t, dir))
+	}
+	check(t, ns, original)
+}
+
+func TestVoidJournals(t *testing.T) {
+	dir := t.TempDir()
+	gone, old := freshJournal(t), freshJournal(t)
+	gone.Start++
+	gone.Namespace = 1 // no namespace has this inode
+	old.Name, old.Boot, old.PID = "eth8", "another boot", 1<<22+1
+	for _, j := range []*journal{gone, old} {
+		j.Changes = []change{{lro, "on", "off"}}
+		must(t, j.save(dir))
+	}
+	must(t, os.WriteFile(filepath.Join(dir, "bad@1.json"), []byte("{"), 0o600))
+	repaired, err := Repair(Options{Dir: dir})
+	if err == nil || len(repaired) != 2 || !cmp.Equal(files(t, dir), []string{filepath.Join(dir, "bad@1.json")}) {
+		t.Errorf("repaired %v, %v; journals %v", repaired, err, files(t, dir))
+	}
+}
+
+func TestReadInfo(t *testing.T) {
+	ns := space(t)
+	info, err := ReadInfo(ns, "nic0")
+	must(t, err)
+	got := *info
+	got.Index, got.MAC = 0, nil
+	if diff := cmp.Diff(Info{Name: "nic0", Driver: "veth", MTU: 1400, RXQueues: 4, TXQueues: 4, MaxRX: 4, MaxTX: 4}, got); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+	if info.Index == 0 || len(info.MAC) != 6 {
+		t.Errorf("%+v", info)
+	}
+	var missing netlink.LinkNotFoundError
+	if _, err := ReadInfo(ns, "absent0"); !errors.As(err, &missing) {
+		t.Errorf("an interface that is not there: %v", err)
+	}
+	if _, err := Apply("absent0", want, Options{Dir: t.TempDir(), Namespace: ns}); !errors.As(err, &missing) {
+		t.Errorf("settings of an interface that is not there: %v", err)
+	}
+}

@@ -1,0 +1,255 @@
+package nic
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"go.uber.org/zap"
+)
+
+// DefaultDir is where journals are kept: gone after a reboot, like what they
+// describe.
+const DefaultDir = "/run/l4fwd"
+
+// Options say where to work.
+type Options struct {
+	Dir       string         // of the journals; "": DefaultDir
+	Namespace netns.NsHandle // zero or netns.None(): the calling thread's; must stay open until Restore
+	Log       *zap.Logger    // nil: silent
+
+	sysfs string // tests: instead of a sysfs of the namespace
+}
+
+// Settings are what l4fwd wants of a NIC. The zero value wants nothing.
+type Settings struct {
+	// KeepVLANTags switches hardware VLAN stripping off: XDP must see the tags.
+	KeepVLANTags bool
+	// NoLRO switches large receive offload off: merged packets are larger than
+	// any frame, and are not what was sent.
+	NoLRO bool
+	// BusyPoll, if not nil, lets busy polling replace interrupts.
+	BusyPoll *BusyPoll
+}
+
+// BusyPoll is how long the NIC's interrupts stay off while somebody polls
+// (Documentation/networking/napi.rst).
+type BusyPoll struct {
+	DeferHardIRQs   uint32        // polls without a packet before interrupts come back
+	GROFlushTimeout time.Duration // timer that polls meanwhile, in nanoseconds in the kernel
+}
+
+// ErrInUse is wrapped by Apply if another running process has changed the NIC.
+var ErrInUse = errors.New("settings are held by another running process")
+
+// Applied is a NIC whose settings were changed.
+type Applied struct {
+	// Problems says what could not be set, in words for the log. The NIC can be
+	// used nevertheless, but say a tag may be invisible.
+	Problems []error
+
+	opt Options
+	log *zap.Logger
+	j   *journal
+}
+
+type wish struct {
+	knob
+	value string
+}
+
+func (s Settings) wishes() []wish {
+	var out []wish
+	if s.KeepVLANTags {
+		out = append(out, wish{vlanStripping, "off"}, wish{svlanStripping, "off"})
+	}
+	if s.NoLRO {
+		out = append(out, wish{lro, "off"})
+	}
+	if b := s.BusyPoll; b != nil {
+		out = append(out, wish{deferHardIRQs, strconv.FormatUint(uint64(b.DeferHardIRQs), 10)},
+			wish{groFlush, strconv.FormatInt(b.GROFlushTimeout.Nanoseconds(), 10)})
+	}
+	return out
+}
+
+func (o Options) defaults() (Options, *zap.Logger) {
+	if o.Dir == "" {
+		o.Dir = DefaultDir
+	}
+	if o.Log == nil {
+		o.Log = zap.NewNop()
+	}
+	return o, o.Log
+}
+
+// Apply makes the settings, each journalled before it is made. What an earlier
+// process left behind by a crash is put back first, so that its settings are
+// not taken for the original ones. A setting the NIC lacks or refuses is one
+// of the Problems; an error means that nothing is changed.
+func Apply(name string, want Settings, opt Options) (*Applied, error) {
+	opt, log := opt.defaults()
+	unlock, err := lock(opt.Dir)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	a := &Applied{opt: opt, log: log}
+	err = within(opt.Namespace, func() error {
+		if a.j, err = identify(name); err != nil {
+			return err
+		}
+		if err := a.takeOver(); err != nil {
+			return err
+		}
+		dev, err := openHardware(name, a.j.Index, opt.sysfs)
+		if err != nil {
+			return err
+		}
+		defer dev.close()
+		return a.apply(dev, want.wishes())
+	})
+	if err != nil {
+		return nil, fmt.Errorf("settings of %s: %w", name, err)
+	}
+	return a, nil
+}
+
+// identify makes an empty journal for the interface and this process.
+func identify(name string) (*journal, error) {
+	l, err := netlink.LinkByName(name)
+	if err != nil {
+		return nil, fmt.Errorf("interface %s: %w", name, err)
+	}
+	ns, err := namespaceHere()
+	if err != nil {
+		return nil, err
+	}
+	start, err := processStart(os.Getpid())
+	if err != nil {
+		return nil, err
+	}
+	return &journal{
+		Version: journalVersion, Name: name, Index: l.Attrs().Index, PermMAC: l.Attrs().PermHWAddr.String(),
+		Namespace: ns, Boot: bootID(), PID: os.Getpid(), Start: start,
+	}, nil
+}
+
+// takeOver puts back what the last owner of the interface left.
+func (a *Applied) takeOver() error {
+	old, err := load(a.j.path(a.opt.Dir))
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case old.ownedElsewhere():
+		return fmt.Errorf("%w: pid %d", ErrInUse, old.PID)
+	}
+	return old.restore(a.opt, a.log)
+}
+
+// apply makes the changes that are needed.
+func (a *Applied) apply(dev device, wishes []wish) error {
+	for _, w := range wishes {
+		old, err := dev.read(w.knob)
+		switch {
+		case errors.Is(err, errNoKnob) && w.Kind == kindFeature:
+			continue // cannot be on
+		case err != nil:
+			a.Problems = append(a.Problems, fmt.Errorf("%s of %s: %w", w.Key, a.j.Name, err))
+			continue
+		case old == w.value:
+			continue
+		}
+		a.j.Changes = append(a.j.Changes, change{w.knob, old, w.value})
+		if err := a.j.save(a.opt.Dir); err != nil {
+			a.j.Changes = a.j.Changes[:len(a.j.Changes)-1]
+			return errors.Join(err, a.j.putBack(dev, a.opt.Dir, a.log))
+		}
+		if err := dev.write(w.knob, w.value); err != nil {
+			// It stays in the journal: a refusal may have come half-way.
+			a.Problems = append(a.Problems, err)
+			continue
+		}
+		a.log.Info("changed a NIC setting", zap.String("nic", a.j.Name),
+			zap.String("setting", w.Key), zap.String("from", old), zap.String("to", w.value))
+	}
+	return nil
+}
+
+// Restore puts everything back and removes the journal. What cannot be put
+// back stays in the journal for Repair, and is an error. An interface that is
+// gone is none. A second call does nothing.
+func (a *Applied) Restore() error {
+	if len(a.j.Changes) == 0 {
+		return nil
+	}
+	unlock, err := lock(a.opt.Dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return within(a.opt.Namespace, func() error { return a.j.restore(a.opt, a.log) })
+}
+
+// restore works in the calling thread's namespace, which must be the
+// journal's.
+func (j *journal) restore(opt Options, log *zap.Logger) error {
+	l, err := netlink.LinkByName(j.Name)
+	var missing netlink.LinkNotFoundError
+	switch {
+	case errors.As(err, &missing):
+		j.Changes = nil
+		return j.remove(opt.Dir)
+	case err != nil:
+		return fmt.Errorf("putting back the settings of %s: %w", j.Name, err)
+	}
+	if l.Attrs().Index != j.Index || l.Attrs().PermHWAddr.String() != j.PermMAC {
+		log.Info("interface was made again, nothing to put back", zap.String("nic", j.Name))
+		j.Changes = nil
+		return j.remove(opt.Dir)
+	}
+	dev, err := openHardware(j.Name, j.Index, opt.sysfs)
+	if err != nil {
+		return fmt.Errorf("putting back the settings of %s: %w", j.Name, err)
+	}
+	defer dev.close()
+	return j.putBack(dev, opt.Dir, log)
+}
+
+// putBack undoes the changes in reverse; those that fail stay in the journal.
+func (j *journal) putBack(dev device, dir string, log *zap.Logger) error {
+	var failed []change
+	var errs []error
+	for i := len(j.Changes) - 1; i >= 0; i-- {
+		c := j.Changes[i]
+		now, err := dev.read(c.knob)
+		switch {
+		case errors.Is(err, errNoKnob) || err == nil && now == c.Old:
+			continue
+		case err == nil && now != c.New:
+			log.Warn("a NIC setting was changed by somebody else, leaving it", zap.String("nic", j.Name),
+				zap.String("setting", c.Key), zap.String("value", now))
+			continue
+		case err == nil:
+			err = dev.write(c.knob, c.Old)
+		}
+		if err != nil {
+			failed = append([]change{c}, failed...)
+			errs = append(errs, err)
+			continue
+		}
+		log.Info("put back a NIC setting", zap.String("nic", j.Name),
+			zap.String("setting", c.Key), zap.String("to", c.Old))
+	}
+	j.Changes = failed
+	if len(failed) == 0 {
+		return j.remove(dir)
+	}
+	return errors.Join(fmt.Errorf("putting back the settings of %s: %w", j.Name, errors.Join(errs...)), j.save(dir))
+}
