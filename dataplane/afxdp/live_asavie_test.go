@@ -2,14 +2,12 @@ package afxdp
 
 import (
 	"encoding/binary"
-	"fmt"
 	"runtime"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/asavie/xdp"
-	"github.com/vishvananda/netlink"
 )
 
 // asaviePeer is the far end: rings that share no code with ours. It checks every
@@ -90,8 +88,54 @@ func (p *asaviePeer) turn() bool {
 	return busy
 }
 
+// run echoes until stop, then closes done.
+func (p *asaviePeer) run(stop *atomic.Bool, done chan<- struct{}) {
+	defer close(done)
+	for !stop.Load() {
+		if !p.turn() {
+			runtime.Gosched()
+		}
+	}
+}
+
+// tally is what came of sending packets to a peer that answers each.
+type tally struct {
+	sent, got, broken uint64
+	took              time.Duration
+}
+
+// echo keeps up to window packets on their way until target have come back, the
+// limit has passed and the last is back, or nothing has come back for 2 s.
+func (e *end) echo(t *testing.T, target, window uint64, limit time.Duration) (c tally) {
+	t.Helper()
+	begin, last := time.Now(), time.Now()
+	for c.got < target && (time.Since(begin) < limit || c.got < c.sent) && time.Since(last) < 2*time.Second {
+		e.refill(1024)
+		if n := min(target-c.sent, window-(c.sent-c.got)); n > 0 && time.Since(begin) < limit {
+			e.send(int(n), func(f []byte) int { c.sent++; return writePacket(f, etherAsk, c.sent-1) })
+		}
+		if err := e.s.Kick(); err != nil {
+			t.Fatal(err)
+		}
+		n := e.receive(func(p []byte) {
+			if typ, serial, whole := readPacket(p); !whole || typ != etherReply || serial != c.got {
+				c.broken++
+			}
+			c.got++
+		})
+		if n == 0 {
+			runtime.Gosched()
+			continue
+		}
+		last = time.Now()
+	}
+	c.took = time.Since(begin)
+	return c
+}
+
 // Many packets to a peer of foreign make and back: none lost, none doubled, none
-// changed, every frame accounted for.
+// changed, every frame accounted for. On a busy machine the time limit ends it
+// before the target; the proof is the same, only shorter.
 func TestLiveEchoAgainstAsavie(t *testing.T) {
 	const (
 		frames = 4096
@@ -107,37 +151,8 @@ func TestLiveEchoAgainstAsavie(t *testing.T) {
 
 	var stop atomic.Bool
 	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for !stop.Load() {
-			if !peer.turn() {
-				runtime.Gosched()
-			}
-		}
-	}()
-
-	var sent, got, broken uint64
-	begin, last := time.Now(), time.Now()
-	for got < target && (time.Since(begin) < limit || got < sent) && time.Since(last) < 2*time.Second {
-		e.refill(1024)
-		if n := min(target-int(sent), window-int(sent-got)); n > 0 && time.Since(begin) < limit {
-			e.send(n, func(f []byte) int { sent++; return writePacket(f, etherAsk, sent-1) })
-		}
-		if err := e.s.Kick(); err != nil {
-			t.Fatal(err)
-		}
-		if e.receive(func(p []byte) {
-			if typ, serial, whole := readPacket(p); !whole || typ != etherReply || serial != got {
-				broken++
-			}
-			got++
-		}) > 0 {
-			last = time.Now()
-		} else {
-			runtime.Gosched()
-		}
-	}
-	took := time.Since(begin)
+	go peer.run(&stop, done)
+	c := e.echo(t, target, window, limit)
 	stop.Store(true)
 	<-done
 
@@ -145,32 +160,23 @@ func TestLiveEchoAgainstAsavie(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("%d packets there and back in %v (%.0f k/s each way), %d sendto, %s", got, took.Round(time.Millisecond),
-		float64(got)/took.Seconds()/1e3, st.Sends, e.u.Backing())
-	links := ""
-	for _, ifindex := range []int{near, far} {
-		if l, err := netlink.LinkByIndex(ifindex); err == nil {
-			links += fmt.Sprintf("\n%s: %+v", l.Attrs().Name, *l.Attrs().Statistics)
-		}
-	}
-	if got != sent || got < least || broken != 0 {
-		t.Errorf("sent %d, got back %d, %d of them broken; peer got %d, broken %d, sent %d%s", sent, got, broken, peer.got, peer.broken, peer.out, links)
+	t.Logf("%d packets there and back in %v (%.0f k/s each way), %d sendto, %s", c.got, c.took.Round(time.Millisecond),
+		float64(c.got)/c.took.Seconds()/1e3, st.Sends, e.u.Backing())
+	if c.got != c.sent || c.got < least || c.broken != 0 || peer.broken != 0 || peer.got != c.sent {
 		ps, err := peer.s.Stats()
-		t.Logf("ours %+v\npeer's %+v (%v)", st, ps, err)
-	}
-	if peer.broken != 0 || peer.got != sent {
-		t.Errorf("peer received %d of %d, %d broken", peer.got, sent, peer.broken)
+		t.Errorf("sent %d, got back %d, %d of them broken; peer got %d, broken %d, sent %d\nours %+v\npeer's %+v (%v)",
+			c.sent, c.got, c.broken, peer.got, peer.broken, peer.out, st, ps, err)
 	}
 	e.account(t, 0, frames)
 	if st.Doubled+st.RxRefused+st.TxRefused+st.FillRefused != 0 || st.Kernel != (KernelStats{TxRingEmptyDescs: st.Kernel.TxRingEmptyDescs}) {
 		t.Errorf("stats: %+v", st)
 	}
-	if st.Received != got || st.Transmitted != sent {
-		t.Errorf("counters say received %d of %d, transmitted %d of %d", st.Received, got, st.Transmitted, sent)
+	if st.Received != c.got || st.Transmitted != c.sent {
+		t.Errorf("counters say received %d of %d, transmitted %d of %d", st.Received, c.got, st.Transmitted, c.sent)
 	}
 	// One sendto must move a burst, not a packet.
-	if st.Sends*4 > sent {
-		t.Errorf("%d sendto for %d packets", st.Sends, sent)
+	if st.Sends*4 > c.sent {
+		t.Errorf("%d sendto for %d packets", st.Sends, c.sent)
 	}
 	if err := e.s.Close(); err != nil {
 		t.Fatal(err)

@@ -287,6 +287,38 @@ func TestLiveKickCalls(t *testing.T) {
 	}
 }
 
+// In copy mode one sendto takes a limited number of descriptors; one Kick must
+// send all the same.
+func TestLiveKickDrains(t *testing.T) {
+	namespace(t)
+	near, far := veth(t, "drain", 1)
+	e := open(t, umem(t, 512), near, 0, nil, SocketOptions{}).share(0, 512)
+	peer := open(t, umem(t, 512), far, 0, steer(t, far), SocketOptions{}).share(0, 512)
+	for range 4 {
+		peer.refill(0)
+	}
+	// As on a kernel that cannot be asked for more than 32.
+	if err := unix.SetsockoptInt(e.s.FD(), unix.SOL_XDP, unix.XDP_MAX_TX_SKB_BUDGET, 32); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		e.send(burst, func([]byte) int { return 60 })
+	}
+	if err := e.s.Kick(); err != nil {
+		t.Fatal(err)
+	}
+	if left := e.s.tx.pending(); left != 0 {
+		t.Errorf("%d of %d descriptors are left", left, 3*burst)
+	}
+	got := 0
+	if !eventually(5*time.Second, func() bool { got += peer.receive(func([]byte) {}); return got == 3*burst }) {
+		t.Errorf("%d of %d arrived", got, 3*burst)
+	}
+	if st, err := e.s.Stats(); err != nil || st.Sends != 3*burst/32 || st.Again != 3*burst/32-1 {
+		t.Errorf("%d sendto, %d EAGAIN (%v); want %d and %d", st.Sends, st.Again, err, 3*burst/32, 3*burst/32-1)
+	}
+}
+
 func TestLiveStats(t *testing.T) {
 	namespace(t)
 	near, far := veth(t, "stats", 1)

@@ -131,3 +131,43 @@ func TestLiveIdleSocketNoticesDeletion(t *testing.T) {
 		t.Errorf("%d idle Kicks did not notice", probeEvery+1)
 	}
 }
+
+// A socket that has not been closed yet although its interface is gone must not
+// stand in the way: sharing through it gives EBADF, so another is asked, or the
+// memory registered afresh.
+func TestLiveOpenBesideDeadSocket(t *testing.T) {
+	namespace(t)
+	near, far := veth(t, "alive", 1)
+	nearMap, farMap := steer(t, near), steer(t, far)
+	u, v := umem(t, 1024), umem(t, 256)
+	peer := open(t, v, far, 0, farMap, SocketOptions{}).share(0, 256)
+	var kept *end
+	for round := range 2 { // without, then with, a living socket to share through
+		dead, _ := veth(t, "dead", 1)
+		corpse := open(t, u, dead, 0, nil, SocketOptions{})
+		l, err := netlink.LinkByIndex(dead)
+		if err == nil {
+			err = netlink.LinkDel(l)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if round == 0 {
+			kept = open(t, u, near, 0, nearMap, SocketOptions{}).share(0, 256)
+		} else {
+			more, moreFar := veth(t, "more", 1)
+			e := open(t, u, more, 0, steer(t, more), SocketOptions{}).share(256, 512)
+			p := open(t, umem(t, 256), moreFar, 0, steer(t, moreFar), SocketOptions{}).share(0, 256)
+			exchange(t, e, p, 200)
+			exchange(t, p, e, 200)
+		}
+		if !corpse.s.stale {
+			t.Errorf("round %d: nobody tried to share through the dead socket", round)
+		}
+		exchange(t, kept, peer, 200)
+		exchange(t, peer, kept, 200)
+		if err := corpse.s.WaitReleased(t.Context()); err != nil {
+			t.Errorf("WaitReleased with the interface gone: %v", err)
+		}
+	}
+}

@@ -141,6 +141,37 @@ func TestRingsAgainstTwin(t *testing.T) {
 	})
 }
 
+// stress is the kernel's half of TestRingsStress: it receives numbered packets
+// into filled frames, and completes sent ones, whose numbers must follow.
+func (k *fakeKernel) stress(t *testing.T, packets uint64, memory []uint64) {
+	for received, sent := uint64(0), uint64(0); sent < packets; {
+		idle := true
+		if d, ok := k.tx.get(); ok {
+			if got := memory[d.Addr>>11]; got != sent || d.Len != uint32(64+sent%1000) {
+				t.Errorf("packet %d left as %d, length %d", sent, got, d.Len)
+				return
+			}
+			for !k.completion.put(d.Addr) {
+				runtime.Gosched()
+			}
+			sent++
+			idle = false
+		}
+		room := k.rx.producer-atomic.LoadUint32(&k.rx.consumer) < uint32(len(k.rx.slots))
+		if received < packets && room {
+			if a, ok := k.fill.get(); ok {
+				memory[a>>11] = received
+				k.rx.put(unix.XDPDesc{Addr: a + rxOffset, Len: uint32(64 + received%1000)})
+				received++
+				idle = false
+			}
+		}
+		if idle {
+			runtime.Gosched()
+		}
+	}
+}
+
 // A worker and a kernel, each on a goroutine of its own, pass the same few frames
 // round and round; every packet must arrive once, in order and whole.
 func TestRingsStress(t *testing.T) {
@@ -149,44 +180,14 @@ func TestRingsStress(t *testing.T) {
 		packets = 300_000
 	)
 	s, k := newFakeSocket(frames, 32, math.MaxUint32-1000, true)
-	memory := make([]uint64, frames) // what a frame contains
-	go func() {                      // the kernel: numbers into received frames, frames sent come back
-		var sent uint64
-		for received := uint64(0); sent < packets; {
-			idle := true
-			if d, ok := k.tx.get(); ok {
-				if got := memory[d.Addr>>11]; got != sent || d.Len != uint32(64+sent%1000) {
-					t.Errorf("packet %d left as %d, length %d", sent, got, d.Len)
-					break
-				}
-				for !k.completion.put(d.Addr) {
-					runtime.Gosched()
-				}
-				sent++
-				idle = false
-			}
-			// The RX ring is as large as the fill ring, so there is always room
-			// for what was filled after it was received.
-			if received < packets && k.rx.producer-atomic.LoadUint32(&k.rx.consumer) < 32 {
-				if a, ok := k.fill.get(); ok {
-					memory[a>>11] = received
-					k.rx.put(unix.XDPDesc{Addr: a + rxOffset, Len: uint32(64 + received%1000)})
-					received++
-					idle = false
-				}
-			}
-			if idle {
-				runtime.Gosched()
-			}
-		}
-	}()
+	go k.stress(t, packets, make([]uint64, frames))
 	pool := frameAddrs(0, frames)
 	var burst [16]unix.XDPDesc
 	var addrs [16]uint64
 	forwarded, reclaimed := 0, 0
 	for reclaimed < packets && !t.Failed() {
 		n := s.Receive(burst[:])
-		for out := burst[:n]; len(out) > 0; {
+		for out := burst[:n]; len(out) > 0 && !t.Failed(); {
 			m := s.Transmit(out)
 			out = out[m:]
 			if m == 0 {

@@ -9,7 +9,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
-	"pgregory.net/rapid"
 )
 
 func TestReceiveRefusesNonsense(t *testing.T) {
@@ -230,86 +229,6 @@ func TestClosedSocketIsHarmless(t *testing.T) {
 	if n := s.Reclaim(a); n != 0 {
 		t.Errorf("Reclaim after Held = %d", n)
 	}
-}
-
-// The socket against a model that knows where each frame is, with a kernel that
-// completes in any order and a caller that makes every mistake.
-func TestFramesAgainstTwin(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		const frames = 32
-		size := 1 << rapid.IntRange(0, 4).Draw(t, "log2 ring")
-		s, k := newFakeSocket(frames, size, rapid.SampledFrom(starts).Draw(t, "start"), false)
-		pool := frameAddrs(0, frames)  // ours
-		var filled, sending []uint64   // the kernel's, by what it may do with them
-		kernelHas := map[uint64]bool{} // ours no more
-		d, a := make([]unix.XDPDesc, frames), make([]uint64, frames)
-		take := func(n int) []uint64 { out := pool[:n]; pool = pool[n:]; return slices.Clone(out) }
-		for range rapid.IntRange(1, 100).Draw(t, "steps") {
-			n := rapid.IntRange(0, 8).Draw(t, "n")
-			switch rapid.IntRange(0, 6).Draw(t, "op") {
-			case 0:
-				give := take(min(n, len(pool)))
-				got := s.Fill(give)
-				for _, x := range give[:got] {
-					kernelHas[x] = true
-				}
-				pool = append(pool, give[got:]...)
-			case 1:
-				for range n {
-					if x, ok := k.fill.get(); ok {
-						filled = append(filled, x)
-					}
-				}
-			case 2:
-				for len(filled) > 0 && n > 0 && k.rx.put(unix.XDPDesc{Addr: filled[0] + 256, Len: 60}) {
-					filled, n = filled[1:], n-1
-				}
-			case 3:
-				for _, x := range d[:s.Receive(d[:n])] {
-					delete(kernelHas, x.Addr-256)
-					pool = append(pool, x.Addr-256)
-				}
-			case 4:
-				give := take(min(n, len(pool)))
-				desc := make([]unix.XDPDesc, len(give))
-				for i, x := range give {
-					desc[i] = unix.XDPDesc{Addr: x + 300, Len: rapid.SampledFrom([]uint32{60, 0, 1748, 1749}).Draw(t, "len")}
-				}
-				got := s.Transmit(desc)
-				for _, x := range desc[:got] {
-					kernelHas[x.Addr-300] = true
-				}
-				pool = append(pool, give[got:]...)
-			case 5:
-				for range n {
-					if x, ok := k.tx.get(); ok {
-						sending = append(sending, x.Addr)
-					}
-				}
-				for len(sending) > 0 && n > 0 {
-					i := rapid.IntRange(0, len(sending)-1).Draw(t, "completes")
-					if !k.completion.put(sending[i]) {
-						break
-					}
-					sending, n = slices.Delete(sending, i, i+1), n-1
-				}
-			case 6:
-				for _, x := range a[:s.Reclaim(a[:n])] {
-					if !kernelHas[x] {
-						t.Fatalf("frame %#x came back twice", x)
-					}
-					delete(kernelHas, x)
-					pool = append(pool, x)
-				}
-			}
-			if got := len(s.Held(nil)) + len(s.returned); got != len(kernelHas) || len(pool)+got != frames {
-				t.Fatalf("kernel has %d, held says %d, pool %d", len(kernelHas), got, len(pool))
-			}
-		}
-		if s.count.doubled.Load() != 0 {
-			t.Fatalf("%d frames doubled", s.count.doubled.Load())
-		}
-	})
 }
 
 func TestDatapathAllocs(t *testing.T) {
