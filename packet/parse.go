@@ -7,7 +7,9 @@ const maxFrame = 0xffff
 
 // Parse reads the frame, an Ethernet II frame without FCS, into p and returns
 // p.Err. Whatever the bytes, it does not panic, allocate or write to the frame,
-// and every field of p is written, so p need not be cleared before.
+// and every field of p is written, so p need not be cleared before. (The
+// padding of Tuple is not: compare with == or hash the fields, never the
+// memory.)
 //
 // When it returns ErrNone,
 //

@@ -201,6 +201,30 @@ func TestShortAndLongWayAgree(t *testing.T) {
 	}
 }
 
+// TestTagOnlyShifts puts a VLAN tag into every case without one: all offsets
+// move by four and nothing else changes.
+func TestTagOnlyShifts(t *testing.T) {
+	for _, c := range parseCases {
+		if len(c.frame) < EthLen || c.want.L3 == VLANEthLen || c.want.Err == ErrTruncated && c.want.End == 0 {
+			continue
+		}
+		if isVLAN(uint16(c.frame[EthType])<<8 | uint16(c.frame[EthType+1])) {
+			continue
+		}
+		want := c.want
+		for _, off := range []*uint16{&want.L3, &want.L4, &want.Payload, &want.End, &want.Inner4} {
+			if *off != 0 {
+				*off += VLANEthLen - EthLen
+			}
+		}
+		var got Packet
+		Parse(slices.Concat(c.frame[:EthType], hx(tag), c.frame[EthType:]), &got)
+		if d := cmp.Diff(want, got); d != "" {
+			t.Errorf("%s (-want +got):\n%s", c.name, d)
+		}
+	}
+}
+
 func TestErrs(t *testing.T) {
 	seen := map[string]bool{}
 	for i, e := range Errs() {
