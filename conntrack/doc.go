@@ -11,9 +11,10 @@
 // Entry in it; all methods, the read-only ones included, are its alone.
 //
 // Hazard: an *Entry points outside the Go heap. It stays mapped until Close,
-// but stands for the flow only until Remove, Advance's caller or an eviction
-// inside Insert frees the slot, which may be reused at once. Hold a Ref or an
-// *Entry no longer than a burst, and look again after an Insert.
+// but stands for the flow only until Remove, or an eviction inside Insert,
+// frees it, and the entry freed last is the first to be used again. Hold a Ref
+// or an *Entry no longer than a burst; after a Remove or an eviction in the
+// middle of one, ask Holds before using what was found earlier.
 //
 // Hazard: a Cand is a guess from a 16-bit tag. Only Find, which compares the
 // whole tuple, turns it into a flow.

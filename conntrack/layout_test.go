@@ -182,6 +182,20 @@ func TestAttach(tt *testing.T) {
 	}
 }
 
+func TestDescribe(t *testing.T) {
+	const m = 1 << 20
+	for want, got := range map[string]string{
+		"memfd, 7 MiB populated and collapsed to 2 MiB pages":                     describe(7*m, 6*m, nil),
+		"memfd, 9 MiB populated, 2 MiB of it collapsed to 2 MiB pages":            describe(9*m, 2*m, unix.ENOMEM),
+		"memfd, 9 MiB populated in 4 KiB pages (MADV_COLLAPSE: invalid argument)": describe(9*m, 0, unix.EINVAL),
+		"memfd, 1 MiB populated in 4 KiB pages":                                   describe(m, 0, nil),
+	} {
+		if got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
 func TestAttachRefuses(tt *testing.T) {
 	for _, c := range []struct {
 		name  string

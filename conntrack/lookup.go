@@ -56,6 +56,13 @@ func (t *Table) Lookup(tu *packet.Tuple, dir *Directory) (Ref, Dir, bool) {
 	return c.Ref(), c.Dir(), c != 0
 }
 
+// Holds reports whether r is still the flow of tuple tu in direction d. A
+// Remove, or an Insert that evicts, may free an entry and take it for another
+// flow at once, so what was found earlier in the burst must be asked again.
+func (t *Table) Holds(r Ref, d Dir, tu *packet.Tuple, dir *Directory) bool {
+	return t.is(cand(r, d), tu, dir)
+}
+
 // HasTuple reports whether any flow has tu in either direction. The allocator
 // of local ports asks it for a free reply tuple.
 func (t *Table) HasTuple(tu *packet.Tuple, dir *Directory) bool {

@@ -7,6 +7,8 @@ import (
 	"strconv"
 )
 
+const hugePage = 2 << 20
+
 func roundUp(n, to uint64) uint64 { return (n + to - 1) / to * to }
 
 // freeHugePages is how many 2 MiB pages the pool can still give away; 0 if
@@ -54,4 +56,18 @@ func hugeBytes(base uintptr) uint64 {
 		return 0
 	}
 	return n << 10
+}
+
+// describe says what a populated mapping of size bytes got, of which huge are
+// in huge pages, after MADV_COLLAPSE gave the error collapse.
+func describe(size, huge uint64, collapse error) string {
+	switch {
+	case huge > 0 && huge >= size&^(hugePage-1):
+		return fmt.Sprintf("memfd, %d MiB populated and collapsed to 2 MiB pages", size>>20)
+	case huge > 0:
+		return fmt.Sprintf("memfd, %d MiB populated, %d MiB of it collapsed to 2 MiB pages", size>>20, huge>>20)
+	case collapse != nil:
+		return fmt.Sprintf("memfd, %d MiB populated in 4 KiB pages (MADV_COLLAPSE: %v)", size>>20, collapse)
+	}
+	return fmt.Sprintf("memfd, %d MiB populated in 4 KiB pages", size>>20)
 }

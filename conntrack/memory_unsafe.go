@@ -9,8 +9,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const hugePage = 2 << 20
-
 // mapping is a memfd and its pages in this process.
 type mapping struct {
 	file     *os.File
@@ -47,22 +45,8 @@ func createMemory(name string, size uint64, lazy bool) (mapping, error) {
 	// MADV_HUGEPAGE does nothing on a memfd where shmem_enabled is "never";
 	// MADV_COLLAPSE does not ask it. Failure leaves the pages as they are.
 	collapse := unix.Madvise(whole, unix.MADV_COLLAPSE)
-	m.backing = describe(&m, collapse)
+	m.backing = describe(m.size, hugeBytes(uintptr(m.base)), collapse)
 	return m, nil
-}
-
-// describe reads back how much of the mapping is in huge pages.
-func describe(m *mapping, collapse error) string {
-	huge := hugeBytes(uintptr(m.base))
-	switch {
-	case huge >= m.size&^(hugePage-1) && huge > 0:
-		return fmt.Sprintf("memfd, %d MiB populated and collapsed to 2 MiB pages", m.size>>20)
-	case huge > 0:
-		return fmt.Sprintf("memfd, %d MiB populated, %d MiB of it collapsed to 2 MiB pages", m.size>>20, huge>>20)
-	case collapse != nil:
-		return fmt.Sprintf("memfd, %d MiB populated in 4 KiB pages (MADV_COLLAPSE: %v)", m.size>>20, collapse)
-	}
-	return fmt.Sprintf("memfd, %d MiB populated in 4 KiB pages", m.size>>20)
 }
 
 // newMemfd makes, sizes, seals and maps a memfd. The seals keep whoever else

@@ -352,3 +352,83 @@ func TestFillToTheBrim(tt *testing.T) {
 		tt.Errorf("%+v", s)
 	}
 }
+
+// TestBucketFull: 64 items of one hash, no more; and nothing is left behind by
+// the flow of which only one direction fitted.
+func TestBucketFull(tt *testing.T) {
+	dir := testDirectory()
+	t := newTest(tt, Options{Flows: 100, HalfOpen: 100})
+	t.keys = keys{}
+	const places = maxProbe * bucketSlots
+	e := Entry{Client: addr4(1), ClientPort: 9, Proto: packet.ProtoTCP, Mode: DirectReturn}
+	single := mustInsert(tt, t, &e, dir, 0)
+	var refs []Ref
+	for i := range places/2 - 1 {
+		e := numbered(i)
+		refs = append(refs, mustInsert(tt, t, &e, dir, 0))
+	}
+	e = numbered(places)
+	fwd, rev := tuples(&e, dir)
+	for _, st := range []Status{BucketFull, BucketFull} {
+		if r, got, _ := t.Insert(&e, &fwd, rev, dir, 0, nil); got != st || r != 0 {
+			tt.Errorf("%v, want %v", got, st)
+		}
+		if t.HasTuple(&fwd, dir) || t.HasTuple(rev, dir) || t.Len() != places/2 {
+			tt.Error("half a flow is left")
+		}
+	}
+	if b := t.buckets[0]; b.over != places-1-bucketSlots || b.reach != maxProbe-1 {
+		tt.Errorf("%d away, reach %d", b.over, b.reach)
+	}
+	t.Remove(refs[0])
+	mustInsert(tt, t, &e, dir, 0)
+	if _, got, _ := t.Insert(&e, &fwd, rev, dir, 0, nil); got != DuplicateForward {
+		tt.Error(got)
+	}
+	e = numbered(places + 1) // no place for either
+	e2 := Entry{Client: addr4(1), ClientPort: 10, Proto: packet.ProtoTCP, Mode: DirectReturn}
+	mustInsert(tt, t, &e2, dir, 0)
+	fwd, rev = tuples(&e, dir)
+	if _, got, _ := t.Insert(&e, &fwd, rev, dir, 0, nil); got != BucketFull {
+		tt.Error(got)
+	}
+	t.Remove(single)
+	for r := range t.entries {
+		t.Remove(Ref(r))
+	}
+	for i, b := range t.buckets {
+		if b != (bucket{}) {
+			tt.Errorf("bucket %d: %+v", i, b)
+		}
+	}
+	if s := t.Stats(); s.RefusedBucket != 3 || s.RefusedDuplicate != 1 {
+		tt.Errorf("%+v", s)
+	}
+}
+
+// TestStaleRef: an entry freed under the caller's hands is told apart.
+func TestStaleRef(tt *testing.T) {
+	dir := testDirectory()
+	t := newTest(tt, Options{Flows: 10})
+	to := DefaultTimeouts()
+	e, other := numbered(0), numbered(1)
+	fwd, rev := tuples(&e, dir)
+	r := mustInsert(tt, t, &e, dir, 0)
+	if !t.Holds(r, Forward, &fwd, dir) || !t.Holds(r, Reply, rev, dir) || t.Holds(r, Reply, &fwd, dir) {
+		tt.Error("a live flow is not held")
+	}
+	t.Remove(r)
+	if t.Holds(r, Forward, &fwd, dir) {
+		tt.Error("held after Remove")
+	}
+	p := packet.Packet{Kind: packet.KindFragment}
+	if out := t.Track(r, Forward, &p, nil, 0, &to); out != DropNoFlow {
+		tt.Error(out)
+	}
+	t.SetExpires(r, 1)
+	if r2 := mustInsert(tt, t, &other, dir, 0); r2 != r || t.Holds(r, Forward, &fwd, dir) {
+		tt.Error("the entry's next flow passes for the last one")
+	}
+	t.PrefetchBuckets(nil)
+	t.Candidates(nil, nil)
+}

@@ -47,10 +47,11 @@ const (
 	DropBadRST                      // RST outside the sender's window (RFC 5961 section 3)
 	DropBadSYN                      // SYN from the server, or SYN-ACK from the client
 	DropBadFlags                    // SYN with FIN, or none of SYN, ACK, RST
+	DropNoFlow                      // the Ref is no flow any more: a mistake of the caller
 	NumOutcomes
 )
 
-var outcomeNames = [NumOutcomes]string{"invalid", "pass", "reopen", "bad_rst", "bad_syn", "bad_flags"}
+var outcomeNames = [NumOutcomes]string{"invalid", "pass", "reopen", "bad_rst", "bad_syn", "bad_flags", "no_flow"}
 
 // String is the outcome's name in logs and metrics.
 func (o Outcome) String() string {

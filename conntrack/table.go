@@ -11,7 +11,7 @@ import (
 
 // Options size a Table.
 type Options struct {
-	Flows    int      // capacity; about 162 bytes of memory each
+	Flows    int      // capacity; about 168 bytes of memory each
 	HalfOpen int      // how many of them may be half-open; 0 is a quarter
 	Secret   [32]byte // of the hash; all zero means random
 	Now      uint32   // the clock at creation, ticks

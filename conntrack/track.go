@@ -15,6 +15,9 @@ import "github.com/l4fwd/l4fwd/packet"
 // a fresh backend, port and SeqDelta, and Tracks the packet again.
 func (t *Table) Track(r Ref, d Dir, p *packet.Packet, frame []byte, now uint32, to *Timeouts) Outcome {
 	e := &t.entries[r]
+	if e.Proto == 0 {
+		return DropNoFlow
+	}
 	d &= 1
 	e.Packets[d]++
 	e.Bytes[d] += uint64(p.End - p.L3)

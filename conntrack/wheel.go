@@ -58,11 +58,8 @@ func (t *Table) linkWheel(r Ref, e *Entry, deadline uint32) {
 	t.hdr.wheelHead[slot] = uint32(r)
 }
 
-// unlinkWheel takes an entry out of its slot, if it is in one.
+// unlinkWheel takes an entry out of its slot. Every flow is in one.
 func (t *Table) unlinkWheel(e *Entry) {
-	if e.wheelSlot == 0 {
-		return
-	}
 	if e.wheelPrev != 0 {
 		t.entries[e.wheelPrev].wheelNext = e.wheelNext
 	} else {
@@ -75,8 +72,12 @@ func (t *Table) unlinkWheel(e *Entry) {
 }
 
 // SetExpires moves a flow's deadline, as Track does. It must lie less than
-// MaxTimeout ahead.
-func (t *Table) SetExpires(r Ref, deadline uint32) { t.setExpires(r, &t.entries[r], deadline) }
+// MaxTimeout ahead. A Ref that is no flow is ignored.
+func (t *Table) SetExpires(r Ref, deadline uint32) {
+	if e := &t.entries[r]; e.Proto != 0 {
+		t.setExpires(r, e, deadline)
+	}
+}
 
 // setExpires links anew only if the wheel would come too late.
 func (t *Table) setExpires(r Ref, e *Entry, deadline uint32) {

@@ -32,7 +32,8 @@ func insertAny(tb testing.TB, t *Table, i int, now uint32) Ref {
 }
 
 // TestWheelTwin compares the wheel with a map of deadlines: whatever is set
-// when, a flow comes out at the first Advance at or after its deadline.
+// when, a flow comes out at the first Advance at or after its deadline, or at
+// the next tick if the wheel is past that already.
 func TestWheelTwin(tt *testing.T) {
 	rapid.Check(tt, func(rt *rapid.T) {
 		start := rapid.OneOf(rapid.Uint32(), rapid.SampledFrom([]uint32{0, 1, 0xffff_ff00, 0xffff_ffff, 0x7fff_ffff, 0xff_ffff})).Draw(rt, "start")
@@ -44,7 +45,7 @@ func TestWheelTwin(tt *testing.T) {
 		now := start
 		twin := map[Ref]uint32{} // ticks of the deadline
 		next := 0
-		span := rapid.OneOf(rapid.Uint32Range(1, 300), rapid.Uint32Range(250, 70_000),
+		span := rapid.OneOf(rapid.Uint32Range(0, 300), rapid.Uint32Range(250, 70_000),
 			rapid.Uint32Range(60_000, 20_000_000), rapid.Uint32Range(1, MaxTimeout))
 		step := rapid.OneOf(rapid.Uint32Range(0, 3), rapid.Uint32Range(0, 300), rapid.Uint32Range(0, 10_000))
 		rt.Repeat(map[string]func(*rapid.T){
@@ -56,13 +57,14 @@ func TestWheelTwin(tt *testing.T) {
 				next++
 				d := now + span.Draw(rt, "span")
 				t.SetExpires(r, d)
-				twin[r] = d
+				twin[r] = later(d, t.hdr.wheelNow)
 			},
 			"touch": func(rt *rapid.T) {
 				for _, r := range slices.Sorted(maps.Keys(twin)) {
 					if rapid.Bool().Draw(rt, "this") {
-						twin[r] = now + span.Draw(rt, "span")
-						t.SetExpires(r, twin[r])
+						d := now + span.Draw(rt, "span")
+						t.SetExpires(r, d)
+						twin[r] = later(d, t.hdr.wheelNow)
 					}
 				}
 			},
@@ -194,5 +196,29 @@ func TestWheelReportsAgain(tt *testing.T) {
 	t.SetExpires(r, 1000)
 	if n := t.Advance(insertTicks+3*retryTicks, out); n != 0 {
 		tt.Error("reported although alive")
+	}
+}
+
+// TestWheelSlots: an entry's slot comes up no later than its deadline, no
+// earlier than the slot's width before, and never in the past.
+func TestWheelSlots(tt *testing.T) {
+	check := func(fatalf func(string, ...any), base, ahead uint32) {
+		slot := slotFor(base, base+ahead)
+		due := slotDue(base, slot)
+		width := uint32(1) << (slot / wheelSlots * wheelBits)
+		if due-base > ahead || ahead-(due-base) >= width {
+			fatalf("at %#x, %#x ahead: slot %#x comes up %#x ahead", base, ahead, slot, due-base)
+		}
+	}
+	for _, base := range []uint32{0, 1, 255, 256, 511, 0xffff, 0x10000, 0xff_ffff, 0x7fff_ffff, 0xffff_ffff} {
+		for _, ahead := range []uint32{0, 1, 255, 256, 257, 0xffff, 0x10000, 0x10001, 0xff_ffff, 0x100_0000, MaxTimeout} {
+			check(tt.Fatalf, base, ahead)
+		}
+	}
+	rapid.Check(tt, func(rt *rapid.T) {
+		check(rt.Fatalf, rapid.Uint32().Draw(rt, "base"), rapid.Uint32Range(0, MaxTimeout).Draw(rt, "ahead"))
+	})
+	if slotFor(1000, 900) != slotFor(1000, 1000) {
+		tt.Error("a deadline gone by is not due at once")
 	}
 }

@@ -1,0 +1,208 @@
+package conntrack
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/l4fwd/l4fwd/packet"
+)
+
+// crowd is a table of n established Full-NAT flows and their forward tuples.
+func crowd(tb testing.TB, n int, lazy bool) (*Table, *Directory, []packet.Tuple) {
+	dir := testDirectory()
+	dir.Locals = make([]packet.Addr, n/60000+1)
+	for i := range dir.Locals {
+		dir.Locals[i] = addr4(0x0a000a00 + uint32(i))
+	}
+	t, err := New(Options{Flows: n + 64, HalfOpen: n + 64, Lazy: lazy, Secret: *secret(1)})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		if err := t.Close(); err != nil {
+			tb.Error(err)
+		}
+	})
+	tus := make([]packet.Tuple, n)
+	for i := range tus {
+		e := numbered(i)
+		tus[i], _ = tuples(&e, dir)
+		r := mustInsert(tb, t, &e, dir, 0)
+		t.proven(r, t.Entry(r))
+	}
+	return t, dir, tus
+}
+
+// TestNoAllocations: nothing a worker calls per packet or flow allocates.
+func TestNoAllocations(tt *testing.T) {
+	t, dir, tus := crowd(tt, 1000, true)
+	to := DefaultTimeouts()
+	var h [64]uint32
+	var c [64]Cand
+	out := make([]Ref, 16)
+	e := numbered(2000)
+	fwd, rev := tuples(&e, dir)
+	miss := tus[0]
+	miss.SrcPort = 1
+	p := packet.Packet{Kind: packet.KindTCP, TCPFlags: packet.ACK, L3: 14, L4: 34, Payload: 54, End: 154}
+	syn := packet.Packet{Kind: packet.KindTCP, TCPFlags: packet.SYN, L3: 14, L4: 34, Payload: 58, End: 58}
+	frame := make([]byte, 200)
+	copy(frame[54:], []byte{1, 3, 3, 7})
+	var evicted Entry
+	full := newTest(tt, Options{Flows: 1})
+	var now uint32
+	for _, c := range []struct {
+		name string
+		f    func()
+	}{
+		{"find hit", func() {
+			for i := range h {
+				h[i] = t.Hash(&tus[i])
+			}
+			t.PrefetchBuckets(h[:])
+			t.Candidates(h[:], c[:])
+			for i := range h {
+				if _, _, ok := t.Find(c[i], h[i], &tus[i], dir); !ok {
+					tt.Error("not found")
+				}
+			}
+		}},
+		{"find miss", func() {
+			if _, _, ok := t.Lookup(&miss, dir); ok {
+				tt.Error("found")
+			}
+		}},
+		{"has tuple", func() { t.HasTuple(rev, dir) }},
+		{"insert, track, remove", func() {
+			r, st, _ := t.Insert(&e, &fwd, rev, dir, now, &evicted)
+			if st != Inserted {
+				tt.Error(st)
+			}
+			t.Track(r, Forward, &syn, frame, now, &to)
+			t.Track(r, Forward, &p, frame, now, &to)
+			t.Remove(r)
+		}},
+		{"insert refused", func() {
+			full.Insert(&e, &fwd, rev, dir, now, &evicted)
+			full.Insert(&e, &fwd, rev, dir, now, &evicted)
+		}},
+		{"advance", func() {
+			now++
+			t.Advance(now, out)
+		}},
+	} {
+		if n := testing.AllocsPerRun(200, c.f); n != 0 {
+			tt.Errorf("%s: %v allocations", c.name, n)
+		}
+	}
+}
+
+func BenchmarkHash(b *testing.B) {
+	k := expand(secret(1))
+	for name, tu := range map[string]packet.Tuple{
+		"v4": {Src: addr4(1), Dst: addr4(2), SrcPort: 3, DstPort: 4, Proto: 6},
+		"v6": {Src: packet.Addr{Hi: 1, Lo: 1}, Dst: packet.Addr{Hi: 1, Lo: 2}, SrcPort: 3, DstPort: 4, Proto: 6},
+	} {
+		b.Run(name, func(b *testing.B) {
+			var sum uint32
+			for b.Loop() {
+				tu.SrcPort++
+				sum += k.hash(&tu)
+			}
+			_ = sum
+		})
+	}
+}
+
+// BenchmarkLookup: random flows, in bursts of 64 by stages and one by one.
+func BenchmarkLookup(b *testing.B) {
+	for _, n := range []int{1 << 16, 1 << 20} {
+		t, dir, tus := crowd(b, n, false)
+		rand.New(rand.NewPCG(1, 2)).Shuffle(n, func(i, j int) { tus[i], tus[j] = tus[j], tus[i] })
+		b.Run(fmt.Sprintf("staged/%d", n), func(b *testing.B) {
+			var h [64]uint32
+			var c [64]Cand
+			at := 0
+			for b.Loop() {
+				burst := tus[at : at+64]
+				for i := range burst {
+					h[i] = t.Hash(&burst[i])
+				}
+				t.PrefetchBuckets(h[:])
+				t.Candidates(h[:], c[:])
+				for i := range burst {
+					r, _, ok := t.Find(c[i], h[i], &burst[i], dir)
+					if !ok {
+						b.Fatal("not found")
+					}
+					t.entries[r].Packets[0]++
+				}
+				at = (at + 64) % n
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/64, "ns/packet")
+		})
+		b.Run(fmt.Sprintf("single/%d", n), func(b *testing.B) {
+			at := 0
+			for b.Loop() {
+				for i := at; i < at+64; i++ {
+					r, _, ok := t.Lookup(&tus[i], dir)
+					if !ok {
+						b.Fatal("not found")
+					}
+					t.entries[r].Packets[0]++
+				}
+				at = (at + 64) % n
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/64, "ns/packet")
+		})
+		b.Run(fmt.Sprintf("miss/%d", n), func(b *testing.B) {
+			var h [64]uint32
+			var c [64]Cand
+			var burst [64]packet.Tuple
+			at := 0
+			for b.Loop() {
+				copy(burst[:], tus[at:at+64])
+				for i := range burst {
+					burst[i].DstPort = 81
+					h[i] = t.Hash(&burst[i])
+				}
+				t.PrefetchBuckets(h[:])
+				t.Candidates(h[:], c[:])
+				for i := range burst {
+					if _, _, ok := t.Find(c[i], h[i], &burst[i], dir); ok {
+						b.Fatal("found")
+					}
+				}
+				at = (at + 64) % n
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/64, "ns/packet")
+		})
+		if n == 1<<20 {
+			b.Log(t.Backing())
+		}
+	}
+}
+
+func BenchmarkTrack(b *testing.B) {
+	c := newPeers(b, FullNAT)
+	c.run(b, talk)
+	p := packet.Packet{Kind: packet.KindTCP, TCPFlags: packet.ACK, L3: 14, L4: 34, Payload: 54, End: 60,
+		Seq: c.cISN + 101, Ack: c.sISN + 101, Window: 0x8000}
+	frame := make([]byte, 60)
+	for b.Loop() {
+		c.now++
+		c.t.Track(c.r, Forward, &p, frame, c.now, &c.to)
+	}
+}
+
+func BenchmarkInsertRemove(b *testing.B) {
+	t, dir, _ := crowd(b, 1<<16, false)
+	e := numbered(1<<16 + 1)
+	dir.Locals = append(dir.Locals, addr4(5))
+	fwd, rev := tuples(&e, dir)
+	for b.Loop() {
+		r, _, _ := t.Insert(&e, &fwd, rev, dir, 0, nil)
+		t.Remove(r)
+	}
+}
