@@ -6,7 +6,7 @@ var sink uint64
 
 // BenchmarkParse runs over the same frames as TestParse.
 func BenchmarkParse(b *testing.B) {
-	for _, name := range []string{"tcp4", "udp4", "tcp4 vlan", "tcp4 ip options", "tcp6", "udp6", "tcp6 ext headers", "icmp4 unreachable udp", "arp request"} {
+	for _, name := range []string{"tcp4", "udp4 64 bytes", "tcp4 vlan", "tcp4 ip options", "tcp6", "udp6", "tcp6 ext headers", "icmp4 unreachable udp", "arp request"} {
 		frame := caseFrame(b, name)
 		b.Run(name, func(b *testing.B) {
 			var p Packet

@@ -71,6 +71,10 @@ var refusedCases = []parseCase{
 	{"udp4 length 0", eth4(ip4(fwd4, 17, 0, "", "c001 0035 0000 1234")), refused4(ErrUDPLength, bare4(17), 34, 42)},
 	{"udp4 length beyond datagram", append(eth4(ip4(fwd4, 17, 0, "", "c001 0035 0009 1234")), 0), refused4(ErrUDPLength, bare4(17), 34, 42)},
 
+	{"udp4 length into ethernet padding", append(eth4(ip4(fwd4, 17, 0, "", "c001 0035 0009 1234")), make([]byte, 18)...), refused4(ErrUDPLength, bare4(17), 34, 42)},
+	{"udp4 length 7, padded", append(eth4(ip4(fwd4, 17, 0, "", "c001 0035 0007 1234")), make([]byte, 18)...), refused4(ErrUDPLength, bare4(17), 34, 42)},
+	{"udp4 7 bytes, padded", append(eth4(ip4(fwd4, 17, 0, "", "c001 0035 0008 12")), make([]byte, 19)...), refused4(ErrTruncated, bare4(17), 34, 41)},
+
 	{"fragment4 not a multiple of 8", eth4(ip4(fwd4, 17, 0x2000, "", "c001 0035 0010 1234 61")), refused4(ErrBadFragment, bare4(17), 34, 43)},
 	{"fragment4 empty", eth4(ip4(fwd4, 17, 0x0004, "", "")), refused4(ErrBadFragment, bare4(17), 34, 34)},
 	{"fragment4 past 64 KiB", eth4(ip4(fwd4, 17, 0x1fff, "", "6162636465666768")), refused4(ErrBadFragment, bare4(17), 34, 42)},

@@ -66,6 +66,10 @@ var parseCases = slices.Concat([]parseCase{
 		return p
 	}()},
 	{"udp4", eth4(ip4(fwd4, 17, 0, "", dns)), Packet{Tuple: dns4, L3: 14, L4: 34, Payload: 42, End: 45, Kind: KindUDP}},
+	{"udp4 padded by ethernet", append(eth4(ip4(fwd4, 17, 0, "", dns)), make([]byte, 15)...),
+		Packet{Tuple: dns4, L3: 14, L4: 34, Payload: 42, End: 45, Kind: KindUDP}},
+	{"udp4 64 bytes", eth4(ip4(fwd4, 17, 0, "", "c001 0035 001e 1234"+strings.Repeat("61", 22))),
+		Packet{Tuple: dns4, L3: 14, L4: 34, Payload: 42, End: 64, Kind: KindUDP}},
 	{"udp4 zero checksum", eth4(ip4(fwd4, 17, 0, "", "c001 0035 0008 0000")),
 		Packet{Tuple: dns4, L3: 14, L4: 34, Payload: 42, End: 42, Kind: KindUDP}},
 	{"udp4 shorter than datagram", eth4(ip4(fwd4, 17, 0, "", dns+"ffff")),
