@@ -54,7 +54,6 @@ enum {
 	IP6_HOPOPTS = 0,
 	IP6_ROUTING = 43,
 	IP6_FRAGMENT = 44,
-	IP6_AUTH = 51,
 	IP6_DSTOPTS = 60,
 	ICMP_LEN = 8,
 };

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -16,6 +17,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
+	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -379,9 +381,13 @@ func TestTraffic(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			x := newXSK(t, a.Attrs().Index, 0)
-			if err := n.SetSocket(0, x.fd); err != nil {
-				t.Fatal(err)
+			var sockets []*xsk
+			for q := range vethQueues {
+				x := newXSK(t, a.Attrs().Index, q)
+				if err := n.SetSocket(q, x.fd); err != nil {
+					t.Fatal(err)
+				}
+				sockets = append(sockets, x)
 			}
 			out := packetSocket(t, peer.Attrs().Index)
 			var ours [][]byte
@@ -399,15 +405,15 @@ func TestTraffic(t *testing.T) {
 					}
 				}
 			}
-			got, err := x.await(len(ours))
+			got, err := await(len(ours), sockets...)
 			if err != nil {
 				st, _ := n.Stats()
 				t.Fatalf("%v; counters %v", err, st)
 			}
-			for i := range ours {
-				if !bytes.Equal(got[i], ours[i]) {
-					t.Errorf("frame %d: %x, want %x", i, got[i], ours[i])
-				}
+			slices.SortFunc(got, bytes.Compare)
+			slices.SortFunc(ours, bytes.Compare)
+			if diff := cmp.Diff(ours, got); diff != "" {
+				t.Errorf("frames (-sent +received):\n%s", diff)
 			}
 			st, err := n.Stats()
 			if err != nil {

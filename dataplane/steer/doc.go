@@ -17,6 +17,8 @@
 //
 // Everything else passes: other ARP and ND, multicast, broadcast, BGP, LLDP,
 // what has more than one VLAN tag, and frames the program cannot make sense of.
+// At an address of the host that includes transport headers it cannot see, behind
+// IPsec, more than eight IPv6 extension headers or an unfinished routing header.
 //
 // The package must never know flows, schedulers or configuration files: a rule
 // is an address, a protocol and a port.

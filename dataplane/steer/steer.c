@@ -137,7 +137,8 @@ struct view {
 
 // walk6 follows IPv6 extension headers from byte off of the frame until the
 // transport header and returns where that is, what it is, the shape and the
-// fragment's id in one word. Not static: so the verifier checks it by itself,
+// fragment's id in one word. An authentication header is not followed: IPsec
+// to the host is the kernel's, in IPv4 as in IPv6. Not static: so the verifier checks it by itself,
 // once, instead of along every path to every call.
 __attribute__((noinline)) u64 walk6(struct xdp_md *ctx, u32 off, u32 next)
 {
@@ -150,7 +151,7 @@ __attribute__((noinline)) u64 walk6(struct xdp_md *ctx, u32 off, u32 next)
 		struct frag6 *f;
 
 		if (next != IP6_HOPOPTS && next != IP6_ROUTING && next != IP6_DSTOPTS &&
-		    next != IP6_AUTH && next != IP6_FRAGMENT)
+		    next != IP6_FRAGMENT)
 			return WALKED(off, next, shape, id);
 		if (off > MAX_OFF)
 			break;
@@ -165,8 +166,6 @@ __attribute__((noinline)) u64 walk6(struct xdp_md *ctx, u32 off, u32 next)
 			if (f->off & NET16(1))
 				shape = FIRST;
 			off += 8;
-		} else if (next == IP6_AUTH) {
-			off += (h->len + 2) * 4;
 		} else {
 			if (next == IP6_ROUTING && h->left)
 				break; // not at its destination yet

@@ -44,11 +44,15 @@ func enterNamespace(t testing.TB) {
 	})
 }
 
+// vethQueues is how many queues each end has, each way.
+const vethQueues = 2
+
 // newVeth makes a veth pair in the current namespace, both ends up.
 func newVeth(t testing.TB, mtu int) (a, b netlink.Link) {
 	t.Helper()
 	name := fmt.Sprintf("steer%d", os.Getpid()%100000)
-	err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name + "a", MTU: mtu}, PeerName: name + "b"})
+	err := netlink.LinkAdd(&netlink.Veth{PeerName: name + "b", PeerNumTxQueues: vethQueues, PeerNumRxQueues: vethQueues,
+		LinkAttrs: netlink.LinkAttrs{Name: name + "a", MTU: mtu, NumTxQueues: vethQueues, NumRxQueues: vethQueues}})
 	if err != nil {
 		t.Fatalf("add veth: %v", err)
 	}
@@ -182,9 +186,19 @@ const (
 )
 
 // run gives one frame to the program and returns its action.
-func (b *bench) run(f []byte) (uint32, error) {
+func (b *bench) run(f []byte) (uint32, error) { return b.runWith(f, nil) }
+
+// runOn is run as if the frame had come in on a queue of an interface.
+func (b *bench) runOn(f []byte, ifindex int, queue uint32) (uint32, error) {
+	return b.runWith(f, xdpMD{DataEnd: uint32(len(f)), Ifindex: uint32(ifindex), Queue: queue})
+}
+
+// xdpMD is struct xdp_md of the kernel.
+type xdpMD struct{ Data, DataEnd, Meta, Ifindex, Queue, Egress uint32 }
+
+func (b *bench) runWith(f []byte, md any) (uint32, error) {
 	out := make([]byte, len(f)+256)
-	opts := ebpf.RunOptions{Data: f, DataOut: out, Repeat: 1}
+	opts := ebpf.RunOptions{Data: f, DataOut: out, Repeat: 1, Context: md}
 	action, err := b.nic.objs.L4fwdSteer.Run(&opts)
 	if err != nil {
 		return 0, fmt.Errorf("test run of %d bytes: %w", len(f), err)

@@ -97,13 +97,18 @@ func (x *xsk) received() [][]byte {
 	return frames
 }
 
-// await waits until n frames have been received.
-func (x *xsk) await(n int) ([][]byte, error) {
+// await waits until n frames have been received by all sockets together.
+func await(n int, sockets ...*xsk) ([][]byte, error) {
+	var frames [][]byte
 	for range 500 {
-		if f := x.received(); len(f) >= n {
-			return f, nil
+		frames = frames[:0]
+		for _, x := range sockets {
+			frames = append(frames, x.received()...)
+		}
+		if len(frames) >= n {
+			return frames, nil
 		}
 		time.Sleep(2 * time.Millisecond)
 	}
-	return nil, fmt.Errorf("socket received %d frames in 1 s, want %d", len(x.received()), n)
+	return nil, fmt.Errorf("sockets received %d frames in 1 s, want %d", len(frames), n)
 }
