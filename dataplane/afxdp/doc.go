@@ -55,6 +55,12 @@
 // napi_defer_hard_irqs and gro_flush_timeout in sysfs, which is the control
 // plane's business.
 //
+// # Queues that receive but cannot send
+//
+// bind(2) accepts any queue below the larger of the RX and the TX count. On a
+// queue beyond the TX count sendto answers 0 and sends nothing, for ever: the TX
+// ring just stays full. Whoever chooses queues must look at both counts.
+//
 // # A dead interface is quiet
 //
 // A socket whose interface was deleted reports nothing by itself: poll(2) finds

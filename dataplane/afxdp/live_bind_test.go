@@ -297,8 +297,9 @@ func TestLiveKickDrains(t *testing.T) {
 	for range 4 {
 		peer.refill(0)
 	}
-	// As on a kernel that cannot be asked for more than 32.
-	if err := unix.SetsockoptInt(e.s.FD(), unix.SOL_XDP, unix.XDP_MAX_TX_SKB_BUDGET, 32); err != nil {
+	// As on a kernel that cannot be asked for more than 32, if this is not one.
+	err := unix.SetsockoptInt(e.s.FD(), unix.SOL_XDP, unix.XDP_MAX_TX_SKB_BUDGET, 32)
+	if err != nil && !errors.Is(err, unix.ENOPROTOOPT) {
 		t.Fatal(err)
 	}
 	for range 3 {

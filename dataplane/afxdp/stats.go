@@ -23,7 +23,8 @@ type Stats struct {
 	// System calls made by Kick: sendto for TX, recvfrom for RX.
 	Sends, Wakeups uint64
 	// What those calls answered: EAGAIN (in copy mode also "more is left"),
-	// EBUSY, ENOBUFS or ENOMEM, EINTR, and errors that Kick returned.
+	// EBUSY (in copy mode: the driver dropped a packet, whose frame comes back
+	// all the same), ENOBUFS or ENOMEM, EINTR, and errors that Kick returned.
 	Again, Busy, NoBuffers, Interrupted, Failed uint64
 	// Descriptors not moved because they were invalid, by the method that found
 	// them, and frames found to have two owners. All four should stay zero.
