@@ -149,6 +149,48 @@ func slowMTU(f *flow, m *icmpError, d conntrack.Dir) uint32 {
 	return uint32(max(int(m.rest)-by, least))
 }
 
+// TestErrorMTU is the table of what an error may do to its MTU.
+func TestErrorMTU(t *testing.T) {
+	for _, c := range []struct {
+		name       string
+		v6         bool
+		kind, code uint8
+		rest, want uint32
+	}{
+		{"v4 fragmentation needed", false, 3, 4, 1500, 1492},
+		{"v4, upper half is not the MTU's", false, 3, 4, 7<<16 | 1500, 7<<16 | 1492},
+		{"v4 not below the least", false, 3, 4, 70, 68},
+		{"v4 the least", false, 3, 4, 68, 68},
+		{"v4 from an old router", false, 3, 4, 0, 0},
+		{"v4 another code", false, 3, 3, 1500, 1500},
+		{"v4 another type", false, 11, 4, 1500, 1500},
+		{"v6 too big", true, 2, 0, 1500, 1480},
+		{"v6 not below the least", true, 2, 0, 1290, 1280},
+		{"v6 the least", true, 2, 0, 1280, 1280},
+		{"v6 another type", true, 1, 4, 1500, 1500},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f, src := flow4(conntrack.FullNAT), addr("10.0.1.20")
+			if c.v6 {
+				f, src = flow6(conntrack.FullNAT), addr("2001:db8:1::20")
+			}
+			s := f.toServer(f.fromClient(shape{ttl: 9, flags: packet.SYN}))
+			m := icmpError{src: src, dst: s.src, ttl: 64, kind: c.kind, code: c.code, rest: c.rest, inner: s.datagram()}
+			frame := m.frame()
+			p := parse(t, frame)
+			if !TranslateError(frame, &p, &f.e, conntrack.Reply, &f.dir) {
+				t.Fatal("refused")
+			}
+			if got := binary.BigEndian.Uint32(frame[p.L4+4:]); got != c.want {
+				t.Errorf("%d, want %d", got, c.want)
+			}
+			if !packet.VerifyL4(frame, &p) {
+				t.Error("checksum")
+			}
+		})
+	}
+}
+
 // TestTranslateErrorRefuses: what is no error about the flow is not touched.
 func TestTranslateErrorRefuses(t *testing.T) {
 	for _, c := range []struct {

@@ -28,12 +28,16 @@ type PortOptions struct {
 	Ranges          []PortRange // by local address id; what is missing or zero has DefaultPortRange
 }
 
-// Limits of the search in one Pick: so much does a new flow cost at worst where
-// ports are nearly used up. The cursors keep what was searched, so the next Pick
-// goes on behind it.
+// Limits of the search in one Pick, for a SYN flood meets them when ports run
+// out. On one local address half the probes go port by port and the rest in
+// steps that double: ports are given out in order, so flows that stay, opened in
+// one go, make a long run of used ports, and the steps get over a run of up to half
+// of all ports at once. Free ports that a step jumps over wait for the next round.
+// The cursor stays where the search ended, so the next Pick goes on there.
 const (
-	maxPortProbes = 64 // per local address
-	maxLocals     = 16 // per Pick
+	maxPortProbes = 32 // per local address; the steps add up to all ports
+	nearProbes    = maxPortProbes / 2
+	maxLocals     = 4 // local addresses tried
 )
 
 // The sizes of the cursor tables, powers of two.
@@ -134,13 +138,18 @@ func (s *Ports) probe(t *conntrack.Table, dir *conntrack.Directory, reply *packe
 		ports = s.spans[local]
 	}
 	cursor := &s.cursors[mix(s.seed^uint64(backend)<<16^uint64(local))%portCursors]
-	for range min(int(ports.count), maxPortProbes) {
-		at := *cursor % ports.count
-		*cursor = at + 1
-		reply.DstPort = ports.first + at*s.own.Modulus
+	at, step := uint32(*cursor), uint32(1)
+	for i := range min(int(ports.count), maxPortProbes) {
+		at %= uint32(ports.count)
+		*cursor = uint16(at + 1)
+		reply.DstPort = ports.first + uint16(at)*s.own.Modulus
 		if !t.HasTuple(reply, dir) {
 			return true
 		}
+		if i >= nearProbes && int(ports.count) > maxPortProbes {
+			step *= 2
+		}
+		at += step
 	}
 	return false
 }

@@ -82,6 +82,33 @@ func TestPortsCapacity(t *testing.T) {
 	}
 }
 
+// TestPortsLongRun: one Pick gets over a run of ports in use of up to half of all.
+func TestPortsLongRun(t *testing.T) {
+	const all = 65536 - 1024
+	for _, run := range []int{1, 15, 16, 17, 100, 5000, 30000, all / 2} {
+		b := newPortsBench(t, run, 1, 1)
+		s := NewPorts(PortOptions{Workers: 1, Seed: 7})
+		pick := func() uint16 {
+			_, port, ok := s.Pick(b.t, &b.dir, []uint16{0}, 0)
+			if !ok {
+				t.Fatalf("run of %d: no port", run)
+			}
+			return port
+		}
+		used := map[uint16]bool{}
+		for range run {
+			port := pick()
+			used[port] = true
+			b.insert(t, 0, port, 0)
+		}
+		for range 3 * all {
+			if port := pick(); used[port] {
+				t.Fatalf("run of %d: port %d is in use", run, port)
+			}
+		}
+	}
+}
+
 // TestPortsReuse: with every flow gone at once, a port comes back only after all
 // others had their turn.
 func TestPortsReuse(t *testing.T) {

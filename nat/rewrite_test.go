@@ -166,9 +166,14 @@ func benchRewrite(b *testing.B, fn rewriter, f *flow, s shape) {
 	f.e.SeqDelta = 0x12345678
 	frame := s.frame()
 	p := parse(b, frame)
+	// A burst of frames: one alone would wait for its own stores.
+	var burst [64][]byte
+	for i := range burst {
+		burst[i] = append(make([]byte, 0, 256), frame...)
+	}
 	b.ReportAllocs()
-	for b.Loop() {
-		fn(frame, &p, &f.e, &f.dir)
+	for i := 0; b.Loop(); i++ {
+		fn(burst[i%len(burst)], &p, &f.e, &f.dir)
 	}
 }
 

@@ -1,0 +1,32 @@
+package nat
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/l4fwd/l4fwd/packet"
+	"pgregory.net/rapid"
+)
+
+func TestDecTTL(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		v6 := rapid.Bool().Draw(t, "v6")
+		s := drawFlow(t, v6, true).fromServer(drawShape(t, v6, true))
+		frame := s.frame()
+		p := parse(t, frame)
+		DecTTL(frame, &p)
+		s.ttl--
+		if d := cmp.Diff(s.frame(), frame); d != "" {
+			t.Fatalf("(-want +got):\n%s", d)
+		}
+	})
+}
+
+func TestDecTTLAllocatesNothing(t *testing.T) {
+	var p packet.Packet
+	s := shape{src: addr("10.0.0.1"), dst: addr("10.0.0.2"), ttl: 200, udp: true}
+	frame := s.frame()
+	if n := testing.AllocsPerRun(100, func() { packet.Parse(frame, &p); DecTTL(frame, &p) }); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
