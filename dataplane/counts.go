@@ -56,6 +56,12 @@ func (w *Worker) Counts() Counts {
 	return c
 }
 
+// Flows is how many flows the worker holds; like Counts.
+func (w *Worker) Flows() int { return w.table.Len() }
+
+// FreeFrames is how many of its frames lie in its pool; like Counts.
+func (w *Worker) FreeFrames() int { return len(w.pool.free) }
+
 // BackendCounts is this worker's count for each backend id, to be copied
 // before Do's function returns.
 func (w *Worker) BackendCounts() []BackendCount { return w.here.Backends }

@@ -134,6 +134,10 @@ func (dp *Dataplane) Do(ctx context.Context, f func(*Worker)) error {
 	return nil
 }
 
+// Backing says what memory the first worker's flow table got; the others asked
+// for the same.
+func (dp *Dataplane) Backing() string { return dp.Workers[0].table.Backing() }
+
 // Close frees what the workers hold. They must have stopped.
 func (dp *Dataplane) Close() error {
 	var errs []error

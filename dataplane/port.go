@@ -20,7 +20,9 @@ type Port interface {
 	// Reclaim takes transmitted frames back from the completion ring.
 	Reclaim(addrs []uint64) int
 	// Kick tells the other side of the rings what NEED_WAKEUP asks for. An
-	// error means that the interface is gone or down.
+	// error means that the port is of no use any more, mostly because the
+	// interface is gone or down: the worker stops using it, the control plane
+	// brings another.
 	Kick() error
 	// FD is for poll(2); negative where there is nothing to wait for.
 	FD() int

@@ -47,6 +47,16 @@ type BackendCount struct {
 	Bytes   [2]uint64 // IP bytes as received, by direction
 }
 
+// Add sums o into c.
+func (c *BackendCount) Add(o *BackendCount) {
+	c.Flows += o.Flows
+	c.Active += o.Active
+	for d := range c.Packets {
+		c.Packets[d] += o.Packets[d]
+		c.Bytes[d] += o.Bytes[d]
+	}
+}
+
 // ServiceSpec and the other specs are the control plane's order for a
 // Snapshot, already validated.
 type ServiceSpec struct {

@@ -1,0 +1,152 @@
+package plan
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/l4fwd/l4fwd/balance"
+	"github.com/l4fwd/l4fwd/config"
+	"github.com/l4fwd/l4fwd/conntrack"
+	"github.com/l4fwd/l4fwd/dataplane"
+	"github.com/l4fwd/l4fwd/dataplane/steer"
+	"github.com/l4fwd/l4fwd/nat"
+	"github.com/l4fwd/l4fwd/packet"
+)
+
+// fleetSeed keys the hashed schedulers. It is a constant: machines of one
+// fleet with one configuration must choose the same backend for a client.
+const fleetSeed = 0x6c34667764 // "l4fwd"
+
+// Spec is what the data plane is to do.
+func Spec(c *config.Config) dataplane.Spec {
+	spec := dataplane.Spec{Seed: fleetSeed}
+	for a := range c.Locals() {
+		spec.Locals = append(spec.Locals, packet.AddrFrom(a))
+	}
+	for i := range c.Services {
+		s := &c.Services[i]
+		proto := protocol(s.Protocol)
+		out := dataplane.ServiceSpec{
+			Name:      s.Name,
+			VIP:       endpoint(s.Address, proto),
+			Mode:      conntrack.FullNAT,
+			Scheduler: schedulers[s.Scheduler],
+			TOA:       s.ClientAddress == config.ClientAddressTOA,
+			TOAKind:   s.TOAKind,
+			// Behind one local address a real server sees many clients' clocks
+			// as one, and would drop segments as too old (RFC 7323 section 5).
+			StripTimestamps: s.Mode == config.FullNAT,
+			Timeouts:        Timeouts(&s.Timeouts),
+		}
+		if s.Mode == config.DNAT {
+			out.Mode = conntrack.DNAT
+		}
+		for _, b := range s.Backends {
+			out.Backends = append(out.Backends, dataplane.BackendSpec{
+				Endpoint: endpoint(b.Address, proto), Weight: uint32(b.Weight),
+			})
+		}
+		spec.Services = append(spec.Services, out)
+	}
+	return spec
+}
+
+// PortRanges are the local ports of each local address, in Spec's order.
+func PortRanges(c *config.Config) []nat.PortRange {
+	var out []nat.PortRange
+	for _, r := range c.Locals() {
+		out = append(out, nat.PortRange{First: r.Ports.First, Last: r.Ports.Last})
+	}
+	return out
+}
+
+var schedulers = map[config.Scheduler]balance.Kind{
+	config.RR:     balance.RoundRobin,
+	config.WRR:    balance.WeightedRoundRobin,
+	config.SH:     balance.SourceHash,
+	config.Maglev: balance.Maglev,
+}
+
+// Timeouts converts to ticks, rounding up so that nothing ends early. States
+// without a key are those no packet leaves a flow in.
+func Timeouts(t *config.Timeouts) conntrack.Timeouts {
+	out := conntrack.DefaultTimeouts()
+	for state, d := range map[conntrack.State]time.Duration{
+		conntrack.SynSent:     t.TCPSynSent,
+		conntrack.SynRecv:     t.TCPSynRecv,
+		conntrack.Established: t.TCPEstablished,
+		conntrack.FinWait:     t.TCPFinWait,
+		conntrack.CloseWait:   t.TCPCloseWait,
+		conntrack.LastAck:     t.TCPLastAck,
+		conntrack.TimeWait:    t.TCPTimeWait,
+		conntrack.Closed:      t.TCPClose,
+		conntrack.UDPOneWay:   t.UDPOneWay,
+		conntrack.UDPTwoWay:   t.UDPTwoWay,
+	} {
+		const tick = time.Second / conntrack.TicksPerSecond
+		out[state] = uint32((d + tick - 1) / tick)
+	}
+	return out
+}
+
+// Rules are what XDP is to take, given the addresses the host has now. Of a
+// VIP that is the host's own only the service's protocol and port are taken,
+// so that ssh to it lives; of such a local address, only its ports. One that
+// the configuration gives no ports of its own is left to the kernel entirely
+// and returned in refused: taking any of its ports would steal connections.
+func Rules(c *config.Config, host []netip.Addr) (r steer.Rules, refused []netip.Addr) {
+	r.HostAddrs = host
+	own := make(map[netip.Addr]bool, len(host))
+	for _, a := range host {
+		own[a.WithZone("").Unmap()] = true
+	}
+	for i := range c.Services {
+		s := &c.Services[i]
+		proto := protocol(s.Protocol)
+		if vip := s.Address.Addr(); own[vip] {
+			r.Services = append(r.Services, steer.ServiceRule{Addr: vip, Proto: proto, Port: s.Address.Port()})
+		} else {
+			r.Addrs = append(r.Addrs, vip)
+		}
+		if s.Mode != config.DNAT {
+			continue
+		}
+		for _, b := range s.Backends {
+			r.Backends = append(r.Backends, steer.ServiceRule{Addr: b.Address.Addr(), Proto: proto, Port: b.Address.Port()})
+		}
+	}
+	for a, from := range c.Locals() {
+		switch {
+		case !own[a]:
+			r.Addrs = append(r.Addrs, a)
+		case from.OwnPorts:
+			r.LocalRanges = append(r.LocalRanges, steer.RangeRule{Addr: a, Lo: from.Ports.First, Hi: from.Ports.Last})
+		default:
+			refused = append(refused, a)
+		}
+	}
+	slices.SortFunc(r.Addrs, netip.Addr.Compare)
+	r.Addrs = slices.Compact(r.Addrs)
+	slices.SortFunc(r.Backends, compareRules)
+	r.Backends = slices.Compact(r.Backends)
+	return r, refused
+}
+
+func compareRules(a, b steer.ServiceRule) int {
+	if c := netip.AddrPortFrom(a.Addr, a.Port).Compare(netip.AddrPortFrom(b.Addr, b.Port)); c != 0 {
+		return c
+	}
+	return int(a.Proto) - int(b.Proto)
+}
+
+func protocol(p config.Protocol) uint8 {
+	if p == config.UDP {
+		return packet.ProtoUDP
+	}
+	return packet.ProtoTCP
+}
+
+func endpoint(ap netip.AddrPort, proto uint8) conntrack.Endpoint {
+	return conntrack.Endpoint{Addr: packet.AddrFrom(ap.Addr()), Port: ap.Port(), Proto: proto}
+}

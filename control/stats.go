@@ -1,0 +1,221 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/l4fwd/l4fwd/config"
+	"github.com/l4fwd/l4fwd/dataplane"
+	"github.com/l4fwd/l4fwd/dataplane/afxdp"
+	"github.com/l4fwd/l4fwd/dataplane/steer"
+	"github.com/l4fwd/l4fwd/nat"
+)
+
+// Stats is what the forwarder has done since it started, for people and
+// programs.
+type Stats struct {
+	Flows    int               `json:"flows"`    // in the table now
+	Opened   uint64            `json:"opened"`   // flows
+	Expired  uint64            `json:"expired"`  // flows that idled out
+	Evicted  uint64            `json:"evicted"`  // half-open flows that made room
+	Verdicts map[string]uint64 `json:"verdicts"` // packets by outcome, drops by reason; zero ones left out
+	Dropped  uint64            `json:"dropped"`  // all drops together
+	Services []ServiceStats    `json:"services"`
+	Workers  []WorkerStats     `json:"workers"`
+	Links    []LinkStats       `json:"interfaces"`
+	TOA      map[string]uint64 `json:"toa"` // packets of new flows by what came of the option
+}
+
+// ServiceStats counts by service. Two services that share a backend share its
+// counts.
+type ServiceStats struct {
+	Name     string         `json:"name"`
+	Backends []BackendStats `json:"backends"`
+}
+
+// BackendStats counts one real server.
+type BackendStats struct {
+	Address netip.AddrPort `json:"address"`
+	Flows   uint64         `json:"flows"`  // opened
+	Active  int64          `json:"active"` // open now
+	// By direction, as received: to the backend, from the backend. Bytes are of
+	// IP packets.
+	PacketsTo   uint64 `json:"packets_to"`
+	PacketsFrom uint64 `json:"packets_from"`
+	BytesTo     uint64 `json:"bytes_to"`
+	BytesFrom   uint64 `json:"bytes_from"`
+}
+
+// WorkerStats counts one worker.
+type WorkerStats struct {
+	Received   uint64 `json:"received"`
+	Sent       uint64 `json:"sent"`
+	HandedOver uint64 `json:"handed_over"`
+	Adopted    uint64 `json:"adopted"`
+	Flows      int    `json:"flows"`
+	FreeFrames int    `json:"free_frames"`
+}
+
+// LinkStats counts one NIC.
+type LinkStats struct {
+	Name   string            `json:"name"`
+	Up     bool              `json:"up"`
+	XDP    map[string]uint64 `json:"xdp"`    // what the program decided
+	Queues []afxdp.Stats     `json:"queues"` // rings and XDP_STATISTICS
+}
+
+// serviceNames is a service with its backends' ids in the data plane.
+type serviceNames struct {
+	name     string
+	backends []backendName
+}
+
+type backendName struct {
+	addr netip.AddrPort
+	id   int
+}
+
+func namesOf(c *config.Config, s *dataplane.Snapshot) []serviceNames {
+	ids := make(map[string]int)
+	for id, b := range s.Directory.Backends {
+		ids[fmt.Sprint(netip.AddrPortFrom(b.Addr.Netip(), b.Port), b.Proto)] = id
+	}
+	var out []serviceNames
+	for i, svc := range c.Services {
+		n := serviceNames{name: svc.Name}
+		proto := s.Directory.Services[i].Proto
+		for _, b := range svc.Backends {
+			n.backends = append(n.backends, backendName{b.Address, ids[fmt.Sprint(b.Address, proto)]})
+		}
+		out = append(out, n)
+	}
+	return out
+}
+
+// statsPatience bounds how long the workers may take to answer.
+const statsPatience = 2 * time.Second
+
+// stats asks every worker for its counters.
+func (d *Daemon) stats(ctx context.Context) (Stats, error) {
+	ctx, cancel := context.WithTimeout(ctx, statsPatience)
+	defer cancel()
+	var total dataplane.Counts
+	var backends []dataplane.BackendCount
+	out := Stats{Verdicts: map[string]uint64{}, TOA: map[string]uint64{}}
+	err := d.dp.Do(ctx, func(w *dataplane.Worker) {
+		c := w.Counts()
+		total.Add(&c)
+		mine := w.BackendCounts()
+		for len(backends) < len(mine) {
+			backends = append(backends, dataplane.BackendCount{})
+		}
+		for i := range mine {
+			backends[i].Add(&mine[i])
+		}
+		out.Flows += w.Flows()
+		out.Workers = append(out.Workers, WorkerStats{
+			Received: c.Received, Sent: c.Sent, HandedOver: c.Verdicts[dataplane.HandedOver],
+			Adopted: c.Adopted, Flows: w.Flows(), FreeFrames: w.FreeFrames(),
+		})
+	})
+	if err != nil {
+		return Stats{}, err
+	}
+	out.Opened, out.Expired, out.Evicted, out.Dropped = total.Opened, total.Expired, total.Evicted, total.Drops()
+	for v := range dataplane.NumVerdicts {
+		if n := total.Verdicts[v]; n > 0 {
+			out.Verdicts[v.String()] = n
+		}
+	}
+	for r, n := range total.TOA {
+		if n > 0 {
+			out.TOA[nat.TOAResult(r).String()] = n
+		}
+	}
+	for _, s := range d.names {
+		svc := ServiceStats{Name: s.name}
+		for _, b := range s.backends {
+			c := backends[b.id]
+			svc.Backends = append(svc.Backends, BackendStats{
+				Address: b.addr, Flows: c.Flows, Active: c.Active,
+				PacketsTo: c.Packets[0], PacketsFrom: c.Packets[1], BytesTo: c.Bytes[0], BytesFrom: c.Bytes[1],
+			})
+		}
+		out.Services = append(out.Services, svc)
+	}
+	for _, l := range d.links {
+		out.Links = append(out.Links, l.stats())
+	}
+	return out, nil
+}
+
+func (l *link) stats() LinkStats {
+	s := LinkStats{Name: l.name, Up: l.up, XDP: map[string]uint64{}}
+	if l.program != nil {
+		if x, err := l.program.Stats(); err == nil {
+			for i, n := range x {
+				s.XDP[steer.Counter(i).String()] = n
+			}
+		}
+	}
+	for _, sock := range l.sockets {
+		q, err := sock.Stats()
+		if err == nil {
+			s.Queues = append(s.Queues, q)
+		}
+	}
+	return s
+}
+
+// writeStats renews the stats file, so that a reader never sees half of it.
+func (d *Daemon) writeStats(ctx context.Context) {
+	if d.opt.StatsFile == "" {
+		return
+	}
+	s, err := d.stats(ctx)
+	if err == nil {
+		err = writeJSON(d.opt.StatsFile, s)
+	}
+	if err != nil {
+		d.log.Warn("stats file", zap.Error(err))
+	}
+}
+
+func writeJSON(path string, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	tmp := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".tmp")
+	if err := os.WriteFile(tmp, append(b, '\n'), 0o644); err != nil {
+		return err
+	}
+	return os.Rename(tmp, path)
+}
+
+func (d *Daemon) logStats(ctx context.Context) {
+	s, err := d.stats(ctx)
+	if err != nil {
+		d.log.Warn("stats", zap.Error(err))
+		return
+	}
+	d.log.Info("stats", zap.Any("stats", s))
+}
+
+// farewell writes the last figures down.
+func (d *Daemon) farewell() {
+	ctx := context.Background()
+	d.writeStats(ctx)
+	s, err := d.stats(ctx)
+	if err != nil {
+		return
+	}
+	d.log.Info("stopping", zap.Int("flows", s.Flows), zap.Any("verdicts", s.Verdicts))
+}
