@@ -9,8 +9,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/gopacket"
 	"github.com/google/gopacket/layers"
-	"github.com/l4fwd/l4fwd/packet"
 	"pgregory.net/rapid"
+
+	"github.com/l4fwd/l4fwd/packet"
 )
 
 var ourMAC = [6]byte{2, 0, 0, 0xaa, 0xbb, 0xcc}

@@ -7,9 +7,10 @@ import (
 
 	"github.com/google/gopacket"
 	"github.com/google/gopacket/layers"
+	"pgregory.net/rapid"
+
 	"github.com/l4fwd/l4fwd/conntrack"
 	"github.com/l4fwd/l4fwd/packet"
-	"pgregory.net/rapid"
 )
 
 // shape is a packet to be built byte by byte, owing nothing to the code under

@@ -5,8 +5,9 @@ import (
 	"net/netip"
 	"testing"
 
-	"github.com/l4fwd/l4fwd/packet"
 	"pgregory.net/rapid"
+
+	"github.com/l4fwd/l4fwd/packet"
 )
 
 // TestSipHashVectors uses the vectors published with the reference

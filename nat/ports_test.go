@@ -4,9 +4,10 @@ import (
 	"fmt"
 	"testing"
 
+	"pgregory.net/rapid"
+
 	"github.com/l4fwd/l4fwd/conntrack"
 	"github.com/l4fwd/l4fwd/packet"
-	"pgregory.net/rapid"
 )
 
 // portsBench is a flow table with everything Pick needs.
@@ -221,10 +222,11 @@ func TestPortsSeed(t *testing.T) {
 		_, port, _ := NewPorts(PortOptions{Workers: 1, Seed: seed}).Pick(b.t, &b.dir, []uint16{0}, 0)
 		return port
 	}
-	if first(1) != first(1) {
+	one, again := first(1), first(1)
+	if one != again {
 		t.Error("one seed, two ports")
 	}
-	if first(1) == first(2) && first(2) == first(3) {
+	if one == first(2) && one == first(3) {
 		t.Error("the seed does not matter")
 	}
 }

@@ -4,8 +4,9 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/l4fwd/l4fwd/packet"
 	"pgregory.net/rapid"
+
+	"github.com/l4fwd/l4fwd/packet"
 )
 
 func TestDecTTL(t *testing.T) {
