@@ -187,7 +187,7 @@ func TestAttachedAlready(t *testing.T) {
 					if err != nil {
 						t.Fatal(err)
 					}
-					defer l.Close()
+					t.Cleanup(func() { _ = l.Close() })
 				} else if err := netlink.LinkSetXdpFdWithFlags(veth, p.FD(), int(flags)); err != nil {
 					t.Fatal(err)
 				}
@@ -205,7 +205,7 @@ func TestAttachedAlready(t *testing.T) {
 				if err := n.load(); err != nil {
 					t.Fatal(err)
 				}
-				defer n.objs.Close()
+				t.Cleanup(func() { _ = n.objs.Close() })
 				if err := n.attach(ifindex, veth.Attrs().Name, Auto); !errors.Is(err, ErrAttached) {
 					t.Errorf("race: %v, want %v", err, ErrAttached)
 				}
