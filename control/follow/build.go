@@ -1,6 +1,7 @@
 package follow
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -92,31 +93,37 @@ func (b *builder) findEgress() {
 	}
 }
 
-// choice is the best route to a prefix so far.
+// way is all of a route that decides about its hop; a full BGP table has a
+// million routes and a handful of ways.
+type way struct {
+	nexthop
+	typ, mtu int
+}
+
+// choice is what a way comes to.
 type choice struct {
-	rank  int64
 	worst int // how far from usable, see usability
 	key   hopKey
 }
 
-// routePrefixes chooses one hop for every routed prefix.
+// routePrefixes chooses one hop for every routed prefix. It sorts the routes,
+// which the kernel delivers nearly sorted.
 func (b *builder) routePrefixes() []route.Prefix {
-	best := make(map[netip.Prefix]choice, len(b.s.routes))
-	for i := range b.s.routes {
-		r := &b.s.routes[i]
-		if r.prefix.Bits() >= linkLocal6.Bits() && linkLocal6.Contains(r.prefix.Addr()) {
-			continue
+	routes := b.s.routes
+	slices.SortFunc(routes, func(x, y routeInfo) int {
+		return cmp.Or(x.prefix.Addr().Compare(y.prefix.Addr()), cmp.Compare(x.prefix.Bits(), y.prefix.Bits()))
+	})
+	ways := map[way]*choice{}
+	out := make([]route.Prefix, 0, len(routes)+len(neverForwarded))
+	for len(routes) > 0 {
+		n := 1
+		for n < len(routes) && routes[n].prefix == routes[0].prefix {
+			n++
 		}
-		if r.many == nil {
-			b.consider(best, r, r.one)
+		if key, ok := b.best(ways, routes[:n]); ok {
+			out = append(out, route.Prefix{Prefix: routes[0].prefix, Hop: b.reg.id(key)})
 		}
-		for _, n := range r.many {
-			b.consider(best, r, n)
-		}
-	}
-	out := make([]route.Prefix, 0, len(best)+len(neverForwarded))
-	for p, c := range best {
-		out = append(out, route.Prefix{Prefix: p, Hop: b.reg.id(c.key)})
+		routes = routes[n:]
 	}
 	local := b.reg.id(hopKey{state: route.Local})
 	for _, p := range neverForwarded {
@@ -137,20 +144,41 @@ var neverForwarded = []netip.Prefix{
 
 var linkLocal6 = netip.MustParsePrefix("fe80::/10")
 
-// consider weighs one next hop of a route against the best known. Routes of
-// equal metric (IPv6 has them) count as one multipath route.
-func (b *builder) consider(best map[netip.Prefix]choice, r *routeInfo, n nexthop) {
-	if n.flags&unix.RTNH_F_DEAD != 0 {
-		return
+// best weighs the next hops of the routes to one prefix. Routes of equal
+// metric (IPv6 has them) count as one multipath route.
+func (b *builder) best(ways map[way]*choice, routes []routeInfo) (key hopKey, ok bool) {
+	if p := routes[0].prefix; p.Bits() >= linkLocal6.Bits() && linkLocal6.Contains(p.Addr()) {
+		return hopKey{}, false
 	}
-	key := b.keyOf(r, n)
-	c := choice{r.rank, b.usability(key, n), key}
-	old, known := best[r.prefix]
-	better := !known || c.rank < old.rank ||
-		c.rank == old.rank && (c.worst < old.worst || c.worst == old.worst && c.key.order(old.key) < 0)
-	if better {
-		best[r.prefix] = c
+	var best *choice
+	var rank int64
+	consider := func(r *routeInfo, n nexthop) {
+		if n.flags&unix.RTNH_F_DEAD != 0 {
+			return
+		}
+		w := way{n, r.typ, r.mtu}
+		c, known := ways[w]
+		if !known {
+			k := b.keyOf(r, n)
+			c = &choice{worst: b.usability(k, n), key: k}
+			ways[w] = c
+		}
+		if best == nil || cmp.Or(cmp.Compare(r.rank, rank), cmp.Compare(c.worst, best.worst), c.key.order(best.key)) < 0 {
+			best, rank = c, r.rank
+		}
 	}
+	for i := range routes {
+		if routes[i].many == nil {
+			consider(&routes[i], routes[i].one)
+		}
+		for _, n := range routes[i].many {
+			consider(&routes[i], n)
+		}
+	}
+	if best == nil {
+		return hopKey{}, false
+	}
+	return best.key, true
 }
 
 // keyOf says what a next hop of a route means for a packet.

@@ -26,6 +26,12 @@
 // Hazard: an interface that is deleted and made again has a new index. All is
 // matched by name; hop ids survive, and so does a flow's cached hop.
 //
+// Hazard: gateways and what Keep names are verified when they grow stale; any
+// other neighbour is used as long as the kernel keeps it, as it last was known.
+//
+// Hazard: a neighbour seen for the first time gets a hop of its own, and that
+// is a new generation. Flows then look up their hop once more.
+//
 // Hazard: callbacks run on the goroutine of Run, one at a time. One that
 // blocks stops everything here.
 package follow

@@ -38,6 +38,8 @@ type Options struct {
 
 	Resync time.Duration // read everything again this often; 0: 30 s
 	Probe  time.Duration // look after kept neighbours this often; 0: 3 s
+
+	buffer int // bytes of notifications; 0: bufferSize
 }
 
 // LinkEvent is the state of a data NIC after a change.
@@ -57,6 +59,9 @@ const (
 	// table must not keep a core busy.
 	maxShare   = 10
 	retryAfter = time.Second // after netlink refused
+	// Losing notifications is repaired by reading all again: a large buffer
+	// only makes that rare.
+	bufferSize = 4 << 20
 )
 
 // What a notification makes out of date.
@@ -107,6 +112,9 @@ func New(opt Options) (*Follower, error) {
 	}
 	if opt.Probe <= 0 {
 		opt.Probe = 3 * time.Second
+	}
+	if opt.buffer <= 0 {
+		opt.buffer = bufferSize
 	}
 	if opt.Log == nil {
 		opt.Log = zap.NewNop()
@@ -161,9 +169,7 @@ func (f *Follower) open() (*netlink.Handle, *nl.NetlinkSocket, error) {
 		handle.Close()
 		return nil, nil, fmt.Errorf("subscribing to netlink: %w", err)
 	}
-	// Losing notifications is repaired by reading all again: a larger buffer
-	// only makes that rare.
-	if err := socket.SetReceiveBufferSize(4<<20, true); err != nil {
+	if err := socket.SetReceiveBufferSize(f.opt.buffer, true); err != nil {
 		f.log.Debug("netlink receive buffer stays small", zap.Error(err))
 	}
 	return handle, socket, nil

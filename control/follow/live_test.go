@@ -146,13 +146,16 @@ func (s *seen) hopID(a netip.Addr) route.HopID {
 
 func start(t *testing.T, at *space, links ...string) (*Follower, *seen) {
 	t.Helper()
+	return startWith(t, Options{Links: links, Namespace: at.ns, Probe: 200 * time.Millisecond})
+}
+
+func startWith(t *testing.T, opt Options) (*Follower, *seen) {
+	t.Helper()
 	s := &seen{news: make(chan struct{}, 1)}
-	f, err := New(Options{
-		Links: links, Namespace: at.ns, Probe: 200 * time.Millisecond,
-		OnRoutes:    func(r *route.Table) { s.tell(func() { s.table = r }) },
-		OnHostAddrs: func(a []netip.Addr) { s.tell(func() { s.hosts = a }) },
-		OnLink:      func(e LinkEvent) { s.tell(func() { s.links = append(s.links, e) }) },
-	})
+	opt.OnRoutes = func(r *route.Table) { s.tell(func() { s.table = r }) }
+	opt.OnHostAddrs = func(a []netip.Addr) { s.tell(func() { s.hosts = a }) }
+	opt.OnLink = func(e LinkEvent) { s.tell(func() { s.links = append(s.links, e) }) }
+	f, err := New(opt)
 	must(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

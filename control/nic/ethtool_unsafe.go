@@ -45,16 +45,6 @@ func ethtoolIoctl(name string, buf []byte) error {
 	return nil
 }
 
-// Offsets in struct ethtool_rxfh.
-const (
-	rxfhIndirSize  = 8
-	rxfhKeySize    = 12
-	rxfhFunction   = 16
-	rxfhInputXfrm  = 17
-	rxfhConfig     = 24 // indirection table, uint32 each, then the key
-	rxfhMaxEntries = 1 << 16
-)
-
 // readRSS asks twice: for the sizes, then for the contents.
 func readRSS(name string) (*RSS, error) {
 	order := binary.NativeEndian
@@ -74,12 +64,7 @@ func readRSS(name string) (*RSS, error) {
 	if err := ethtoolIoctl(name, all); err != nil {
 		return nil, fmt.Errorf("reading the RSS configuration of %s: %w", name, err)
 	}
-	r := &RSS{Function: HashFunction(all[rxfhFunction]), Symmetric: all[rxfhInputXfrm] != 0}
-	table := all[rxfhConfig:]
-	for i := range int(entries) {
-		r.Indirection = append(r.Indirection, order.Uint32(table[4*i:]))
-	}
-	r.Key = append(r.Key, table[4*entries:]...)
+	r := parseRSS(all)
 	for _, f := range []struct {
 		flow uint32
 		to   *HashFields

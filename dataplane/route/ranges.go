@@ -13,6 +13,7 @@ type span struct {
 	first, last packet.Addr
 	bits        int16 // prefix length in the 128-bit space
 	hop         HopID
+	order       int32 // among the prefixes given
 }
 
 // rangeStart begins a range of addresses that go to one hop.
@@ -22,7 +23,10 @@ type rangeStart struct {
 }
 
 func compare(a, b packet.Addr) int {
-	return cmp.Or(cmp.Compare(a.Hi, b.Hi), cmp.Compare(a.Lo, b.Lo))
+	if a.Hi != b.Hi {
+		return cmp.Compare(a.Hi, b.Hi)
+	}
+	return cmp.Compare(a.Lo, b.Lo)
 }
 
 // next returns a+1; the caller knows that a is not the last address.
@@ -60,7 +64,14 @@ func spanOf(p Prefix) (s span, ok bool) {
 // spansOf sorts the prefixes of each family by first address, the shorter
 // prefix before the longer, and drops all but the last of equal ones.
 func spansOf(prefixes []Prefix, hops int) (v4, v6 []span) {
+	n4 := 0
 	for _, p := range prefixes {
+		if p.Addr().Is4() {
+			n4++
+		}
+	}
+	v4, v6 = make([]span, 0, n4), make([]span, 0, len(prefixes)-n4)
+	for i, p := range prefixes {
 		s, ok := spanOf(p)
 		if !ok {
 			continue
@@ -68,6 +79,7 @@ func spansOf(prefixes []Prefix, hops int) (v4, v6 []span) {
 		if int(s.hop) >= hops {
 			s.hop = 0
 		}
+		s.order = int32(i)
 		if p.Addr().Is4() {
 			v4 = append(v4, s)
 		} else {
@@ -78,8 +90,11 @@ func spansOf(prefixes []Prefix, hops int) (v4, v6 []span) {
 }
 
 func sorted(spans []span) []span {
-	slices.SortStableFunc(spans, func(a, b span) int {
-		return cmp.Or(compare(a.first, b.first), cmp.Compare(a.bits, b.bits))
+	slices.SortFunc(spans, func(a, b span) int {
+		if c := compare(a.first, b.first); c != 0 {
+			return c
+		}
+		return cmp.Or(cmp.Compare(a.bits, b.bits), cmp.Compare(a.order, b.order))
 	})
 	out := spans[:0]
 	for i, s := range spans {
