@@ -380,8 +380,15 @@ func TestBucketFull(tt *testing.T) {
 	if b := t.buckets[0]; b.over != places-1-bucketSlots || b.reach != maxProbe-1 {
 		tt.Errorf("%d away, reach %d", b.over, b.reach)
 	}
-	t.Remove(refs[0])
+	t.Remove(refs[10]) // the new flow lands near home while others are far
 	mustInsert(tt, t, &e, dir, 0)
+	for i := range refs {
+		e := numbered(i)
+		fwd, rev := tuples(&e, dir)
+		if t.HasTuple(&fwd, dir) != (i != 10) || t.HasTuple(rev, dir) != (i != 10) {
+			tt.Errorf("flow %d lost", i)
+		}
+	}
 	if _, got, _ := t.Insert(&e, &fwd, rev, dir, 0, nil); got != DuplicateForward {
 		tt.Error(got)
 	}

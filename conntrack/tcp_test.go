@@ -247,6 +247,11 @@ func TestTCPScenarios(tt *testing.T) {
 		{"keep-alive", after(talk,
 			step{d: Forward, flags: fACK, seq: 100, ack: 101, state: Established},
 			step{d: Reply, flags: fACK, seq: 101, ack: 101, state: Established})},
+		{"first segment lost before us", after(handshake[:2],
+			step{d: Forward, flags: fACK, seq: 1461, ack: 1, length: 100, state: Established})},
+		{"server's data passed us, then RST", after(talk,
+			step{d: Forward, flags: fACK, seq: 101, ack: 5000, state: Established},
+			step{d: Reply, flags: fRST, seq: 5000, state: Closed})},
 		{"server's data passed us", after(talk,
 			step{d: Forward, flags: fACK, seq: 101, ack: 5000, state: Established},
 			step{d: Reply, flags: fACK, seq: 5000, ack: 101, length: 10, state: Established},
@@ -404,6 +409,11 @@ func TestTCPDeadlines(tt *testing.T) {
 	check("time wait", to[TimeWait])
 	c.send(Reply, fFIN, 501, 2, 0)
 	check("FIN again", to[TimeWait]-16)
+	c.t.Entry(c.r).State = Established
+	c.send(Forward, fRST, 2, 0, 0)
+	check("RST", to[Closed])
+	c.send(Reply, fACK, 502, 2, 10)
+	check("data after the RST", to[Closed]-16)
 	if got := drain(c.t, c.now+to[TimeWait]); len(got) != 1 {
 		tt.Errorf("%d expired", len(got))
 	}
