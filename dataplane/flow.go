@@ -25,14 +25,11 @@ func (w *Worker) forward(i int, r conntrack.Ref) Verdict {
 		return v
 	}
 	ipLen := uint64(p.End - p.L3)
-	if p.Kind == packet.KindTCP {
-		if p.Payload-p.L4 > tcpBareHeader {
-			if e.Mode == conntrack.FullNAT {
-				nat.StripOption(frame, p, svc.TOAKind)
-			}
-			if svc.StripTS && p.TCPFlags&packet.SYN != 0 {
-				nat.StripTimestamps(frame, p)
-			}
+	if p.Kind == packet.KindTCP && p.Payload-p.L4 > tcpBareHeader {
+		// Only l4fwd may say who the client is, to whatever backend.
+		nat.StripOption(frame, p, svc.TOAKind)
+		if svc.StripTS {
+			nat.StripTimestamps(frame, p)
 		}
 	}
 	if out := w.table.Track(r, conntrack.Forward, p, frame, w.tick, &svc.Timeouts); out != conntrack.Pass {

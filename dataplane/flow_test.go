@@ -131,6 +131,16 @@ func TestTOA(t *testing.T) {
 	}
 }
 
+func TestForgedTOAGoesInDNATToo(t *testing.T) {
+	r := newRig(t, 1, testSpec())
+	c := r.open(0, "198.51.100.7:40000", "192.0.2.11:80")
+	forged := layers.TCPOption{OptionType: 254, OptionLength: 8, OptionData: []byte{0, 80, 10, 9, 8, 7}}
+	data := c.fromClient(seg{ack: true, seq: 1001, ackNum: 9001, payload: 100, opts: []layers.TCPOption{forged}})
+	if got := toa(data); got != nil {
+		t.Errorf("forged TOA %x passed", got)
+	}
+}
+
 func TestMSSLeavesRoomForTOA(t *testing.T) {
 	r := newRig(t, 1, testSpec())
 	syn := verify(t, r.one(0, 0, 1, build(t, seg{src: "198.51.100.7:40000", dst: "192.0.2.10:80", syn: true, seq: 1, opts: []layers.TCPOption{mss(1460)}})))
