@@ -89,8 +89,8 @@ func CheckFrame(data []byte) error {
 	return err
 }
 
-// check decodes a frame and, if sums is set, verifies its checksums. What was
-// decoded before an error is returned with it.
+// check decodes a frame and, if sums is set, verifies its checksums and that it
+// is whole. What was decoded before an error is returned with it.
 func (c *checker) check(data []byte, sums bool) (f frame, err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -116,7 +116,7 @@ func (c *checker) check(data []byte, sums bool) (f frame, err error) {
 	case layers.EthernetTypeIPv6:
 		err = c.check6(&f, rest, sums)
 	}
-	if err == nil && bool(c.cut) {
+	if err == nil && sums && bool(c.cut) {
 		err = errTruncated
 	}
 	return f, err
@@ -212,7 +212,10 @@ func (c *checker) check6(f *frame, data []byte, sums bool) error {
 	f.src, f.dst = bare(ip.SrcIP), bare(ip.DstIP)
 	end := 40 + int(ip.Length)
 	if end > len(data) {
-		return errTruncated
+		if sums {
+			return errTruncated
+		}
+		end = len(data)
 	}
 	rest, next := data[40:end], uint8(data[6])
 	for next == extHopByHop || next == extRouting || next == extDestination || next == extFragment {

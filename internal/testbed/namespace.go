@@ -129,6 +129,11 @@ var baseSysctls = []struct{ key, value string }{
 	{"net.ipv6.conf.all.forwarding", "0"},
 	{"net.ipv4.conf.all.rp_filter", "0"},
 	{"net.ipv4.conf.default.rp_filter", "0"},
+	// In one-arm a router tells both sides to talk directly.
+	{"net.ipv4.conf.all.accept_redirects", "0"},
+	{"net.ipv4.conf.default.accept_redirects", "0"},
+	{"net.ipv6.conf.all.accept_redirects", "0"},
+	{"net.ipv6.conf.default.accept_redirects", "0"},
 	{"net.ipv6.conf.all.accept_dad", "0"},
 	{"net.ipv6.conf.default.accept_dad", "0"},
 	{"net.ipv6.conf.default.dad_transmits", "0"},

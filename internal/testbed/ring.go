@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 )
 
@@ -58,24 +59,29 @@ type ring struct {
 
 // openRing captures all frames of a device from now on. The calling thread must
 // be in the device's namespace.
-func openRing(ifindex, megabytes int, incomingOnly bool) (*ring, error) {
+func openRing(ifindex int, o SnifferOptions) (*ring, error) {
 	// Protocol 0 receives nothing until bind names device and protocol.
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("packet socket: %w", err)
 	}
-	r := &ring{fd: fd, blocks: megabytes << 20 / blockSize}
-	if err := r.setUp(ifindex, incomingOnly); err != nil {
+	r := &ring{fd: fd, blocks: o.BufferMiB << 20 / blockSize}
+	if err := r.setUp(ifindex, o); err != nil {
 		return nil, errors.Join(err, r.close())
 	}
 	return r, nil
 }
 
-func (r *ring) setUp(ifindex int, incomingOnly bool) error {
+func (r *ring) setUp(ifindex int, o SnifferOptions) error {
 	if err := unix.SetsockoptInt(r.fd, unix.SOL_PACKET, unix.PACKET_VERSION, unix.TPACKET_V3); err != nil {
 		return fmt.Errorf("TPACKET_V3: %w", err)
 	}
-	if incomingOnly {
+	if o.Every > 1 {
+		if err := r.sample(o.Every); err != nil {
+			return fmt.Errorf("sampling filter: %w", err)
+		}
+	}
+	if o.Direction == Incoming {
 		if err := unix.SetsockoptInt(r.fd, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1); err != nil {
 			return fmt.Errorf("ignore outgoing: %w", err)
 		}
@@ -99,6 +105,31 @@ func (r *ring) setUp(ifindex int, incomingOnly bool) error {
 		return fmt.Errorf("bind: %w", err)
 	}
 	return nil
+}
+
+// headBytes is what is left of a frame that is not in the sample: Ethernet and
+// VLAN, an IPv6 header and some extension, a TCP header with all its options.
+const headBytes = 160
+
+// sample makes the kernel keep one in every n frames whole, by chance, and cut
+// the others.
+func (r *ring) sample(n int) error {
+	raw, err := bpf.Assemble([]bpf.Instruction{
+		bpf.LoadExtension{Num: bpf.ExtRand},
+		bpf.ALUOpConstant{Op: bpf.ALUOpMod, Val: uint32(n)},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: 0, SkipFalse: 1},
+		bpf.RetConstant{Val: 1 << 18},
+		bpf.RetConstant{Val: headBytes},
+	})
+	if err != nil {
+		return err
+	}
+	filter := make([]unix.SockFilter, len(raw))
+	for i, in := range raw {
+		filter[i] = unix.SockFilter{Code: in.Op, Jt: in.Jt, Jf: in.Jf, K: in.K}
+	}
+	return unix.SetsockoptSockFprog(r.fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
+		&unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]})
 }
 
 // read passes the frames of the next block to fn, if the kernel has handed it

@@ -31,10 +31,13 @@ const (
 // SnifferOptions say what to look at. The zero value checks every frame.
 type SnifferOptions struct {
 	Direction Direction
-	TOAKind   uint8  // 0 = DefaultTOAKind
-	Every     int    // verify checksums of every n-th frame only; 0 = all. Everything else is looked at in all
+	TOAKind   uint8 // 0 = DefaultTOAKind
+	// Every n > 1 verifies one in n frames, by chance, and those of at most 160
+	// bytes; of the others only the headers are looked at. 0 = all. Bulk
+	// transfers on a busy machine need it.
+	Every     int
 	Limit     uint64 // stop after so many frames; 0 = never
-	BufferMiB int    // 0 = 32
+	BufferMiB int    // 0 = 64
 	// Pcap receives the frames as a pcap file; nil = nobody. It is written by
 	// another goroutine until Stop.
 	Pcap io.Writer
@@ -100,7 +103,7 @@ func (ns *Namespace) Sniff(device string, o SnifferOptions) (*Sniffer, error) {
 	}
 	o.Every = max(o.Every, 1)
 	if o.BufferMiB <= 0 {
-		o.BufferMiB = 32
+		o.BufferMiB = 64
 	}
 	s := &Sniffer{o: o, done: make(chan struct{}), news: make(chan struct{}),
 		addrs: make(map[netip.Addr]uint64), toa: make(map[TOAKey][]netip.AddrPort)}
@@ -115,7 +118,7 @@ func (ns *Namespace) Sniff(device string, o SnifferOptions) (*Sniffer, error) {
 		return nil, fmt.Errorf("sniff %s in %s: %w", device, ns.role, err)
 	}
 	err = ns.Do(func() (err error) {
-		s.ring, err = openRing(link.Attrs().Index, o.BufferMiB, o.Direction == Incoming)
+		s.ring, err = openRing(link.Attrs().Index, o)
 		return err
 	})
 	if err != nil {
@@ -183,12 +186,12 @@ func (s *Sniffer) see(c *checker, f captured) {
 	if s.r.Limited {
 		return
 	}
+	sums := len(f.data) == f.wireLen
 	if f.tag != nil {
 		f.data = f.whole()
 		f.wireLen += len(f.tag)
 		s.r.Tagged++
 	}
-	sums := s.r.Frames%uint64(s.o.Every) == 0
 	if s.r.Frames++; s.r.Frames == s.o.Limit {
 		s.r.Limited = true
 	}

@@ -24,12 +24,11 @@ const (
 type TopologyOptions struct {
 	OneArm           bool // everybody on one L2; l4fwd has one device
 	Servers          int  // real servers, each a namespace; 0 = 2
-	Queues           int  // of l4fwd's devices and the client's; 0 = 1
+	Queues           int  // of l4fwd's devices; 0 = 1
 	MTU              int  // 0 = 1500
 	VIPs             VIPPath
 	ClientAddrs      int  // addresses of the client in each family; 0 = 1, at most 100
 	StaticNeighbours bool // l4fwd's kernel and its neighbours know each other without ARP and ND
-	ClientQueues     int  // other number of queues at the client's end; 0 = Queues
 }
 
 // The addresses of every topology. The VIPs and LocalAddresses are nobody's:
@@ -91,9 +90,6 @@ func NewTopology(o TopologyOptions) (*Topology, error) {
 	}
 	o.Queues = max(o.Queues, 1)
 	o.ClientAddrs = max(o.ClientAddrs, 1)
-	if o.ClientQueues == 0 {
-		o.ClientQueues = o.Queues
-	}
 	if o.Servers < 1 || o.Servers > 50 || o.ClientAddrs > 100 {
 		return nil, fmt.Errorf("topology: %d servers, %d client addresses: at most 50 and 100", o.Servers, o.ClientAddrs)
 	}
@@ -143,7 +139,9 @@ func (t *Topology) build() error {
 	return t.ConnectLBServer()
 }
 
-// link joins a device in a namespace to the switch.
+// link joins a device in a namespace to the switch. All but l4fwd's devices want
+// one queue: a bridged packet still carries the number of the sender's transmit
+// queue, 1 is taken for "received on queue 0", and all would end up there.
 func (t *Topology) link(ns *Namespace, name, port string, queues int, addrs []netip.Prefix) (*Device, error) {
 	d, p, err := Veth(ns, name, t.Switch, port, VethOptions{Queues: queues, MTU: t.Options.MTU, AddrsA: addrs})
 	if err != nil {
@@ -179,7 +177,7 @@ func (t *Topology) clientPrefixes() []netip.Prefix {
 // wireOneArmClient puts the client on the common switch. Its network differs
 // from the servers': else a DNAT reply would go straight to it.
 func (t *Topology) wireOneArmClient() error {
-	d, err := t.link(t.Client, "c0", "client", t.Options.ClientQueues, t.clientPrefixes())
+	d, err := t.link(t.Client, "c0", "client", 1, t.clientPrefixes())
 	if err != nil {
 		return err
 	}
