@@ -1,0 +1,218 @@
+package config
+
+import (
+	"fmt"
+	"iter"
+	"net/netip"
+	"os"
+	"time"
+)
+
+// Config is the whole configuration with all defaults filled in. Nobody
+// writes to it after Parse. The yaml tags name the keys.
+type Config struct {
+	// ManagementInterface is left to the kernel. Default: none.
+	ManagementInterface string `yaml:"management_interface"`
+	// Interfaces are the data-plane NICs, at least one.
+	Interfaces []Interface `yaml:"interfaces"`
+	// LocalAddresses are the Full-NAT sources in the order of the file.
+	LocalAddresses []LocalRange `yaml:"local_addresses"`
+	// LocalPorts are the Full-NAT source ports of a local address that has none
+	// of its own. Default: 1024-65535.
+	LocalPorts PortRange `yaml:"local_port_range"`
+	// Services in the order of the file, at least one.
+	Services []Service `yaml:"services"`
+
+	// Workers is the number of workers. Default: 0, left to the daemon; len(CPUs)
+	// where CPUs are given.
+	Workers int `yaml:"workers"`
+	// CPUs holds the CPU of each worker. Default: none, left to the daemon.
+	CPUs []int `yaml:"cpus"`
+	// PollMode is what a worker does when idle. Default: adaptive.
+	PollMode PollMode `yaml:"poll_mode"`
+	// BusyPoll asks for SO_PREFER_BUSY_POLL. Default: false.
+	BusyPoll bool `yaml:"busy_poll"`
+	// XDPMode is where the XDP program is attached. Default: auto.
+	XDPMode XDPMode `yaml:"xdp_mode"`
+	// ZeroCopy is whether AF_XDP sockets are bound for zero copy. Default: auto.
+	ZeroCopy ZeroCopy `yaml:"zero_copy"`
+	// FrameSize is the UMEM chunk size in bytes, 2048 (default) or 4096.
+	FrameSize int `yaml:"frame_size"`
+	// FramesPerQueue is how many UMEM frames each queue of each NIC adds. Default:
+	// 8192.
+	FramesPerQueue int `yaml:"frames_per_queue"`
+	// RingSize is the number of descriptors of each ring, a power of two. Default:
+	// 2048.
+	RingSize int `yaml:"ring_size"`
+	// MaxFlows is how many flows fit, all workers together. Default: 1048576.
+	MaxFlows int `yaml:"max_flows"`
+
+	// TOAKind is the TCP option kind of TOA. Default: 254.
+	TOAKind uint8 `yaml:"toa_kind"`
+	// Timeouts are how long a flow may be idle in each state.
+	Timeouts Timeouts `yaml:"timeouts"`
+
+	// LogLevel is the least severe level that is logged. Default: info.
+	LogLevel LogLevel `yaml:"log_level"`
+	// LogFormat is how log lines are written. Default: console.
+	LogFormat LogFormat `yaml:"log_format"`
+
+	file string
+	at   map[string]position
+}
+
+// Interface is one data-plane NIC.
+type Interface struct {
+	// Name as the kernel has it, 1 to 15 bytes.
+	Name string `yaml:"name"`
+}
+
+// LocalRange is one entry of local_addresses: the addresses First to Last of
+// one family, First alone where they are equal.
+type LocalRange struct {
+	First, Last netip.Addr
+	// Ports to use as source, local_port_range if the entry gives none.
+	Ports PortRange
+	// OwnPorts says that the entry gives its ports, as it must for an address
+	// that the host has too.
+	OwnPorts bool
+}
+
+// PortRange is the ports First to Last, both included, in host order.
+type PortRange struct{ First, Last uint16 }
+
+// Service is one VIP, port and protocol, and what becomes of its flows.
+type Service struct {
+	// Name is unique among the services.
+	Name string `yaml:"name"`
+	// Address is the VIP and port; unique together with Protocol.
+	Address netip.AddrPort `yaml:"address"`
+	// Protocol of the service and of its backends.
+	Protocol Protocol `yaml:"protocol"`
+	// Mode of forwarding.
+	Mode Mode `yaml:"mode"`
+	// Scheduler chooses the backend of a new flow. Default: wrr.
+	Scheduler Scheduler `yaml:"scheduler"`
+	// ClientAddress is how a backend learns the client's address. Default: none.
+	ClientAddress ClientAddress `yaml:"client_address"`
+	// TOAKind is Config.TOAKind unless the service has its own.
+	TOAKind uint8 `yaml:"toa_kind"`
+	// Timeouts are Config.Timeouts save for those the service has its own for.
+	Timeouts Timeouts `yaml:"timeouts"`
+	// Backends, at least one, all of one family.
+	Backends []Backend `yaml:"backends"`
+}
+
+// Backend is one real server of a service.
+type Backend struct {
+	// Address and port, unique within the service.
+	Address netip.AddrPort `yaml:"address"`
+	// Weight is the share of new flows, 0 to 65535; 0 takes none. Default: 1.
+	Weight uint16 `yaml:"weight"`
+}
+
+// Timeouts are how long a flow may be idle in each of conntrack's states
+// before it is forgotten; 100 ms to 30 days.
+type Timeouts struct {
+	TCPSynSent     time.Duration `yaml:"tcp_syn_sent"`
+	TCPSynRecv     time.Duration `yaml:"tcp_syn_recv"`
+	TCPEstablished time.Duration `yaml:"tcp_established"`
+	TCPFinWait     time.Duration `yaml:"tcp_fin_wait"`
+	TCPCloseWait   time.Duration `yaml:"tcp_close_wait"`
+	TCPLastAck     time.Duration `yaml:"tcp_last_ack"`
+	TCPTimeWait    time.Duration `yaml:"tcp_time_wait"`
+	TCPClose       time.Duration `yaml:"tcp_close"`
+	UDPOneWay      time.Duration `yaml:"udp_one_way"`
+	UDPTwoWay      time.Duration `yaml:"udp_two_way"`
+}
+
+// Defaults returns a Config with every default and nothing that has none: no
+// interfaces, no local addresses, no services. It is the one place where
+// defaults stand; ShowDefaults prints them.
+func Defaults() *Config {
+	return &Config{
+		LocalPorts:     PortRange{1024, 65535},
+		PollMode:       PollAdaptive,
+		XDPMode:        XDPAuto,
+		ZeroCopy:       ZeroCopyAuto,
+		FrameSize:      2048,
+		FramesPerQueue: 8192,
+		RingSize:       2048,
+		MaxFlows:       1 << 20,
+		TOAKind:        254,
+		Timeouts: Timeouts{
+			TCPSynSent:     10 * time.Second,
+			TCPSynRecv:     30 * time.Second,
+			TCPEstablished: 2*time.Hour + 4*time.Minute, // RFC 5382 REQ-5
+			TCPFinWait:     4 * time.Minute,             // RFC 5382 REQ-5, transitory
+			TCPCloseWait:   4 * time.Minute,
+			TCPLastAck:     30 * time.Second,
+			TCPTimeWait:    10 * time.Second,
+			TCPClose:       10 * time.Second,
+			UDPOneWay:      2 * time.Minute, // RFC 4787 REQ-5, the least
+			UDPTwoWay:      5 * time.Minute, // RFC 4787 REQ-5, recommended
+		},
+		LogLevel:  LogInfo,
+		LogFormat: LogConsole,
+	}
+}
+
+// defaultService holds the defaults of a service. What is zero here is either
+// required or taken from the global keys when all of the file is read.
+func defaultService() Service { return Service{Scheduler: WRR, ClientAddress: ClientAddressNone} }
+
+// defaultBackend holds the defaults of a backend.
+func defaultBackend() Backend { return Backend{Weight: 1} }
+
+// Override is a value from the command line, which beats the file.
+type Override struct {
+	// Flag as the user wrote it, such as --xdp-mode, for messages.
+	Flag string
+	// Key is a top-level key with a plain value, or interfaces.
+	Key string
+	// Value as it would stand in the file; for interfaces, names with commas
+	// between them.
+	Value string
+}
+
+// Load reads and parses a file, see Parse. An error that is not Errors is that
+// of reading.
+func Load(path string, overrides ...Override) (*Config, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	return Parse(path, data, overrides...)
+}
+
+// Parse parses and validates a configuration; name is the file's, for
+// messages. The error is of type Errors and holds all problems found, in the
+// order of the file; behind bad YAML syntax nothing more is found. Of workers and cpus, an override of one alone also
+// replaces what the file says of the other.
+func Parse(name string, data []byte, overrides ...Override) (*Config, error) {
+	d := newDecoder(name)
+	if c, ok := d.config(data); ok {
+		d.override(c, overrides)
+		d.inherit(c)
+		d.errs = append(d.errs, c.validate()...)
+	}
+	if len(d.errs) > 0 {
+		d.errs.sort()
+		return nil, d.errs
+	}
+	return d.c, nil
+}
+
+// Locals returns every single local address with the range it is from, in the
+// order of the file.
+func (c *Config) Locals() iter.Seq2[netip.Addr, LocalRange] {
+	return func(yield func(netip.Addr, LocalRange) bool) {
+		for _, r := range c.LocalAddresses {
+			for a := r.First; a.IsValid() && !r.Last.Less(a); a = a.Next() {
+				if !yield(a, r) {
+					return
+				}
+			}
+		}
+	}
+}

@@ -1,0 +1,187 @@
+package config
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Protocol of a service.
+type Protocol uint8
+
+// Protocols.
+const (
+	TCP Protocol = iota + 1
+	UDP
+)
+
+// Mode of forwarding.
+type Mode uint8
+
+// Modes.
+const (
+	// FullNAT rewrites both ends: backends see a local address.
+	FullNAT Mode = iota + 1
+	// DNAT rewrites the destination: backends see the client and must route
+	// replies through l4fwd.
+	DNAT
+)
+
+// Scheduler chooses the backend of a new flow.
+type Scheduler uint8
+
+// Schedulers.
+const (
+	RR     Scheduler = iota + 1 // in turn
+	WRR                         // in turn by weight
+	SH                          // by client address
+	Maglev                      // by client address and port, consistent
+)
+
+// ClientAddress is how a backend learns the client's address in Full-NAT.
+type ClientAddress uint8
+
+// Ways to tell the client's address.
+const (
+	ClientAddressNone ClientAddress = iota + 1
+	ClientAddressTOA                // a TCP option, see Config.TOAKind
+)
+
+// XDPMode is where the XDP program is attached.
+type XDPMode uint8
+
+// XDP modes.
+const (
+	XDPAuto    XDPMode = iota + 1 // native, else generic
+	XDPNative                     // in the driver
+	XDPGeneric                    // in the kernel's receive path
+)
+
+// ZeroCopy is how AF_XDP sockets are bound.
+type ZeroCopy uint8
+
+// Zero-copy choices.
+const (
+	ZeroCopyAuto ZeroCopy = iota + 1 // if all NICs can
+	ZeroCopyOn                       // or fail
+	ZeroCopyOff
+)
+
+// PollMode is what a worker does when it finds nothing to do.
+type PollMode uint8
+
+// Poll modes.
+const (
+	PollBusy     PollMode = iota + 1 // spin always
+	PollAdaptive                     // spin, then sleep in poll(2)
+)
+
+// LogLevel is the least severe level that is logged.
+type LogLevel uint8
+
+// Log levels.
+const (
+	LogDebug LogLevel = iota + 1
+	LogInfo
+	LogWarn
+	LogError
+)
+
+// LogFormat is how log lines are written.
+type LogFormat uint8
+
+// Log formats.
+const (
+	LogConsole LogFormat = iota + 1
+	LogJSON
+)
+
+// names lists the values of an enum as the configuration writes them; the
+// first stands for 1. Zero is no value, so that a field nobody set shows.
+type names []string
+
+var (
+	protocolNames      = names{"tcp", "udp"}
+	modeNames          = names{"full-nat", "dnat"}
+	schedulerNames     = names{"rr", "wrr", "sh", "maglev"}
+	clientAddressNames = names{"none", "toa"}
+	xdpModeNames       = names{"auto", "native", "generic"}
+	zeroCopyNames      = names{"auto", "on", "off"}
+	pollModeNames      = names{"busy", "adaptive"}
+	logLevelNames      = names{"debug", "info", "warn", "error"}
+	logFormatNames     = names{"console", "json"}
+)
+
+func (n names) name(v uint8) string {
+	if v == 0 || int(v) > len(n) {
+		return fmt.Sprintf("invalid(%d)", v)
+	}
+	return n[v-1]
+}
+
+// want says what is expected.
+func (n names) want() string { return "one of " + strings.Join(n, ", ") }
+
+func parseEnum[E ~uint8](n names, s string) (E, error) {
+	for i, name := range n {
+		if s == name {
+			return E(i + 1), nil
+		}
+	}
+	return 0, expected(n.want(), s, didYouMean(s, n))
+}
+
+// String returns the name used in the configuration.
+func (p Protocol) String() string { return protocolNames.name(uint8(p)) }
+
+// String returns the name used in the configuration.
+func (m Mode) String() string { return modeNames.name(uint8(m)) }
+
+// String returns the name used in the configuration.
+func (s Scheduler) String() string { return schedulerNames.name(uint8(s)) }
+
+// String returns the name used in the configuration.
+func (c ClientAddress) String() string { return clientAddressNames.name(uint8(c)) }
+
+// String returns the name used in the configuration.
+func (x XDPMode) String() string { return xdpModeNames.name(uint8(x)) }
+
+// String returns the name used in the configuration.
+func (z ZeroCopy) String() string { return zeroCopyNames.name(uint8(z)) }
+
+// String returns the name used in the configuration.
+func (p PollMode) String() string { return pollModeNames.name(uint8(p)) }
+
+// String returns the name used in the configuration.
+func (l LogLevel) String() string { return logLevelNames.name(uint8(l)) }
+
+// String returns the name used in the configuration.
+func (l LogFormat) String() string { return logFormatNames.name(uint8(l)) }
+
+// ParseProtocol parses tcp or udp.
+func ParseProtocol(s string) (Protocol, error) { return parseEnum[Protocol](protocolNames, s) }
+
+// ParseMode parses full-nat or dnat.
+func ParseMode(s string) (Mode, error) { return parseEnum[Mode](modeNames, s) }
+
+// ParseScheduler parses rr, wrr, sh or maglev.
+func ParseScheduler(s string) (Scheduler, error) { return parseEnum[Scheduler](schedulerNames, s) }
+
+// ParseClientAddress parses none or toa.
+func ParseClientAddress(s string) (ClientAddress, error) {
+	return parseEnum[ClientAddress](clientAddressNames, s)
+}
+
+// ParseXDPMode parses auto, native or generic.
+func ParseXDPMode(s string) (XDPMode, error) { return parseEnum[XDPMode](xdpModeNames, s) }
+
+// ParseZeroCopy parses auto, on or off.
+func ParseZeroCopy(s string) (ZeroCopy, error) { return parseEnum[ZeroCopy](zeroCopyNames, s) }
+
+// ParsePollMode parses busy or adaptive.
+func ParsePollMode(s string) (PollMode, error) { return parseEnum[PollMode](pollModeNames, s) }
+
+// ParseLogLevel parses debug, info, warn or error.
+func ParseLogLevel(s string) (LogLevel, error) { return parseEnum[LogLevel](logLevelNames, s) }
+
+// ParseLogFormat parses console or json.
+func ParseLogFormat(s string) (LogFormat, error) { return parseEnum[LogFormat](logFormatNames, s) }

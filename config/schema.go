@@ -1,0 +1,216 @@
+package config
+
+import (
+	"fmt"
+	"net/netip"
+	"regexp"
+	"strconv"
+	"time"
+
+	"github.com/goccy/go-yaml/ast"
+)
+
+// kind is what sort of plain value a key takes in YAML.
+type kind uint8
+
+const (
+	anyPlain kind = iota // whatever it looks like, its parser decides
+	text
+	number
+	boolean
+)
+
+// field describes one key of a mapping that fills a T.
+type field[T any] struct {
+	key  string
+	doc  string // lines of at most 76 characters
+	kind kind
+	want string // what a value should be, for messages
+	// required keys have no default.
+	required bool
+	// restart: a new value needs a new process.
+	restart bool
+
+	// Keys with a plain value: set parses into t, text is the inverse as YAML.
+	set  func(t *T, s string) error
+	text func(t *T) string
+	// Keys with a list or a mapping.
+	decode func(d *decoder, path string, n ast.Node, t *T)
+}
+
+// plain makes a field with a plain value from the variable it fills.
+func plain[T, V any](key string, k kind, want string, at func(*T) *V,
+	parse func(string) (V, error), format func(V) string, doc string) field[T] {
+	return field[T]{
+		key: key, doc: doc, kind: k, want: want,
+		set: func(t *T, s string) error {
+			v, err := parse(s)
+			if err == nil {
+				*at(t) = v
+			}
+			return err
+		},
+		text: func(t *T) string { return format(*at(t)) },
+	}
+}
+
+func enum[T any, E interface {
+	~uint8
+	fmt.Stringer
+}](key string, n names, at func(*T) *E, doc string) field[T] {
+	return plain(key, anyPlain, n.want(), at,
+		func(s string) (E, error) { return parseEnum[E](n, s) }, E.String, doc)
+}
+
+func integer[T any](key string, least, most int, at func(*T) *int, doc string) field[T] {
+	return plain(key, number, wantInt(least, most), at,
+		func(s string) (int, error) { return parseInt(s, least, most) }, strconv.Itoa, doc)
+}
+
+func toaKind[T any](at func(*T) *uint8, doc string) field[T] {
+	return plain("toa_kind", number, wantTOAKind, at, parseTOAKind,
+		func(k uint8) string { return strconv.Itoa(int(k)) }, doc)
+}
+
+func timeout(key string, at func(*Timeouts) *time.Duration, doc string) field[Timeouts] {
+	return plain(key, anyPlain, wantDuration, at, parseDuration, formatDuration, doc)
+}
+
+func (f field[T]) require() field[T]      { f.required = true; return f }
+func (f field[T]) needsRestart() field[T] { f.restart = true; return f }
+
+var plainText = regexp.MustCompile(`^[a-z][a-z0-9.-]*$`)
+
+// quote writes a text so that YAML reads it as that text and nothing else.
+func quote(s string) string {
+	switch s {
+	case "true", "false", "null", "yes", "no", "on", "off", "y", "n":
+	default:
+		if plainText.MatchString(s) {
+			return s
+		}
+	}
+	return strconv.Quote(s)
+}
+
+func quoteAddrPort(a netip.AddrPort) string { return `"` + a.String() + `"` }
+
+// topFields are the keys of the file, in the order in which they are shown.
+var topFields = []field[Config]{
+	plain("management_interface", text, wantInterface,
+		func(c *Config) *string { return &c.ManagementInterface }, parseOptionalInterface, quote,
+		"Interface left to the kernel, for ssh. Naming it among the interfaces is an\nerror. Empty: none."),
+	field[Config]{key: "interfaces", decode: decodeInterfaces, required: true,
+		doc: "Data-plane NICs; l4fwd touches no other. One is one-arm, two are two-arm.\nNo default."}.
+		needsRestart(),
+	{key: "local_addresses", decode: decodeLocals,
+		doc: "Source addresses of Full-NAT, at most 65535 in all. An entry is an address, a\n" +
+			"range of one family, or {address: ..., ports: ...} with source ports of its\n" +
+			"own, as an address needs that the host has too. Default: none."},
+	plain("local_port_range", anyPlain, wantPorts,
+		func(c *Config) *PortRange { return &c.LocalPorts }, ParsePortRange, PortRange.String,
+		"Source ports of Full-NAT on local addresses that have none of their own."),
+	{key: "services", decode: decodeServices, required: true,
+		doc: "What is forwarded. Address and protocol together are unique. No default."},
+	integer("workers", 0, 1024, func(c *Config) *int { return &c.Workers },
+		"Number of workers, each a thread of its own. 0: one for each of the cpus, or\n"+
+			"what l4fwd finds fit for the NICs' queues.").needsRestart(),
+	plain("cpus", anyPlain, wantCPUs, func(c *Config) *[]int { return &c.CPUs }, ParseCPUList,
+		func(cpus []int) string { return strconv.Quote(formatCPUList(cpus)) },
+		`CPUs to run on, one worker each, such as "2,4-5". Empty: l4fwd's choice.`).needsRestart(),
+	enum("poll_mode", pollModeNames, func(c *Config) *PollMode { return &c.PollMode },
+		"busy: spin always. adaptive: spin, then sleep in poll(2) when idle.").needsRestart(),
+	plain("busy_poll", boolean, "true or false", func(c *Config) *bool { return &c.BusyPoll },
+		parseBool, strconv.FormatBool,
+		"Ask the kernel for preferred busy polling (SO_PREFER_BUSY_POLL).").needsRestart(),
+	enum("xdp_mode", xdpModeNames, func(c *Config) *XDPMode { return &c.XDPMode },
+		"auto: native, and generic where the driver has no XDP.").needsRestart(),
+	enum("zero_copy", zeroCopyNames, func(c *Config) *ZeroCopy { return &c.ZeroCopy },
+		"auto: if all NICs can. on: or fail. off: never.").needsRestart(),
+	plain("frame_size", number, "2048 or 4096", func(c *Config) *int { return &c.FrameSize },
+		parseFrameSize, strconv.Itoa,
+		"Bytes of a packet buffer, 2048 or 4096. The MTU must fit with room to spare.").needsRestart(),
+	integer("frames_per_queue", 128, 1<<20, func(c *Config) *int { return &c.FramesPerQueue },
+		"Packet buffers for each queue of each NIC, at least twice ring_size.").needsRestart(),
+	plain("ring_size", number, wantRingSize, func(c *Config) *int { return &c.RingSize },
+		parseRingSize, strconv.Itoa,
+		"Descriptors of each ring, a power of two from 64 to 32768.").needsRestart(),
+	integer("max_flows", 1024, 1<<28, func(c *Config) *int { return &c.MaxFlows },
+		"Flows that fit, all workers together; at most 192 bytes of memory each.").needsRestart(),
+	toaKind(func(c *Config) *uint8 { return &c.TOAKind },
+		"TCP option kind of TOA. Options of this kind from clients are always removed."),
+	{key: "timeouts", decode: func(d *decoder, path string, n ast.Node, c *Config) {
+		decodeMap(d, path, n, timeoutFields, &c.Timeouts)
+	}, doc: "How long a flow may be idle, by state, before it is forgotten; 100ms to 720h."},
+	enum("log_level", logLevelNames, func(c *Config) *LogLevel { return &c.LogLevel },
+		"debug, info, warn or error."),
+	enum("log_format", logFormatNames, func(c *Config) *LogFormat { return &c.LogFormat },
+		"console or json.").needsRestart(),
+}
+
+var interfaceFields = []field[Interface]{
+	plain("name", text, wantInterface, func(i *Interface) *string { return &i.Name },
+		parseInterfaceName, quote, "As the kernel has it. Required.").require(),
+}
+
+var localFields = []field[LocalRange]{
+	{key: "address", kind: text, want: wantRange, required: true,
+		doc: "Address or range. Required.",
+		set: func(r *LocalRange, s string) error {
+			got, err := parseAddrRange(s)
+			r.First, r.Last = got.First, got.Last
+			return err
+		},
+		text: func(r *LocalRange) string { return quote(r.String()) }},
+	{key: "ports", kind: anyPlain, want: wantPorts, doc: "Source ports. Default: local_port_range.",
+		set: func(r *LocalRange, s string) (err error) {
+			r.Ports, err = ParsePortRange(s)
+			r.OwnPorts = err == nil
+			return err
+		},
+		text: func(r *LocalRange) string { return r.Ports.String() }},
+}
+
+var serviceFields = []field[Service]{
+	plain("name", text, wantName, func(s *Service) *string { return &s.Name },
+		parseServiceName, quote, "Unique. Required.").require(),
+	plain("address", text, wantAddrPort, func(s *Service) *netip.AddrPort { return &s.Address },
+		parseAddrPort, quoteAddrPort, `VIP:port, "[2001:db8::10]:80" for IPv6. Required.`).require(),
+	enum("protocol", protocolNames, func(s *Service) *Protocol { return &s.Protocol },
+		"tcp or udp. Required.").require(),
+	enum("mode", modeNames, func(s *Service) *Mode { return &s.Mode },
+		"full-nat: backends see a local address. dnat: they see the client, and must\n"+
+			"send replies through l4fwd. Required.").require(),
+	enum("scheduler", schedulerNames, func(s *Service) *Scheduler { return &s.Scheduler },
+		"rr: in turn. wrr: in turn by weight. sh: by client address. maglev: by client\n"+
+			"address and port, with few changes when backends come and go."),
+	enum("client_address", clientAddressNames, func(s *Service) *ClientAddress { return &s.ClientAddress },
+		"none, or toa: tell backends the client's address in a TCP option (full-nat, tcp)."),
+	toaKind(func(s *Service) *uint8 { return &s.TOAKind }, "Default: the global toa_kind."),
+	{key: "timeouts", decode: func(d *decoder, path string, n ast.Node, s *Service) {
+		decodeMap(d, path, n, timeoutFields, &s.Timeouts)
+	}, doc: "Any of the global timeouts; those not given are the global ones."},
+	{key: "backends", decode: decodeBackends, required: true,
+		doc: "Real servers, at least one, all of one family. Required."},
+}
+
+var backendFields = []field[Backend]{
+	plain("address", text, wantAddrPort, func(b *Backend) *netip.AddrPort { return &b.Address },
+		parseAddrPort, quoteAddrPort, "address:port, quoted within braces. Required.").require(),
+	plain("weight", number, wantInt(0, 65535), func(b *Backend) *uint16 { return &b.Weight }, parseWeight,
+		func(w uint16) string { return strconv.Itoa(int(w)) },
+		"Share of new flows, 0 to 65535. 0: no new flows, those there are go on."),
+}
+
+var timeoutFields = []field[Timeouts]{
+	timeout("tcp_syn_sent", func(t *Timeouts) *time.Duration { return &t.TCPSynSent }, "SYN seen"),
+	timeout("tcp_syn_recv", func(t *Timeouts) *time.Duration { return &t.TCPSynRecv }, "SYN-ACK seen"),
+	timeout("tcp_established", func(t *Timeouts) *time.Duration { return &t.TCPEstablished }, "handshake complete"),
+	timeout("tcp_fin_wait", func(t *Timeouts) *time.Duration { return &t.TCPFinWait }, "client has closed"),
+	timeout("tcp_close_wait", func(t *Timeouts) *time.Duration { return &t.TCPCloseWait }, "backend has closed"),
+	timeout("tcp_last_ack", func(t *Timeouts) *time.Duration { return &t.TCPLastAck }, "both have closed"),
+	timeout("tcp_time_wait", func(t *Timeouts) *time.Duration { return &t.TCPTimeWait }, "and both were acknowledged"),
+	timeout("tcp_close", func(t *Timeouts) *time.Duration { return &t.TCPClose }, "reset"),
+	timeout("udp_one_way", func(t *Timeouts) *time.Duration { return &t.UDPOneWay }, "no reply yet"),
+	timeout("udp_two_way", func(t *Timeouts) *time.Duration { return &t.UDPTwoWay }, "replies seen"),
+}

@@ -1,0 +1,283 @@
+package config
+
+import (
+	"fmt"
+	"net/netip"
+)
+
+// maxBackends bounds the backends of one service; balance has 16-bit indices.
+const maxBackends = 65535
+
+// validator holds what is compared across the whole configuration. Values that
+// decoding could not make sense of are zero here and are passed over: they
+// have their problem already.
+type validator struct {
+	c    *Config
+	errs Errors
+	// locals maps each local address to its entry.
+	locals map[netip.Addr]int
+	// vips maps each VIP to the first service that has it.
+	vips map[netip.Addr]int
+	// local4 and local6 tell whether there is a local address of the family, or
+	// an entry that may have been meant as one.
+	local4, local6 bool
+}
+
+// validate returns everything that is wrong with c apart from the values
+// themselves.
+func (c *Config) validate() Errors {
+	v := &validator{c: c, locals: map[netip.Addr]int{}, vips: map[netip.Addr]int{}}
+	v.interfaces()
+	v.resources()
+	v.localAddresses()
+	v.services()
+	for i := range c.Services {
+		v.backends(i)
+	}
+	return v.errs
+}
+
+func (v *validator) fail(path, format string, args ...any) {
+	v.errs = append(v.errs, v.c.Problem(path, format, args...))
+}
+
+// given reports whether the file or a flag has the key.
+func (c *Config) given(path string) bool {
+	_, ok := c.at[path]
+	return ok
+}
+
+func (v *validator) interfaces() {
+	c := v.c
+	if len(c.Interfaces) == 0 && (c.Interfaces != nil || !c.given("interfaces")) {
+		v.fail("interfaces", "at least one data-plane interface is needed")
+	}
+	first := map[string]int{}
+	for i, nic := range c.Interfaces {
+		path := fmt.Sprintf("interfaces[%d].name", i)
+		j, again := first[nic.Name]
+		switch {
+		case nic.Name == "":
+			continue
+		case again:
+			v.fail(path, "interface %s is already interfaces[%d]", nic.Name, j)
+		case nic.Name == c.ManagementInterface:
+			v.fail(path, "%s is the management interface, which is left to the kernel", nic.Name)
+		case nic.Name == "lo":
+			v.fail(path, "the loopback interface is the kernel's")
+		}
+		if !again {
+			first[nic.Name] = i
+		}
+	}
+}
+
+func (v *validator) resources() {
+	c := v.c
+	if n := len(c.CPUs); n > 0 && c.Workers != n {
+		v.fail("workers", "%d workers for %d cpus; give one of the two, or as many workers as cpus", c.Workers, n)
+	}
+	if c.FramesPerQueue < 2*c.RingSize {
+		at := "frames_per_queue"
+		if !c.given(at) {
+			at = "ring_size"
+		}
+		v.fail(at, "frames_per_queue must be at least twice ring_size, %d; it is %d", 2*c.RingSize, c.FramesPerQueue)
+	}
+	if n := c.LocalPorts.Len(); n < c.Workers {
+		v.fail("local_port_range", "fewer ports (%d) than workers (%d)", n, c.Workers)
+	}
+	for i, r := range c.LocalAddresses {
+		if r.OwnPorts && r.Ports.Len() < c.Workers {
+			v.fail(fmt.Sprintf("local_addresses[%d].ports", i), "fewer ports (%d) than workers (%d)",
+				r.Ports.Len(), c.Workers)
+		}
+	}
+}
+
+func (v *validator) localAddresses() {
+	if v.c.LocalAddresses == nil && v.c.given("local_addresses") {
+		v.local4, v.local6 = true, true
+	}
+	total := 0
+	for i, r := range v.c.LocalAddresses {
+		path := fmt.Sprintf("local_addresses[%d]", i)
+		if !r.First.IsValid() || !r.Last.IsValid() {
+			v.local4, v.local6 = true, true
+			continue
+		}
+		if r.First.Is4() {
+			v.local4 = true
+		} else {
+			v.local6 = true
+		}
+		if total += r.Len(); total > maxLocalAddresses {
+			v.fail(path, "more than %d local addresses in all", maxLocalAddresses)
+			return
+		}
+		told := map[int]bool{}
+		for a := r.First; a.IsValid() && !r.Last.Less(a); a = a.Next() {
+			j, again := v.locals[a]
+			if !again {
+				v.locals[a] = i
+			} else if !told[j] {
+				told[j] = true
+				v.fail(path, "%v is already in local_addresses[%d]", a, j)
+			}
+		}
+	}
+}
+
+func (v *validator) services() {
+	c := v.c
+	if len(c.Services) == 0 && (c.Services != nil || !c.given("services")) {
+		v.fail("services", "at least one service is needed")
+	}
+	type endpoint struct {
+		addr  netip.AddrPort
+		proto Protocol
+	}
+	byName, byAddress := map[string]int{}, map[endpoint]int{}
+	for i, s := range c.Services {
+		path := fmt.Sprintf("services[%d]", i)
+		if j, again := byName[s.Name]; again && s.Name != "" {
+			v.fail(path+".name", "the name %s is already that of services[%d]", s.Name, j)
+		} else {
+			byName[s.Name] = i
+		}
+		v.clientAddress(path, s)
+		if !s.Address.IsValid() {
+			continue
+		}
+		e := endpoint{s.Address, s.Protocol}
+		if j, again := byAddress[e]; again && s.Protocol != 0 {
+			v.fail(path+".address", "%v %v is already services[%d]", s.Address, s.Protocol, j)
+		} else {
+			byAddress[e] = i
+		}
+		vip := s.Address.Addr()
+		if _, again := v.vips[vip]; !again {
+			v.vips[vip] = i
+		}
+		if j, ok := v.locals[vip]; ok {
+			v.fail(path+".address", "the VIP %v is also a local address (local_addresses[%d])", vip, j)
+		}
+	}
+}
+
+func (v *validator) clientAddress(path string, s Service) {
+	if s.ClientAddress != ClientAddressTOA {
+		return
+	}
+	switch {
+	case s.Protocol == UDP:
+		v.fail(path+".client_address", "toa is a TCP option; a udp service cannot have it")
+	case s.Mode == DNAT:
+		v.fail(path+".client_address", "toa is for full-nat; in dnat the backend sees the client's address")
+	}
+}
+
+// backends checks the backends of one service, and the families of its VIP,
+// backends and the local addresses.
+func (v *validator) backends(i int) {
+	s := v.c.Services[i]
+	base := fmt.Sprintf("services[%d]", i)
+	if s.Backends != nil && len(s.Backends) == 0 {
+		v.fail(base+".backends", "at least one backend is needed; weight 0 keeps one without new flows")
+	}
+	if len(s.Backends) > maxBackends {
+		v.fail(base+".backends", "%d backends; expected at most %d", len(s.Backends), maxBackends)
+	}
+	first := map[netip.AddrPort]int{}
+	lead, mixed := -1, false
+	for j, b := range s.Backends {
+		if !b.Address.IsValid() {
+			continue
+		}
+		path := fmt.Sprintf("%s.backends[%d].address", base, j)
+		a := b.Address.Addr()
+		if k, again := first[b.Address]; again {
+			v.fail(path, "%v is already backends[%d]", b.Address, k)
+		} else {
+			first[b.Address] = j
+		}
+		if k, ok := v.vips[a]; ok {
+			v.fail(path, "%v is the VIP of services[%d]", a, k)
+		}
+		if k, ok := v.locals[a]; ok {
+			v.fail(path, "%v is also a local address (local_addresses[%d])", a, k)
+		}
+		if lead < 0 {
+			lead = j
+		} else if got, want := family(a), family(s.Backends[lead].Address.Addr()); got != want && !mixed {
+			mixed = true
+			v.fail(path, "an %s backend among %s ones (backends[%d])", got, want, lead)
+		}
+	}
+	if lead >= 0 && !mixed {
+		v.families(s, base, fmt.Sprintf("%s.backends[%d].address", base, lead), s.Backends[lead].Address.Addr())
+	}
+}
+
+// families checks a service whose backends are all of backend's family.
+func (v *validator) families(s Service, base, path string, backend netip.Addr) {
+	if s.Address.IsValid() {
+		vip := s.Address.Addr()
+		switch {
+		case vip.Is4() == backend.Is4():
+		case s.Mode == DNAT:
+			v.fail(path, "dnat keeps the family: an %s VIP cannot have %s backends", family(vip), family(backend))
+		case s.Mode == FullNAT && vip.Is4():
+			v.fail(path, "an IPv4 VIP cannot have IPv6 backends")
+		}
+	}
+	if s.Mode == FullNAT && (backend.Is4() && !v.local4 || backend.Is6() && !v.local6) {
+		v.fail(base+".mode", "full-nat to %s backends needs an %s address in local_addresses",
+			family(backend), family(backend))
+	}
+}
+
+func family(a netip.Addr) string {
+	if a.Is4() {
+		return "IPv4"
+	}
+	return "IPv6"
+}
+
+// Unsupported returns what is legal but not built yet; a daemon must refuse to
+// run with it.
+func (c *Config) Unsupported() []Problem {
+	var out []Problem
+	for i, s := range c.Services {
+		if s.Mode == FullNAT && s.Address.Addr().Is6() && len(s.Backends) > 0 && s.Backends[0].Address.Addr().Is4() {
+			out = append(out, c.Problem(fmt.Sprintf("services[%d].backends[0].address", i),
+				"IPv4 backends behind an IPv6 VIP (NAT64) are not supported yet"))
+		}
+	}
+	return out
+}
+
+// Warnings returns what is legal but probably not meant.
+func (c *Config) Warnings() []Problem {
+	var out []Problem
+	warn := func(path, message string) { out = append(out, c.Problem(path, "%s", message)) }
+	for i, s := range c.Services {
+		path := fmt.Sprintf("services[%d]", i)
+		live, alike := 0, true
+		var weight uint16
+		for _, b := range s.Backends {
+			if b.Weight == 0 {
+				continue
+			}
+			alike = alike && (live == 0 || b.Weight == weight)
+			live, weight = live+1, b.Weight
+		}
+		if live == 0 {
+			warn(path+".backends", "all weights are 0: the service takes no new flows")
+		}
+		if s.Scheduler == RR && !alike {
+			warn(path+".scheduler", "rr does not look at weights; wrr does")
+		}
+	}
+	return out
+}

@@ -1,0 +1,370 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// The parsers here take the text of a value and return an error that says what
+// was expected and what was found. What is in want is also said when the value
+// is no plain value at all.
+
+const (
+	wantAddrPort  = "address:port such as 192.0.2.10:80 or [2001:db8::10]:80"
+	wantRange     = "an address or a range such as 10.0.1.10-10.0.1.13"
+	wantPorts     = "ports such as 20000-29999, within 1-65535"
+	wantCPUs      = "CPU numbers such as 2,4-5, within 0-8191, each once"
+	wantDuration  = "a duration such as 30s or 2h4m, from 100ms to 720h"
+	wantInterface = "an interface name of 1 to 15 characters"
+	wantName      = "a name of at most 63 letters, digits, dots, hyphens and underscores, the first a letter or digit"
+	wantRingSize  = "a power of two from 64 to 32768"
+	wantTOAKind   = "a TCP option kind from 2 to 255 that nobody else uses, such as 254"
+)
+
+// maxCPU is the highest CPU number of a kernel built for as many as x86 can
+// have (NR_CPUS 8192).
+const maxCPU = 8191
+
+// maxLocalAddresses bounds what local_addresses may add up to: their ids are
+// 16 bits wide.
+const maxLocalAddresses = 65535
+
+// Bounds of a timeout: more than one tick, and a month.
+const (
+	minTimeout = 100 * time.Millisecond
+	maxTimeout = 720 * time.Hour
+)
+
+// ParseCPUList parses CPU numbers and ranges of them with commas between them,
+// such as 2,4-5, into the numbers in the order given. The empty string is no
+// CPUs.
+func ParseCPUList(s string) ([]int, error) {
+	if s == "" {
+		return nil, nil
+	}
+	var out []int
+	seen := map[int]bool{}
+	for item := range strings.SplitSeq(s, ",") {
+		from, to, isRange := strings.Cut(strings.TrimSpace(item), "-")
+		if !isRange {
+			to = from
+		}
+		first, err := parseDecimal(from, maxCPU)
+		last, err2 := parseDecimal(to, maxCPU)
+		if err != nil || err2 != nil {
+			return nil, expected(wantCPUs, s, "")
+		}
+		if last < first {
+			return nil, expected(wantCPUs, s, fmt.Sprintf("%d-%d runs backwards", first, last))
+		}
+		for cpu := int(first); cpu <= int(last); cpu++ {
+			if seen[cpu] {
+				return nil, expected(wantCPUs, s, fmt.Sprintf("CPU %d is there twice", cpu))
+			}
+			seen[cpu] = true
+			out = append(out, cpu)
+		}
+	}
+	return out, nil
+}
+
+// formatCPUList is the inverse of ParseCPUList.
+func formatCPUList(cpus []int) string {
+	var parts []string
+	for i := 0; i < len(cpus); {
+		j := i
+		for j+1 < len(cpus) && cpus[j+1] == cpus[j]+1 {
+			j++
+		}
+		if i == j {
+			parts = append(parts, strconv.Itoa(cpus[i]))
+		} else {
+			parts = append(parts, fmt.Sprintf("%d-%d", cpus[i], cpus[j]))
+		}
+		i = j + 1
+	}
+	return strings.Join(parts, ",")
+}
+
+var errDecimal = errors.New("not a decimal number within bounds")
+
+// parseDecimal parses digits only: no sign, no base, no leading zero that
+// somebody might take for octal.
+func parseDecimal(s string, most uint64) (uint64, error) {
+	if s == "" || len(s) > 1 && s[0] == '0' || strings.Trim(s, "0123456789") != "" {
+		return 0, errDecimal
+	}
+	n, err := strconv.ParseUint(s, 10, 64)
+	if err != nil || n > most {
+		return 0, errDecimal
+	}
+	return n, nil
+}
+
+func wantInt(least, most int) string {
+	return fmt.Sprintf("a whole number from %d to %d", least, most)
+}
+
+func parseInt(s string, least, most int) (int, error) {
+	// 1_000_000 is a number in YAML and easier to read.
+	n, err := parseDecimal(strings.ReplaceAll(s, "_", ""), uint64(most))
+	if err != nil || int(n) < least {
+		return 0, expected(wantInt(least, most), s, "")
+	}
+	return int(n), nil
+}
+
+func parseFrameSize(s string) (int, error) {
+	n, err := parseDecimal(s, 4096)
+	if err != nil || n != 2048 && n != 4096 {
+		return 0, expected("2048 or 4096", s, "")
+	}
+	return int(n), nil
+}
+
+func parseRingSize(s string) (int, error) {
+	n, err := parseDecimal(s, 32768)
+	if err != nil || n < 64 || n&(n-1) != 0 {
+		return 0, expected(wantRingSize, s, "")
+	}
+	return int(n), nil
+}
+
+func parseWeight(s string) (uint16, error) {
+	n, err := parseInt(s, 0, 65535)
+	return uint16(n), err
+}
+
+func parseBool(s string) (bool, error) {
+	switch s {
+	case "true":
+		return true, nil
+	case "false":
+		return false, nil
+	}
+	return false, expected("true or false", s, "")
+}
+
+func parseDuration(s string) (time.Duration, error) {
+	d, err := time.ParseDuration(s)
+	if err != nil || d < minTimeout || d > maxTimeout {
+		return 0, expected(wantDuration, s, "")
+	}
+	return d, nil
+}
+
+// formatDuration writes 2h4m instead of 2h4m0s.
+func formatDuration(d time.Duration) string {
+	s := d.String()
+	if t := strings.TrimSuffix(s, "m0s"); t != s {
+		s = t + "m"
+	}
+	if t := strings.TrimSuffix(s, "h0m"); t != s {
+		s = t + "h"
+	}
+	return s
+}
+
+// ParsePortRange parses first-last, or a single port.
+func ParsePortRange(s string) (PortRange, error) {
+	from, to, isRange := strings.Cut(s, "-")
+	if !isRange {
+		to = from
+	}
+	first, err := parseDecimal(from, 65535)
+	last, err2 := parseDecimal(to, 65535)
+	if err != nil || err2 != nil || first == 0 {
+		return PortRange{}, expected(wantPorts, s, "")
+	}
+	if last < first {
+		return PortRange{}, expected(wantPorts, s, "it runs backwards")
+	}
+	return PortRange{uint16(first), uint16(last)}, nil
+}
+
+// String returns first-last.
+func (r PortRange) String() string { return fmt.Sprintf("%d-%d", r.First, r.Last) }
+
+// Len returns how many ports there are.
+func (r PortRange) Len() int { return int(r.Last) - int(r.First) + 1 }
+
+func parseInterfaceName(s string) (string, error) {
+	// The kernel's rule (net/core/dev.c, dev_valid_name) on printable ASCII.
+	bad := func(r rune) bool { return r <= ' ' || r > '~' || r == '/' || r == ':' }
+	if s == "" || len(s) > 15 || s == "." || s == ".." || strings.ContainsFunc(s, bad) {
+		return "", expected(wantInterface, s, "")
+	}
+	return s, nil
+}
+
+func parseOptionalInterface(s string) (string, error) {
+	if s == "" {
+		return "", nil
+	}
+	return parseInterfaceName(s)
+}
+
+func parseServiceName(s string) (string, error) {
+	bad := func(r rune) bool { return !alphanumeric(r) && !strings.ContainsRune("._-", r) }
+	if s == "" || len(s) > 63 || !alphanumeric(rune(s[0])) || strings.ContainsFunc(s, bad) {
+		return "", expected(wantName, s, "")
+	}
+	return s, nil
+}
+
+func alphanumeric(r rune) bool {
+	return r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z'
+}
+
+// takenKinds are TCP option kinds in common use (IANA): l4fwd strips the TOA
+// kind from every client packet, which must not hit one of these.
+var takenKinds = []int{2, 3, 4, 5, 8, 19, 28, 29, 30, 34, 69}
+
+func parseTOAKind(s string) (uint8, error) {
+	n, err := parseDecimal(s, 255)
+	if err != nil || n < 2 {
+		return 0, expected(wantTOAKind, s, "")
+	}
+	if slices.Contains(takenKinds, int(n)) {
+		return 0, expected(wantTOAKind, s, fmt.Sprintf("kind %d has a meaning in TCP", n))
+	}
+	return uint8(n), nil
+}
+
+// parseAddr parses an address that a host can have and that can be routed to.
+func parseAddr(s string) (netip.Addr, error) {
+	a, err := netip.ParseAddr(s)
+	if err != nil {
+		return netip.Addr{}, errors.New("not an IP address")
+	}
+	return a, unfit(a)
+}
+
+// unfit says why an address cannot be a VIP, local address or backend.
+func unfit(a netip.Addr) error {
+	switch {
+	case a.Zone() != "":
+		return errors.New("an address with a zone cannot be used")
+	case a.Is4In6():
+		return fmt.Errorf("an IPv4-mapped address cannot be used, write %v", a.Unmap())
+	case a.IsUnspecified():
+		return errors.New("the unspecified address cannot be used")
+	case a.IsLoopback():
+		return errors.New("a loopback address cannot be used")
+	case a.IsMulticast():
+		return errors.New("a multicast address cannot be used")
+	case a.IsLinkLocalUnicast():
+		return errors.New("a link-local address cannot be used")
+	case a == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+		return errors.New("the broadcast address cannot be used")
+	case a.Is4() && a.As4()[0] == 0:
+		return errors.New("an address of 0.0.0.0/8 cannot be used")
+	}
+	return nil
+}
+
+func parseAddrPort(s string) (netip.AddrPort, error) {
+	fail := func(hint string) (netip.AddrPort, error) {
+		return netip.AddrPort{}, expected(wantAddrPort, s, hint)
+	}
+	if a, err := netip.ParseAddr(s); err == nil {
+		if a.Is6() {
+			return fail(fmt.Sprintf("IPv6 needs brackets and a port: [%v]:port", a))
+		}
+		return fail("the port is missing")
+	}
+	i := strings.LastIndexByte(s, ':')
+	if i < 0 {
+		return fail("")
+	}
+	host, portText := s[:i], s[i+1:]
+	inner, ok := strings.CutPrefix(host, "[")
+	if ok {
+		if inner, ok = strings.CutSuffix(inner, "]"); !ok {
+			return fail("")
+		}
+	}
+	a, err := parseAddr(inner)
+	switch {
+	case err != nil:
+		return fail(err.Error())
+	case a.Is6() && !ok:
+		return fail(fmt.Sprintf("IPv6 needs brackets: [%s]:%s", inner, portText))
+	case a.Is4() && ok:
+		return fail("brackets are for IPv6")
+	}
+	port, err := parseDecimal(portText, 65535)
+	if err != nil || port == 0 {
+		return fail("a port is a number from 1 to 65535")
+	}
+	return netip.AddrPortFrom(a, uint16(port)), nil
+}
+
+// parseAddrRange parses an address, or first-last of one family.
+func parseAddrRange(s string) (LocalRange, error) {
+	fail := func(hint string) (LocalRange, error) {
+		return LocalRange{}, expected(wantRange, s, hint)
+	}
+	from, to, isRange := strings.Cut(s, "-")
+	if !isRange {
+		to = from
+	}
+	first, err := parseAddr(strings.TrimSpace(from))
+	if err != nil {
+		return fail(err.Error())
+	}
+	last, err := parseAddr(strings.TrimSpace(to))
+	switch {
+	case err != nil:
+		return fail(err.Error())
+	case first.Is4() != last.Is4():
+		return fail("the two ends are of different families")
+	case last.Less(first):
+		return fail("it runs backwards")
+	}
+	r := LocalRange{First: first, Last: last}
+	if r.Len() > maxLocalAddresses {
+		return fail(fmt.Sprintf("it has more than %d addresses", maxLocalAddresses))
+	}
+	for a := first; a.Less(last); a = a.Next() {
+		if err := unfit(a); err != nil {
+			return fail(fmt.Sprintf("%v: %v", a, err))
+		}
+	}
+	return r, nil
+}
+
+// Len returns how many addresses the range has, and maxLocalAddresses+1 if
+// there are more than that many.
+func (r LocalRange) Len() int {
+	a, b := r.First.As16(), r.Last.As16()
+	n, borrow := 0, 0
+	for i := 15; i >= 0; i-- {
+		d := int(b[i]) - int(a[i]) - borrow
+		borrow = 0
+		if d < 0 {
+			d, borrow = d+256, 1
+		}
+		switch {
+		case d == 0:
+		case i < 13:
+			return maxLocalAddresses + 1
+		default:
+			n += d << (8 * (15 - i))
+		}
+	}
+	return min(n, maxLocalAddresses) + 1
+}
+
+// String returns the range as the configuration writes it, without the ports.
+func (r LocalRange) String() string {
+	if r.First == r.Last {
+		return r.First.String()
+	}
+	return r.First.String() + "-" + r.Last.String()
+}
