@@ -22,7 +22,7 @@ func TestHang(t *testing.T) {
 	if os.Getenv(hangEnv) == "" {
 		return // nothing to do but in the child
 	}
-	top := newTopology(t, TopologyOptions{})
+	top := Up(t, TopologyOptions{})
 	c := top.LB.Command(t.Context(), "sleep", "1000")
 	if err := c.Start(); err != nil {
 		t.Fatal(err)

@@ -290,7 +290,7 @@ func TestSnifferDirectionLimitEvery(t *testing.T) {
 
 // TestSnifferKeepsUp checks every frame of a bulk transfer on both ends.
 func TestSnifferKeepsUp(t *testing.T) {
-	top := newTopology(t, TopologyOptions{})
+	top := Up(t, TopologyOptions{})
 	if err := top.Forwarding(true); err != nil {
 		t.Fatal(err)
 	}

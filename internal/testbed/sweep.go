@@ -99,6 +99,30 @@ func NeedRoot() error {
 // Runner is what testing.M and goleak agree on.
 type Runner interface{ Run() int }
 
+// TB is what Up needs of testing.TB.
+type TB interface {
+	Helper()
+	Cleanup(func())
+	Error(args ...any)
+	Fatal(args ...any)
+}
+
+// Up builds a topology for one test and removes it at its end; failing to do
+// either fails the test.
+func Up(t TB, o TopologyOptions) *Topology {
+	t.Helper()
+	top, err := NewTopology(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := top.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return top
+}
+
 // Guard wraps the tests of a package: it fails at once, with a reason, where
 // namespaces cannot be made; sweeps what crashed runs left; removes everything
 // on SIGINT and SIGTERM; and fails a run that leaves a namespace open.

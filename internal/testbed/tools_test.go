@@ -11,7 +11,7 @@ import (
 )
 
 func TestNginxAndIperf3(t *testing.T) {
-	top := newTopology(t, TopologyOptions{Servers: 1})
+	top := Up(t, TopologyOptions{Servers: 1})
 	if err := top.Forwarding(true); err != nil {
 		t.Fatal(err)
 	}

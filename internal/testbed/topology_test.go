@@ -9,25 +9,11 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-func newTopology(t *testing.T, o TopologyOptions) *Topology {
-	t.Helper()
-	top, err := NewTopology(o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := top.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return top
-}
-
 func TestTopologyPing(t *testing.T) {
 	for _, oneArm := range []bool{false, true} {
 		t.Run(fmt.Sprintf("oneArm=%t", oneArm), func(t *testing.T) {
 			start := time.Now()
-			top := newTopology(t, TopologyOptions{OneArm: oneArm})
+			top := Up(t, TopologyOptions{OneArm: oneArm})
 			t.Log("up in", time.Since(start))
 			if err := top.Forwarding(true); err != nil {
 				t.Fatal(err)
@@ -46,7 +32,7 @@ func TestTopologyPing(t *testing.T) {
 func TestKernelRouting(t *testing.T) {
 	for _, o := range []TopologyOptions{{}, {OneArm: true}, {Queues: 2, StaticNeighbours: true, ClientAddrs: 3}} {
 		t.Run(fmt.Sprintf("oneArm=%t queues=%d", o.OneArm, o.Queues), func(t *testing.T) {
-			top := newTopology(t, o)
+			top := Up(t, o)
 			if err := top.Forwarding(true); err != nil {
 				t.Fatal(err)
 			}

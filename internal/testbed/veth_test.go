@@ -124,7 +124,7 @@ func queueCounter(t *testing.T, d *Device) *ebpf.Map {
 func TestQueuesSpread(t *testing.T) {
 	for _, oneArm := range []bool{false, true} {
 		t.Run(fmt.Sprintf("oneArm=%t", oneArm), func(t *testing.T) {
-			top := newTopology(t, TopologyOptions{Queues: 2, OneArm: oneArm})
+			top := Up(t, TopologyOptions{Queues: 2, OneArm: oneArm})
 			if err := top.Forwarding(true); err != nil {
 				t.Fatal(err)
 			}
@@ -163,7 +163,7 @@ func TestQueuesSpread(t *testing.T) {
 
 // TestArmReturns: l4fwd's devices can be deleted and made again.
 func TestArmReturns(t *testing.T) {
-	top := newTopology(t, TopologyOptions{})
+	top := Up(t, TopologyOptions{})
 	if err := top.Forwarding(true); err != nil {
 		t.Fatal(err)
 	}
@@ -186,7 +186,7 @@ func TestArmReturns(t *testing.T) {
 func TestVIPPath(t *testing.T) {
 	for name, path := range map[string]VIPPath{"routed": VIPRouted, "on-link": VIPOnLink} {
 		t.Run(name, func(t *testing.T) {
-			top := newTopology(t, TopologyOptions{VIPs: path})
+			top := Up(t, TopologyOptions{VIPs: path})
 			for _, f := range Families {
 				s := sniff(t, top.LBClient, SnifferOptions{Direction: Incoming})
 				if _, err := top.Client.Ping(top.VIP(f, 0), 56, 100*time.Millisecond); err == nil {
