@@ -67,7 +67,7 @@ func newLayout(flows, halfOpen uint32) layout {
 	return l
 }
 
-// errors of New and Attach.
+// Errors of New and Attach.
 var (
 	ErrOptions = errors.New("options out of range")
 	ErrLayout  = errors.New("memory does not hold a flow table of this layout")

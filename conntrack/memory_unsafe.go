@@ -26,8 +26,16 @@ func createMemory(name string, size uint64, lazy bool) (mapping, error) {
 	if !lazy && freeHugePages()*hugePage >= size {
 		m, err := newMemfd(name, roundUp(size, hugePage), unix.MFD_HUGETLB|unix.MFD_HUGE_2MB)
 		if err == nil {
+			// Reserved by mapping already; zeroed now, not under traffic.
+			err = unix.Madvise(m.bytes(), unix.MADV_POPULATE_WRITE)
 			m.backing = fmt.Sprintf("memfd, %d MiB in 2 MiB pages of the huge page pool", m.size>>20)
+		}
+		if err == nil {
 			return m, nil
+		}
+		// Somebody was faster, or a cgroup forbids it: ordinary memory then.
+		if err := m.close(); err != nil {
+			return mapping{}, err
 		}
 	}
 	m, err := newMemfd(name, size, 0)
@@ -38,13 +46,12 @@ func createMemory(name string, size uint64, lazy bool) (mapping, error) {
 		m.backing = "memfd, 4 KiB pages taken on first use"
 		return m, nil
 	}
-	whole := unsafe.Slice((*byte)(m.base), m.size)
-	if err := unix.Madvise(whole, unix.MADV_POPULATE_WRITE); err != nil {
+	if err := unix.Madvise(m.bytes(), unix.MADV_POPULATE_WRITE); err != nil {
 		return mapping{}, errors.Join(fmt.Errorf("populate %d bytes: %w", m.size, err), m.close())
 	}
 	// MADV_HUGEPAGE does nothing on a memfd where shmem_enabled is "never";
 	// MADV_COLLAPSE does not ask it. Failure leaves the pages as they are.
-	collapse := unix.Madvise(whole, unix.MADV_COLLAPSE)
+	collapse := unix.Madvise(m.bytes(), unix.MADV_COLLAPSE)
 	m.backing = describe(m.size, hugeBytes(uintptr(m.base)), collapse)
 	return m, nil
 }
@@ -101,6 +108,9 @@ func mapFile(file *os.File, size uint64) (mapping, error) {
 	}
 	return m, nil
 }
+
+// bytes is the whole mapping.
+func (m *mapping) bytes() []byte { return unsafe.Slice((*byte)(m.base), m.size) }
 
 // close unmaps the memory and closes the file; a second call does nothing.
 func (m *mapping) close() error {

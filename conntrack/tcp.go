@@ -26,7 +26,7 @@ const reopen State = 0xff
 // RST, which is exact, and its next SYN reopens.
 var transitions = [2][numEvents][NumStates]State{
 	Forward: {
-		//        None     SynSent  SynRecv      Established  FinWait  CloseWait  LastAck   TimeWait  Closed
+		// after:  None, SynSent, SynRecv, Established, FinWait, CloseWait, LastAck, TimeWait, Closed, UDPOneWay, UDPTwoWay
 		evSYN:    {SynSent, SynSent, SynRecv, Established, FinWait, CloseWait, LastAck, reopen, reopen, UDPOneWay, UDPTwoWay},
 		evSYNACK: {None, SynSent, SynRecv, Established, FinWait, CloseWait, LastAck, TimeWait, Closed, UDPOneWay, UDPTwoWay},
 		evACK:    {None, SynSent, Established, Established, FinWait, CloseWait, LastAck, TimeWait, Closed, UDPOneWay, UDPTwoWay},
