@@ -58,14 +58,16 @@
 //
 // # Kernel
 //
-// A bpf_link for XDP needs Linux 5.9; the verifier reads the program in some
+// A bpf_link for XDP needs Linux 5.9, rule sets of any size 5.10; the verifier reads the program in some
 // 6,000 steps.
 //
 // # Updates
 //
-// [Steer.Update] adds before it deletes and replaces values in place, so that
-// a rule present before and after is in force at every moment between. The
-// maps are shared by the programs of all NICs.
+// All rules are in one hash map that is written once and put into force by one
+// pointer in the kernel, for the programs of all NICs: a frame meets the rules
+// before an Update or those after it, never a mixture. To change a hash map in
+// place is no way to do it: the kernel uses a replaced element again at once,
+// and a program that has just found it reads another rule (seen in a test).
 //
 // # Other programs
 //

@@ -12,8 +12,6 @@ var (
 	// ErrHostAddress is an address in Rules.Addrs that the host has: taking all
 	// of it would cut off ssh. Name its services and port ranges instead.
 	ErrHostAddress = errors.New("address belongs to the host")
-	// ErrTooMany is more rules than Options allow.
-	ErrTooMany = errors.New("too many steering rules")
 	// ErrPermission is a missing capability.
 	ErrPermission = errors.New("not permitted")
 	// ErrAttached is a NIC that has another XDP program; see AttachedError.

@@ -89,11 +89,10 @@ func (s *Steer) Attach(ifindex int, mac net.HardwareAddr, mode Mode) (*NIC, erro
 	return n, nil
 }
 
-// load loads a program of its own for n, over the rule maps of all.
+// load loads a program of its own for n, over the rules of all.
 func (n *NIC) load() error {
 	err := n.steer.spec.Copy().LoadAndAssign(&n.objs, &ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{
-		steerMapAddresses: n.steer.addresses.kernel,
-		steerMapEndpoints: n.steer.endpoints.kernel,
+		steerMapRules:     n.steer.slot,
 		steerMapFragments: n.steer.fragments,
 	}})
 	if err != nil {

@@ -48,13 +48,13 @@ type endpointKey struct {
 	Family uint8 // 4 or 6
 }
 
-// addressValue is struct address of steer.c.
-type addressValue struct {
+// ruleValue is struct rule of steer.c.
+type ruleValue struct {
 	Flags  uint32
 	Lo, Hi uint16
 }
 
-// Flags of addressValue and of the values in endpoints, see steer.c.
+// Flags of ruleValue, see steer.c.
 const (
 	addrOurs uint32 = 1 << iota
 	addrHost
@@ -62,29 +62,16 @@ const (
 	addrRange
 	addrTCP
 	addrUDP
-)
-
-const (
-	endService uint32 = 1 << iota
+	endService
 	endBackend
 )
 
-// tables is what Rules come to in the program's maps.
-type tables struct {
-	addresses map[endpointKey]addressValue
-	endpoints map[endpointKey]uint32
-}
+// table is what Rules come to in the program's map.
+type table map[endpointKey]ruleValue
 
-func newTables() tables {
-	return tables{
-		addresses: make(map[endpointKey]addressValue),
-		endpoints: make(map[endpointKey]uint32),
-	}
-}
-
-// compile checks r and turns it into tables; it reports every fault found.
-func (r *Rules) compile() (tables, error) {
-	t := newTables()
+// compile checks r and turns it into a table; it reports every fault found.
+func (r *Rules) compile() (table, error) {
+	t := make(table)
 	var errs []error
 	fault := func(err error) {
 		if err != nil {
@@ -111,36 +98,36 @@ func (r *Rules) compile() (tables, error) {
 		fault(t.host(a))
 	}
 	if len(errs) > 0 {
-		return tables{}, fmt.Errorf("steering rules: %w", errors.Join(errs...))
+		return nil, fmt.Errorf("steering rules: %w", errors.Join(errs...))
 	}
 	return t, nil
 }
 
-func (t *tables) flag(a netip.Addr, f uint32) error {
+func (t table) flag(a netip.Addr, f uint32) error {
 	k, err := addressKey(a)
 	if err != nil {
 		return err
 	}
-	v := t.addresses[k]
+	v := t[k]
 	v.Flags |= f
-	t.addresses[k] = v
+	t[k] = v
 	return nil
 }
 
 // host notes an address of the host. What the kernel may hold and no rule can
 // name (a zone, a multicast group) is taken as it comes.
-func (t *tables) host(a netip.Addr) error {
+func (t table) host(a netip.Addr) error {
 	if !a.IsValid() {
 		return fmt.Errorf("%w: invalid host address", ErrRule)
 	}
 	k := keyOf(a)
-	v := t.addresses[k]
+	v := t[k]
 	v.Flags |= addrHost
-	t.addresses[k] = v
+	t[k] = v
 	return nil
 }
 
-func (t *tables) endpoint(s ServiceRule, end, addr uint32) error {
+func (t table) endpoint(s ServiceRule, end, addr uint32) error {
 	k, err := addressKey(s.Addr)
 	if err != nil {
 		return err
@@ -153,11 +140,13 @@ func (t *tables) endpoint(s ServiceRule, end, addr uint32) error {
 	}
 	k.Proto = s.Proto
 	binary.BigEndian.PutUint16(k.Port[:], s.Port)
-	t.endpoints[k] |= end
+	v := t[k]
+	v.Flags |= end
+	t[k] = v
 	return t.flag(s.Addr, addr)
 }
 
-func (t *tables) portRange(r RangeRule) error {
+func (t table) portRange(r RangeRule) error {
 	k, err := addressKey(r.Addr)
 	if err != nil {
 		return err
@@ -165,22 +154,22 @@ func (t *tables) portRange(r RangeRule) error {
 	if r.Lo == 0 || r.Lo > r.Hi {
 		return fmt.Errorf("%w: ports %d-%d of %s", ErrRule, r.Lo, r.Hi, r.Addr)
 	}
-	v := t.addresses[k]
+	v := t[k]
 	if v.Flags&addrRange != 0 && (v.Lo != r.Lo || v.Hi != r.Hi) {
 		return fmt.Errorf("%w: %s has two port ranges, %d-%d and %d-%d", ErrRule, r.Addr, v.Lo, v.Hi, r.Lo, r.Hi)
 	}
 	v.Flags |= addrRange
 	v.Lo, v.Hi = r.Lo, r.Hi
-	t.addresses[k] = v
+	t[k] = v
 	return nil
 }
 
 // hostOwned returns the addresses that are wholly ours and also the host's:
 // taking all of such an address would cut off whoever uses it, ssh included.
-func (t *tables) hostOwned() []netip.Addr {
+func (t table) hostOwned() []netip.Addr {
 	const both = addrOurs | addrHost
 	var found []netip.Addr
-	for k, v := range t.addresses {
+	for k, v := range t {
 		if v.Flags&both == both {
 			found = append(found, netip.AddrFrom16(k.Addr).Unmap())
 		}
@@ -188,7 +177,7 @@ func (t *tables) hostOwned() []netip.Addr {
 	return found
 }
 
-// addressKey is the key of a in the map addresses.
+// addressKey is the key of the rule about address a.
 func addressKey(a netip.Addr) (endpointKey, error) {
 	switch {
 	case !a.IsValid():

@@ -2,13 +2,13 @@ package steer
 
 import (
 	"errors"
-	"fmt"
 	"net/netip"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -65,136 +65,88 @@ func TestRulesCompiled(t *testing.T) {
 		}
 		return k
 	}
-	wantAddresses := map[endpointKey]addressValue{
-		key("192.0.2.1", 0, 0):   {Flags: addrOurs},
-		key("2001:db8::1", 0, 0): {Flags: addrOurs},
-		key("10.0.0.1", 0, 0):    {Flags: addrHost | addrServices | addrRange | addrTCP, Lo: 5, Hi: 9},
-		key("10.0.0.2", 0, 0):    {Flags: addrUDP},
-		key("fe80::1", 0, 0):     {Flags: addrHost},
-		key("0.0.0.0", 0, 0):     {Flags: addrHost},
+	want := table{
+		key("192.0.2.1", 0, 0):      {Flags: addrOurs},
+		key("2001:db8::1", 0, 0):    {Flags: addrOurs},
+		key("10.0.0.1", 0, 0):       {Flags: addrHost | addrServices | addrRange | addrTCP, Lo: 5, Hi: 9},
+		key("10.0.0.2", 0, 0):       {Flags: addrUDP},
+		key("fe80::1", 0, 0):        {Flags: addrHost},
+		key("0.0.0.0", 0, 0):        {Flags: addrHost},
+		key("10.0.0.1", 80, 6):      {Flags: endService | endBackend},
+		key("10.0.0.1", 0x1234, 17): {Flags: endService},
+		key("10.0.0.2", 53, 17):     {Flags: endBackend},
 	}
-	wantEndpoints := map[endpointKey]uint32{
-		key("10.0.0.1", 80, 6):      endService | endBackend,
-		key("10.0.0.1", 0x1234, 17): endService,
-		key("10.0.0.2", 53, 17):     endBackend,
-	}
-	if diff := cmp.Diff(wantAddresses, got.addresses); diff != "" {
-		t.Errorf("addresses (-want +got):\n%s", diff)
-	}
-	if diff := cmp.Diff(wantEndpoints, got.endpoints); diff != "" {
-		t.Errorf("endpoints (-want +got):\n%s", diff)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("rules (-want +got):\n%s", diff)
 	}
 }
 
-// kernelTables reads back what the maps hold.
-func kernelTables(t testing.TB, s *Steer) tables {
-	t.Helper()
-	got := newTables()
-	var k endpointKey
-	var a addressValue
-	it := s.addresses.kernel.Iterate()
-	for it.Next(&k, &a) {
-		got.addresses[k] = a
-	}
-	if err := it.Err(); err != nil {
-		t.Fatal(err)
-	}
-	var e uint32
-	it = s.endpoints.kernel.Iterate()
-	for it.Next(&k, &e) {
-		got.endpoints[k] = e
-	}
-	if err := it.Err(); err != nil {
-		t.Fatal(err)
-	}
-	return got
-}
-
-func checkTables(t testing.TB, s *Steer, want Rules) {
+// checkRules compares what the kernel holds with what want comes to.
+func checkRules(t testing.TB, s *Steer, want Rules) {
 	t.Helper()
 	compiled, err := want.compile()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(compiled, kernelTables(t, s), cmp.AllowUnexported(tables{})); diff != "" {
-		t.Fatalf("maps (-want +kernel):\n%s", diff)
+	var set *ebpf.Map
+	if err := s.slot.Lookup(uint32(0), &set); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = set.Close() })
+	got := make(table)
+	var k endpointKey
+	var v ruleValue
+	it := set.Iterate()
+	for it.Next(&k, &v) {
+		got[k] = v
+	}
+	if err := it.Err(); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(compiled, got); diff != "" {
+		t.Fatalf("rules (-want +kernel):\n%s", diff)
 	}
 }
 
+// TestUpdateRefused: after a refusal the rules before are in force.
 func TestUpdateRefused(t *testing.T) {
-	s := load(t, Options{MaxAddresses: 8, MaxEndpoints: 8})
+	s := load(t, Options{})
 	a := netip.MustParseAddr
 	good := Rules{Addrs: []netip.Addr{a("192.0.2.1")}, HostAddrs: []netip.Addr{a("192.0.2.2")},
 		Services: []ServiceRule{{a("192.0.2.2"), 6, 80}}}
 	if err := s.Update(good); err != nil {
 		t.Fatal(err)
 	}
-	full := func(n int) (r Rules) {
-		for i := range n {
-			r.Backends = append(r.Backends, ServiceRule{a(fmt.Sprintf("10.0.0.%d", i+1)), 6, 80})
-		}
-		return r
-	}
 	cases := map[string]struct {
 		rules Rules
 		want  error
 	}{
-		"bad rule":         {Rules{Addrs: []netip.Addr{a("192.0.2.9"), {}}}, ErrRule},
-		"host's address":   {Rules{Addrs: []netip.Addr{a("192.0.2.2")}, HostAddrs: good.HostAddrs}, ErrHostAddress},
-		"too many":         {full(9), ErrTooMany},
-		"too many for one": {Rules{Services: []ServiceRule{{a("10.0.0.1"), 6, 1}, {a("10.0.0.1"), 6, 2}, {a("10.0.0.1"), 6, 3}, {a("10.0.0.1"), 6, 4}, {a("10.0.0.1"), 6, 5}, {a("10.0.0.1"), 6, 6}, {a("10.0.0.1"), 6, 7}, {a("10.0.0.1"), 6, 8}, {a("10.0.0.1"), 6, 9}}}, ErrTooMany},
+		"bad rule":       {Rules{Addrs: []netip.Addr{a("192.0.2.9"), {}}}, ErrRule},
+		"host's address": {Rules{Addrs: []netip.Addr{a("192.0.2.2")}, HostAddrs: good.HostAddrs}, ErrHostAddress},
 	}
 	for name, c := range cases {
 		if err := s.Update(c.rules); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v, want %v", name, err, c.want)
 		}
-		checkTables(t, s, good)
+		checkRules(t, s, good)
 	}
-	// A full set can be replaced by a full set of others.
-	if err := s.Update(full(8)); err != nil {
-		t.Errorf("full: %v", err)
-	}
-	other := Rules{}
-	for i := range 8 {
-		other.Services = append(other.Services, ServiceRule{a(fmt.Sprintf("10.0.1.%d", i+1)), 17, 53})
-	}
-	if err := s.Update(other); err != nil {
-		t.Errorf("full again: %v", err)
-	}
-	checkTables(t, s, other)
 }
 
-// TestUpdateFails: when the kernel refuses half-way, the rules before are put
-// back. A map that is full stands for any refusal.
-func TestUpdateFails(t *testing.T) {
-	s := load(t, Options{MaxAddresses: 4, MaxEndpoints: 4})
-	a := netip.MustParseAddr
-	good := Rules{Services: []ServiceRule{{a("10.0.0.1"), 6, 80}}, HostAddrs: []netip.Addr{a("10.0.0.1")}}
-	if err := s.Update(good); err != nil {
-		t.Fatal(err)
+// TestUpdateLarge: 60,000 backends, then none.
+func TestUpdateLarge(t *testing.T) {
+	s := load(t, Options{})
+	var many Rules
+	for i := range 60000 {
+		many.Backends = append(many.Backends, ServiceRule{netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)}), 6, 80})
 	}
-	var foreign []endpointKey
-	for i := range 7 { // 8 fit, one is taken
-		k := keyOf(netip.AddrFrom4([4]byte{10, 9, 9, byte(i)}))
-		if err := s.endpoints.kernel.Put(k, endBackend); err != nil {
+	for _, r := range []Rules{many, {}, {}, many} {
+		start := time.Now()
+		if err := s.Update(r); err != nil {
 			t.Fatal(err)
 		}
-		foreign = append(foreign, k)
+		t.Logf("%d backends: %v", len(r.Backends), time.Since(start).Round(time.Millisecond))
+		checkRules(t, s, r)
 	}
-	next := Rules{Services: []ServiceRule{{a("10.0.0.2"), 6, 80}, {a("10.0.0.3"), 6, 80}}, HostAddrs: []netip.Addr{a("10.0.0.2")}}
-	if err := s.Update(next); err == nil {
-		t.Error("update into a full map succeeded")
-	}
-	for _, k := range foreign {
-		if err := s.endpoints.kernel.Delete(k); err != nil {
-			t.Fatal(err)
-		}
-	}
-	checkTables(t, s, good)
-	if err := s.Update(next); err != nil {
-		t.Errorf("second try: %v", err)
-	}
-	checkTables(t, s, next)
 }
 
 func TestSetHostAddrs(t *testing.T) {
@@ -212,7 +164,7 @@ func TestSetHostAddrs(t *testing.T) {
 	if err := b.SetHostAddrs(r.HostAddrs); err != nil {
 		t.Fatal(err)
 	}
-	checkTables(t, b.Steer, r)
+	checkRules(t, b.Steer, r)
 	if got := b.outcome(t, answer); got != PassOther {
 		t.Errorf("the stranger is the host's now: %s", got)
 	}
@@ -228,14 +180,14 @@ func TestSetHostAddrs(t *testing.T) {
 	if err := b.SetHostAddrs(r.HostAddrs); !errors.Is(err, ErrHostAddress) {
 		t.Errorf("VIP as host address: %v, want %v", err, ErrHostAddress)
 	}
-	checkTables(t, b.Steer, r)
+	checkRules(t, b.Steer, r)
 	if got := b.outcome(t, f.tcp(t, f.client, 4000, f.vip, 80)); got != TakeAddress {
 		t.Errorf("VIP that the host has: %s", got)
 	}
 	if err := b.SetHostAddrs([]netip.Addr{{}}); !errors.Is(err, ErrRule) {
 		t.Errorf("invalid address: %v", err)
 	}
-	checkTables(t, b.Steer, r)
+	checkRules(t, b.Steer, r)
 }
 
 // TestUpdateHasNoGap hammers frames that both of two rule sets decide alike

@@ -12,31 +12,31 @@
 
 #include "abi.h"
 
-// Key of both rule maps. IPv4 is held IPv4-mapped; family (4 or 6) keeps an
-// IPv6 packet that carries a mapped address from matching an IPv4 rule.
+// Key of the rules, an endpoint or, without port and protocol, an address. IPv4
+// is held IPv4-mapped; family (4 or 6) keeps an IPv6 packet that carries a
+// mapped address from matching an IPv4 rule.
 struct endpoint {
 	u32 addr[4]; // network order
-	u16 port;    // network order; 0 in addresses
-	u8 proto;    // 0 in addresses
+	u16 port;    // network order
+	u8 proto;
 	u8 family;
 };
 
-// What is known of an address.
+// What is known of an address or, the last two, of an endpoint.
 enum {
 	ADDR_OURS = 1,     // a VIP or local address the host does not have: take all
 	ADDR_HOST = 2,     // an address of the host
-	ADDR_SERVICES = 4, // endpoints holds services at it
+	ADDR_SERVICES = 4, // there are services at it
 	ADDR_RANGE = 8,    // TCP and UDP to the ports lo..hi are l4fwd's
 	ADDR_TCP = 16,     // DNAT backends at it speak TCP
 	ADDR_UDP = 32,     // DNAT backends at it speak UDP
+	END_SERVICE = 64,
+	END_BACKEND = 128,
 };
-struct address {
+struct rule {
 	u32 flags;
 	u16 lo, hi; // host order, inclusive
 };
-
-// What is known of an endpoint.
-enum { END_SERVICE = 1, END_BACKEND = 2 };
 
 // Which datagram a fragment belongs to (RFC 791, RFC 8200 section 4.5).
 struct datagram {
@@ -45,21 +45,21 @@ struct datagram {
 	u16 zero;
 };
 
-struct {
+// All rules at one time. A set is written once, put into its slot and never
+// changed: an element of a hash map that is replaced or deleted is used again
+// at once, under the eyes of a program that has just found it.
+struct rule_set {
 	NUM(type, MAP_HASH);
-	NUM(map_flags, NO_PREALLOC);
 	NUM(max_entries, 1);
-	TYPE(key, struct endpoint);
-	TYPE(value, struct address);
-} addresses SEC(".maps");
-
+	NUM(key_size, sizeof(struct endpoint)); // clang leaves the types out here
+	NUM(value_size, sizeof(struct rule));
+};
 struct {
-	NUM(type, MAP_HASH);
-	NUM(map_flags, NO_PREALLOC);
+	NUM(type, MAP_ARRAY_OF_MAPS);
 	NUM(max_entries, 1);
-	TYPE(key, struct endpoint);
-	TYPE(value, u32);
-} endpoints SEC(".maps");
+	TYPE(key, u32);
+	struct rule_set *values[];
+} rules SEC(".maps");
 
 // Datagrams whose first fragment was taken by port, with the time (ns) until
 // which later ones follow. An LRU: a flood forgets fragments, nothing else.
@@ -259,25 +259,19 @@ INLINE int read_ports(struct view *v, struct xdp_md *ctx, int left)
 	return 1;
 }
 
-INLINE int is_endpoint(struct endpoint *e, u32 what)
+// flags_of is what the rules in set say of an address or endpoint.
+INLINE u32 flags_of(void *set, struct endpoint *e)
 {
-	u32 *have = map_lookup(&endpoints, e);
+	struct rule *r = map_lookup(set, e);
 
-	return have && (*have & what);
+	return r ? r->flags : 0;
 }
 
-INLINE int in_range(struct address *a, u16 port)
+INLINE int in_range(struct rule *r, u16 port)
 {
 	u16 p = NET16(port);
 
-	return p >= a->lo && p <= a->hi;
-}
-
-INLINE int is_ours(struct endpoint *e)
-{
-	struct address *a = map_lookup(&addresses, e);
-
-	return a && (a->flags & ADDR_OURS);
+	return (r->flags & ADDR_RANGE) && p >= r->lo && p <= r->hi;
 }
 
 INLINE void name_datagram(struct datagram *d, struct view *v)
@@ -293,37 +287,33 @@ INLINE void name_datagram(struct datagram *d, struct view *v)
 // later_fragment decides on a fragment without ports. To an address of the
 // host it follows its first fragment; from a DNAT backend its address says
 // enough, for nobody but l4fwd has a use for it.
-INLINE u32 later_fragment(struct view *v, u32 flags)
+INLINE u32 later_fragment(void *set, struct rule *to, struct view *v)
 {
 	u32 want = v->proto == IP_TCP ? ADDR_TCP : v->proto == IP_UDP ? ADDR_UDP : 0;
 	struct datagram d;
-	struct address *a;
 	u64 *until;
 
-	if (!(flags & ADDR_HOST)) {
-		a = map_lookup(&addresses, &v->src);
-		if (a && (a->flags & want))
-			return TAKE_RETURN;
-	}
-	if (!(flags & (ADDR_SERVICES | ADDR_RANGE)))
+	if (!(to->flags & ADDR_HOST) && (flags_of(set, &v->src) & want))
+		return TAKE_RETURN;
+	if (!(to->flags & (ADDR_SERVICES | ADDR_RANGE)))
 		return PASS_OTHER;
 	name_datagram(&d, v);
 	until = map_lookup(&fragments, &d);
 	if (!until || ktime_ns() > *until)
 		return PASS_FRAGMENT;
-	return flags & ADDR_SERVICES ? TAKE_SERVICE : TAKE_RANGE;
+	return to->flags & ADDR_SERVICES ? TAKE_SERVICE : TAKE_RANGE;
 }
 
-// by_port decides on a datagram with ports; rule is that of its destination.
-INLINE u32 by_port(struct view *v, struct address *rule, u32 flags)
+// by_port decides on a datagram with ports.
+INLINE u32 by_port(void *set, struct rule *to, struct view *v)
 {
 	u32 verdict = PASS_OTHER;
 
-	if ((flags & ADDR_SERVICES) && is_endpoint(&v->dst, END_SERVICE))
+	if ((to->flags & ADDR_SERVICES) && (flags_of(set, &v->dst) & END_SERVICE))
 		verdict = TAKE_SERVICE;
-	else if (rule && (flags & ADDR_RANGE) && in_range(rule, v->dst.port))
+	else if (in_range(to, v->dst.port))
 		verdict = TAKE_RANGE;
-	else if (!(flags & ADDR_HOST) && is_endpoint(&v->src, END_BACKEND))
+	else if (!(to->flags & ADDR_HOST) && (flags_of(set, &v->src) & END_BACKEND))
 		return TAKE_RETURN;
 	if (verdict != PASS_OTHER && v->shape == FIRST) {
 		struct datagram d;
@@ -343,7 +333,7 @@ INLINE int same_addr(struct endpoint *a, struct endpoint *b)
 
 // icmp_error decides on an error message by the packet it quotes: one that
 // l4fwd sent from a service or a local port, or sent on to a DNAT backend.
-INLINE u32 icmp_error(struct view *v, struct xdp_md *ctx, struct address *rule, u32 flags)
+INLINE u32 icmp_error(void *set, struct rule *to, struct view *v, struct xdp_md *ctx)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	struct view in = {};
@@ -367,18 +357,18 @@ INLINE u32 icmp_error(struct view *v, struct xdp_md *ctx, struct address *rule, 
 	if (left < 0 || !read_ports(&in, ctx, left))
 		return PASS_OTHER;
 	if (same_addr(&in.src, &v->dst)) {
-		if ((flags & ADDR_SERVICES) && is_endpoint(&in.src, END_SERVICE))
+		if ((to->flags & ADDR_SERVICES) && (flags_of(set, &in.src) & END_SERVICE))
 			return TAKE_ICMP_ERROR;
-		if (rule && (flags & ADDR_RANGE) && in_range(rule, in.src.port))
+		if (in_range(to, in.src.port))
 			return TAKE_ICMP_ERROR;
 	}
-	if (!(flags & ADDR_HOST) && is_endpoint(&in.dst, END_BACKEND))
+	if (!(to->flags & ADDR_HOST) && (flags_of(set, &in.dst) & END_BACKEND))
 		return TAKE_ICMP_ERROR;
 	return PASS_OTHER;
 }
 
 // solicits reports whether v is a neighbour solicitation for one of ours.
-INLINE int solicits(struct view *v, struct xdp_md *ctx, int left)
+INLINE int solicits(void *set, struct view *v, struct xdp_md *ctx, int left)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	struct endpoint target = {};
@@ -393,43 +383,42 @@ INLINE int solicits(struct view *v, struct xdp_md *ctx, int left)
 		return 0;
 	target.family = 6;
 	__builtin_memcpy(target.addr, icmp->target, 16);
-	return is_ours(&target);
+	return flags_of(set, &target) & ADDR_OURS;
 }
 
 // ip decides on an IP packet; mine says that the frame was sent to this NIC's
 // own MAC and not to a group.
-INLINE u32 ip(struct xdp_md *ctx, u32 l3, int v4, int mine)
+INLINE u32 ip(void *set, struct xdp_md *ctx, u32 l3, int v4, int mine)
 {
-	struct address *rule = 0;
+	struct rule to = {}, *found;
 	struct view v = {};
-	u32 flags = 0;
 	int left;
 
 	left = v4 ? read4(&v, ctx, l3, 0) : read6(&v, ctx, l3, 0);
 	if (left < 0)
 		return PASS_MALFORMED;
 	if (mine) {
-		rule = map_lookup(&addresses, &v.dst);
-		if (rule)
-			flags = rule->flags;
-		if (flags & ADDR_OURS)
+		found = map_lookup(set, &v.dst);
+		if (found)
+			to = *found;
+		if (to.flags & ADDR_OURS)
 			return TAKE_ADDRESS;
 	}
-	if (solicits(&v, ctx, left))
+	if (solicits(set, &v, ctx, left))
 		return TAKE_NEIGHBOUR;
 	if (!mine)
 		return PASS_OTHER;
 	if (v.shape == LATER)
-		return later_fragment(&v, flags);
+		return later_fragment(set, &to, &v);
 	if (read_ports(&v, ctx, left))
-		return by_port(&v, rule, flags);
+		return by_port(set, &to, &v);
 	if (v.shape == WHOLE && left >= ICMP_LEN && v.proto == (v4 ? IP_ICMP : IP_ICMPV6))
-		return icmp_error(&v, ctx, rule, flags);
+		return icmp_error(set, &to, &v, ctx);
 	return PASS_OTHER;
 }
 
 // arp takes requests for our addresses, probes and announcements among them.
-INLINE u32 arp(void *l3, void *end)
+INLINE u32 arp(void *set, void *l3, void *end)
 {
 	struct endpoint target = {};
 	struct arp *a = l3;
@@ -442,7 +431,7 @@ INLINE u32 arp(void *l3, void *end)
 	target.family = 4;
 	target.addr[2] = NET32(0xffff);
 	__builtin_memcpy(&target.addr[3], a->tpa, 4);
-	return is_ours(&target) ? TAKE_NEIGHBOUR : PASS_OTHER;
+	return flags_of(set, &target) & ADDR_OURS ? TAKE_NEIGHBOUR : PASS_OTHER;
 }
 
 // mac48 reads six bytes as two words, the way MAC addresses are compared.
@@ -456,6 +445,7 @@ INLINE u32 decide(struct xdp_md *ctx)
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	struct eth *eth = data;
 	u32 zero = 0, l3 = sizeof(*eth);
+	void *set;
 	u64 *mac;
 	u16 type;
 	int mine;
@@ -475,12 +465,15 @@ INLINE u32 decide(struct xdp_md *ctx)
 		type = tag->type;
 		l3 += sizeof(*tag);
 	}
+	set = map_lookup(&rules, &zero);
+	if (!set)
+		return PASS_OTHER;
 	if (type == NET16(ETH_IPV4))
-		return ip(ctx, l3, 1, mine);
+		return ip(set, ctx, l3, 1, mine);
 	if (type == NET16(ETH_IPV6))
-		return ip(ctx, l3, 0, mine);
+		return ip(set, ctx, l3, 0, mine);
 	if (type == NET16(ETH_ARP))
-		return arp(data + l3, end);
+		return arp(set, data + l3, end);
 	return PASS_OTHER;
 }
 

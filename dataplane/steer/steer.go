@@ -17,10 +17,6 @@ import (
 type Options struct {
 	// MaxQueues is the highest number of receive queues of any NIC; 64.
 	MaxQueues int
-	// MaxAddresses is how many different addresses Rules may name; 16,384.
-	MaxAddresses int
-	// MaxEndpoints is how many different services and backends; 65,536.
-	MaxEndpoints int
 	// MaxFragments is how many fragmented datagrams to addresses of the host
 	// are remembered at a time; 4,096.
 	MaxFragments int
@@ -33,28 +29,27 @@ func (o Options) withDefaults() Options {
 		}
 	}
 	def(&o.MaxQueues, 64)
-	def(&o.MaxAddresses, 16384)
-	def(&o.MaxEndpoints, 65536)
 	def(&o.MaxFragments, 4096)
 	return o
 }
 
-// Steer owns the rule maps that the programs of all NICs share. Its methods
-// may be called from any goroutine.
+// Steer owns the rules that the programs of all NICs share. Its methods may be
+// called from any goroutine.
 type Steer struct {
 	opts Options
 	spec *ebpf.CollectionSpec
 
+	slot      *ebpf.Map // the one slot that holds the rule set in force
 	fragments *ebpf.Map
 
-	mu        sync.Mutex
-	addresses table[addressValue]
-	endpoints table[uint32]
-	rules     Rules
-	nics      map[*NIC]struct{}
+	mu    sync.Mutex
+	rules Rules
+	inUse table     // rules, compiled
+	set   *ebpf.Map // inUse, in the kernel; nil until the first Update
+	nics  map[*NIC]struct{}
 }
 
-// Load creates the rule maps, empty. It needs CAP_BPF and CAP_NET_ADMIN (or
+// Load creates the maps, without rules. It needs CAP_BPF and CAP_NET_ADMIN (or
 // CAP_SYS_ADMIN), else the error is an ErrPermission.
 func Load(o Options) (*Steer, error) {
 	o = o.withDefaults()
@@ -65,24 +60,18 @@ func Load(o Options) (*Steer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("steering program: %w", err)
 	}
-	// Twice the room: while Update runs, old and new rules are both there.
-	spec.Maps[steerMapAddresses].MaxEntries = 2 * uint32(o.MaxAddresses)
-	spec.Maps[steerMapEndpoints].MaxEntries = 2 * uint32(o.MaxEndpoints)
 	spec.Maps[steerMapFragments].MaxEntries = uint32(o.MaxFragments)
 	spec.Maps[steerMapSockets].MaxEntries = uint32(o.MaxQueues)
 
 	s := &Steer{opts: o, spec: spec, nics: make(map[*NIC]struct{})}
 	for name, m := range map[string]**ebpf.Map{
-		steerMapAddresses: &s.addresses.kernel,
-		steerMapEndpoints: &s.endpoints.kernel,
+		steerMapRules:     &s.slot,
 		steerMapFragments: &s.fragments,
 	} {
 		if *m, err = ebpf.NewMap(spec.Maps[name]); err != nil {
 			return nil, errors.Join(permission(fmt.Errorf("create map %s: %w", name, err)), limit, s.Close())
 		}
 	}
-	s.addresses.have = make(map[endpointKey]addressValue)
-	s.endpoints.have = make(map[endpointKey]uint32)
 	return s, nil
 }
 
@@ -94,8 +83,9 @@ func permission(err error) error {
 	return err
 }
 
-// Update puts r into force in place of the rules before, without a moment in
-// which a rule that is in both does not hold. On error the rules before stay.
+// Update puts r into force in place of the rules before, all at once: every
+// frame meets the old rules or the new, and after Update only the new. On error
+// the old ones stay.
 // An address in r.Addrs that is also in r.HostAddrs is an ErrHostAddress.
 func (s *Steer) Update(r Rules) error {
 	s.mu.Lock()
@@ -147,51 +137,34 @@ func (r Rules) clone() Rules {
 	}
 }
 
-// install makes the maps equal to next, or leaves them as they were.
-func (s *Steer) install(next tables) error {
-	if len(next.addresses) > s.opts.MaxAddresses || len(next.endpoints) > s.opts.MaxEndpoints {
-		return fmt.Errorf("%w: %d addresses (at most %d), %d endpoints (at most %d)", ErrTooMany,
-			len(next.addresses), s.opts.MaxAddresses, len(next.endpoints), s.opts.MaxEndpoints)
+// install writes next into a new map and swaps it for the one in force. The
+// kernel returns from the swap when no program looks at the old one any more.
+func (s *Steer) install(next table) error {
+	if s.set != nil && maps.Equal(next, s.inUse) {
+		return nil
 	}
-	before := tables{addresses: maps.Clone(s.addresses.have), endpoints: maps.Clone(s.endpoints.have)}
-	if err := s.move(next); err != nil {
-		return fmt.Errorf("update steering maps: %w", errors.Join(err, s.move(before)))
+	spec := s.spec.Maps[steerMapRules].InnerMap.Copy()
+	spec.Name = "rule_set"
+	spec.MaxEntries = max(1, uint32(len(next)))
+	set, err := ebpf.NewMap(spec)
+	if err != nil {
+		return permission(fmt.Errorf("create map for %d steering rules: %w", len(next), err))
 	}
-	return nil
-}
-
-// move turns the maps into next step by step. The order is what keeps every
-// intermediate state harmless: that an address is the host's is known before
-// any backend can take traffic to it, and forgotten last; an endpoint is there
-// before its address says that there is one, and goes after it is needed.
-func (s *Steer) move(next tables) error {
-	steps := []func() error{
-		func() error { return s.addresses.add(withHost(s.addresses.have, next.addresses)) },
-		func() error { return s.endpoints.add(next.endpoints) },
-		func() error { return s.addresses.add(withHost(next.addresses, s.addresses.have)) },
-		func() error { return s.endpoints.prune(next.endpoints) },
-		func() error { return s.addresses.add(next.addresses) },
-		func() error { return s.addresses.prune(next.addresses) },
-	}
-	for _, step := range steps {
-		if err := step(); err != nil {
-			return err
+	for k, v := range next {
+		if err := set.Put(k, v); err != nil {
+			err = fmt.Errorf("steering rule for %v: %w", netip.AddrFrom16(k.Addr).Unmap(), err)
+			return errors.Join(err, set.Close())
 		}
 	}
-	return nil
-}
-
-// withHost is a, with the addresses that are the host's in b marked as such.
-func withHost(a, b map[endpointKey]addressValue) map[endpointKey]addressValue {
-	a = maps.Clone(a)
-	for k, v := range b {
-		if v.Flags&addrHost != 0 {
-			v = a[k]
-			v.Flags |= addrHost
-			a[k] = v
-		}
+	if err := s.slot.Put(uint32(0), set); err != nil {
+		return errors.Join(fmt.Errorf("put steering rules into force: %w", err), set.Close())
 	}
-	return a
+	old := s.set
+	s.set, s.inUse = set, next
+	if old != nil {
+		return old.Close()
+	}
+	return nil
 }
 
 // Close detaches every NIC and releases the maps.
@@ -203,52 +176,10 @@ func (s *Steer) Close() error {
 	for _, n := range nics {
 		errs = append(errs, n.Close())
 	}
-	for _, m := range []*ebpf.Map{s.addresses.kernel, s.endpoints.kernel, s.fragments} {
+	for _, m := range []*ebpf.Map{s.set, s.slot, s.fragments} {
 		if m != nil {
 			errs = append(errs, m.Close())
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// table is one hash map of the program and what is in it.
-type table[V comparable] struct {
-	kernel *ebpf.Map
-	have   map[endpointKey]V
-}
-
-// put adds or replaces one key; the kernel replaces a value atomically.
-func (t *table[V]) put(k endpointKey, v V) error {
-	if err := t.kernel.Put(k, v); err != nil {
-		return fmt.Errorf("put %v: %w", netip.AddrFrom16(k.Addr).Unmap(), err)
-	}
-	t.have[k] = v
-	return nil
-}
-
-// add puts what differs in next.
-func (t *table[V]) add(next map[endpointKey]V) error {
-	for k, v := range next {
-		if old, ok := t.have[k]; ok && old == v {
-			continue
-		}
-		if err := t.put(k, v); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// prune deletes what is not in next.
-func (t *table[V]) prune(next map[endpointKey]V) error {
-	for k := range t.have {
-		if _, ok := next[k]; ok {
-			continue
-		}
-		if err := t.kernel.Delete(k); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return fmt.Errorf("delete %v: %w", netip.AddrFrom16(k.Addr).Unmap(), err)
-		}
-		delete(t.have, k)
-	}
-	return nil
 }

@@ -16,10 +16,9 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	steerMapAddresses   = "addresses"
-	steerMapEndpoints   = "endpoints"
 	steerMapFragments   = "fragments"
 	steerMapNicMac      = "nic_mac"
+	steerMapRules       = "rules"
 	steerMapSockets     = "sockets"
 	steerMapStats       = "stats"
 	steerProgL4fwdSteer = "l4fwd_steer"
@@ -74,10 +73,9 @@ type steerProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type steerMapSpecs struct {
-	Addresses *ebpf.MapSpec `ebpf:"addresses"`
-	Endpoints *ebpf.MapSpec `ebpf:"endpoints"`
 	Fragments *ebpf.MapSpec `ebpf:"fragments"`
 	NicMac    *ebpf.MapSpec `ebpf:"nic_mac"`
+	Rules     *ebpf.MapSpec `ebpf:"rules"`
 	Sockets   *ebpf.MapSpec `ebpf:"sockets"`
 	Stats     *ebpf.MapSpec `ebpf:"stats"`
 }
@@ -108,20 +106,18 @@ func (o *steerObjects) Close() error {
 //
 // It can be passed to loadSteerObjects or ebpf.CollectionSpec.LoadAndAssign.
 type steerMaps struct {
-	Addresses *ebpf.Map `ebpf:"addresses"`
-	Endpoints *ebpf.Map `ebpf:"endpoints"`
 	Fragments *ebpf.Map `ebpf:"fragments"`
 	NicMac    *ebpf.Map `ebpf:"nic_mac"`
+	Rules     *ebpf.Map `ebpf:"rules"`
 	Sockets   *ebpf.Map `ebpf:"sockets"`
 	Stats     *ebpf.Map `ebpf:"stats"`
 }
 
 func (m *steerMaps) Close() error {
 	return _SteerClose(
-		m.Addresses,
-		m.Endpoints,
 		m.Fragments,
 		m.NicMac,
+		m.Rules,
 		m.Sockets,
 		m.Stats,
 	)

@@ -151,7 +151,7 @@ func drawScene(t *rapid.T, depth int) *scene {
 }
 
 // TestAgainstTwin compares the program with the twin on random rules, reached
-// by random updates, and random frames; and the maps with the rules.
+// by random updates, and random frames; and the map with the rules.
 func TestAgainstTwin(t *testing.T) {
 	b := newBench(t, Options{})
 	seen := make(map[Counter]int)
@@ -160,7 +160,7 @@ func TestAgainstTwin(t *testing.T) {
 		if err := b.Update(r); err != nil {
 			rt.Fatalf("Update: %v", err)
 		}
-		checkTables(t, b.Steer, r)
+		checkRules(t, b.Steer, r)
 		for range 20 {
 			s := drawScene(rt, 0)
 			f := tagged(s.datagram(t).frame(t), s.tags...)
