@@ -12,6 +12,7 @@ import (
 	"github.com/l4fwd/l4fwd/conntrack"
 	"github.com/l4fwd/l4fwd/dataplane/route"
 	"github.com/l4fwd/l4fwd/nat"
+	"github.com/l4fwd/l4fwd/packet/rss"
 )
 
 // Options of New.
@@ -27,6 +28,10 @@ type Options struct {
 	// the order of the first Spec's Locals; zero or missing is
 	// nat.DefaultPortRange.
 	LocalPorts []nat.PortRange
+	// Spread is how all NICs alike spread packets over the workers' queues, nil
+	// if that is not known or not alike. Frozen: when the NICs are set up anew,
+	// flows keep their owners and packets are handed over.
+	Spread *rss.Spread
 	// Unpopulated leaves the flow table's memory to be faulted in by use:
 	// quick to start, slower to run.
 	Unpopulated bool
@@ -82,10 +87,10 @@ func newWorker(dp *Dataplane, id int, o Options, span uint64) (*Worker, error) {
 	}
 	w := &Worker{
 		id: id, umem: o.UMEM, frameSize: uint64(o.FrameSize), mesh: dp.mesh, table: table,
-		owners: newOwnership(ownerKey[:], o.Workers),
+		owners: newOwnership(ownerKey[:], o.Workers, o.Spread),
 		isn:    nat.NewISN([16]byte(isnKey[:16])),
 		ports: nat.NewPorts(nat.PortOptions{
-			Worker: id, Workers: o.Workers, Seed: binary.LittleEndian.Uint64(portKey[:]), Ranges: o.LocalPorts,
+			Worker: id, Workers: o.Workers, Seed: binary.LittleEndian.Uint64(portKey[:]), Ranges: o.LocalPorts, Spread: o.Spread,
 		}),
 		pool: newPool(uint64(id)*span, uint64(id+1)*span, uint64(o.FrameSize)),
 	}

@@ -37,16 +37,17 @@ func newEvents() *spscEvents {
 	return &spscEvents{ring: newSPSC(eventSlots / 2)}
 }
 
-func (r *spscEvents) push(e Event) {
+func (r *spscEvents) push(e Event) bool {
 	i := r.next & (eventSlots - 1)
 	if r.ring.room() == 0 {
 		r.lost++
-		return
+		return false
 	}
 	r.slots[i] = e
 	r.one[0] = i
 	r.ring.push(r.one[:])
 	r.next++
+	return true
 }
 
 // pop returns the oldest event.

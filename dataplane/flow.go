@@ -94,6 +94,7 @@ var untracked = [conntrack.NumOutcomes]Verdict{
 	conntrack.DropBadRST:   DropBadRST,
 	conntrack.DropBadSYN:   DropBadSYN,
 	conntrack.DropBadFlags: DropBadFlags,
+	conntrack.DropNoFlow:   DropNoFlow,
 }
 
 // insertTOA grows the packet at its front. A packet that is full up goes on

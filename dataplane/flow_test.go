@@ -7,6 +7,8 @@ import (
 
 	"github.com/google/gopacket"
 	"github.com/google/gopacket/layers"
+
+	"github.com/l4fwd/l4fwd/conntrack"
 )
 
 // conv is one TCP conversation through the rig: it learns how l4fwd changed
@@ -283,5 +285,13 @@ func TestVerdictNames(t *testing.T) {
 			t.Errorf("verdict %d is called %q, as is %d", v, name, old)
 		}
 		seen[name] = v
+	}
+}
+
+func TestEveryRefusalOfConntrackHasADrop(t *testing.T) {
+	for out := conntrack.Outcome(1); out < conntrack.NumOutcomes; out++ {
+		if out != conntrack.Pass && out != conntrack.Reopen && untracked[out] == DropInternal {
+			t.Errorf("%v has none", out)
+		}
 	}
 }

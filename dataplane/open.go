@@ -19,10 +19,12 @@ func (w *Worker) miss(i int, handed bool) Verdict {
 	if w.owners.workers > 1 && !handed {
 		var owner int
 		switch {
+		case svc >= 0 && w.snap.Services[svc].Mode == conntrack.FullNAT:
+			owner = w.owners.forward(&p.Tuple)
 		case svc >= 0:
 			owner = w.owners.client(p.Src, p.SrcPort)
 		case owned == ownedLocal:
-			owner = w.owners.localPort(p.DstPort)
+			owner = w.owners.reply(&p.Tuple)
 		case owned == notOwned: // a DNAT backend's reply: the client is the destination
 			owner = w.owners.client(p.Dst, p.DstPort)
 		default:

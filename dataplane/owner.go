@@ -5,6 +5,7 @@ import (
 	"math/bits"
 
 	"github.com/l4fwd/l4fwd/packet"
+	"github.com/l4fwd/l4fwd/packet/rss"
 )
 
 // ownership says which of the workers a flow belongs to. It is frozen at start
@@ -16,13 +17,20 @@ import (
 // It looks only at what both directions of a flow carry: the client's address
 // and port; in Full-NAT, where the reply does not carry them, the local port,
 // which the owner chose so that it names the owner.
+//
+// Where it is known how the NICs spread packets, Full-NAT does better: the
+// owner is the worker on whose queue the client's packets arrive anyway, and
+// the local port is chosen so that the reply arrives there too. Hand-off is then
+// for fragments, ICMP errors and packets that changed their way.
 type ownership struct {
 	k0, k1  uint64
 	workers uint32
+	spread  *rss.Spread // what the NICs do, if that is known; else nil
 }
 
-func newOwnership(secret []byte, workers int) ownership {
+func newOwnership(secret []byte, workers int, spread *rss.Spread) ownership {
 	return ownership{
+		spread:  spread,
 		k0:      binary.LittleEndian.Uint64(secret),
 		k1:      binary.LittleEndian.Uint64(secret[8:]),
 		workers: uint32(workers),
@@ -36,6 +44,22 @@ func (o *ownership) client(a packet.Addr, port uint16) int {
 	h, l = bits.Mul64(h^l^o.k0, uint64(port)^o.k1)
 	w, _ := bits.Mul64(h^l, uint64(o.workers))
 	return int(w)
+}
+
+// forward is the owner of the Full-NAT flow with this tuple from the client.
+func (o *ownership) forward(t *packet.Tuple) int {
+	if o.spread != nil {
+		return o.spread.Worker(t)
+	}
+	return o.client(t.Src, t.SrcPort)
+}
+
+// reply is the owner of the Full-NAT flow with this tuple to a local address.
+func (o *ownership) reply(t *packet.Tuple) int {
+	if o.spread != nil {
+		return o.spread.Worker(t)
+	}
+	return o.localPort(t.DstPort)
 }
 
 // localPort is the owner of the Full-NAT flow with this local port; nat.Ports

@@ -94,6 +94,7 @@ type Spec struct {
 type Registry struct {
 	workers  int
 	services registryOf[conntrack.Endpoint]
+	last     []Service // by id, for flows that outlive their service
 	backends registryOf[conntrack.Endpoint]
 	locals   registryOf[packet.Addr]
 }
@@ -167,6 +168,10 @@ func (r *Registry) Build(spec Spec) (*Snapshot, error) {
 		},
 		Services: make([]Service, len(r.services.list)),
 	}
+	for id := range r.last { // retired, unless the spec has it again
+		snap.Services[id] = r.last[id]
+		snap.Services[id].Set = nil
+	}
 	keys := make(map[nameKey]int32)
 	for _, p := range all {
 		snap.Services[p.id] = p.svc
@@ -177,6 +182,7 @@ func (r *Registry) Build(spec Spec) (*Snapshot, error) {
 	for _, a := range spec.Locals {
 		keys[nameKey{addr: a}] = ownedLocal
 	}
+	r.last = snap.Services
 	snap.names = newNameTable(keys)
 	snap.Locality = r.localities(snap, spec.Seed)
 	return snap, nil

@@ -62,6 +62,7 @@ type queue struct {
 	nic  uint8
 	mac  [6]byte
 	down bool
+	told bool // the control plane knows that it is down
 	out  [2 * BurstSize]unix.XDPDesc
 	n    int
 }
@@ -150,6 +151,7 @@ func (w *Worker) refresh() {
 // fresh frames.
 func (w *Worker) receive(q *queue) int {
 	if q.down {
+		w.complain(q)
 		return 0
 	}
 	n := q.Receive(w.b.desc[:])
@@ -264,5 +266,13 @@ func (w *Worker) portDown(q *queue) {
 		w.release(q.out[i].Addr)
 	}
 	q.n = 0
-	w.events.push(Event{Kind: EventPortDown, NIC: q.nic})
+	w.complain(q)
+}
+
+// complain tells the control plane that a port is down, once, and again only
+// while there is no room for the word.
+func (w *Worker) complain(q *queue) {
+	if !q.told {
+		q.told = w.events.push(Event{Kind: EventPortDown, NIC: q.nic})
+	}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/l4fwd/l4fwd/dataplane/memport"
 	"github.com/l4fwd/l4fwd/nat"
 	"github.com/l4fwd/l4fwd/packet"
+	"github.com/l4fwd/l4fwd/packet/rss"
 )
 
 // TestAnyQueue sends every packet of many flows, both directions, to a worker
@@ -359,5 +360,54 @@ func BenchmarkPipeline(b *testing.B) {
 	b.ReportAllocs()
 	for n := 0; n < b.N; {
 		n += r.dp.Workers[0].Poll(1)
+	}
+}
+
+// TestSpreadNeedsNoHandoff gives the rig NICs that hash as l4fwd was told:
+// every packet of a Full-NAT flow, both directions, must arrive at its owner.
+func TestSpreadNeedsNoHandoff(t *testing.T) {
+	const workers = 4
+	key := make([]byte, 52)
+	for i := range key {
+		key[i] = byte(i*37 + 11)
+	}
+	indirection := make([]uint32, 128)
+	for i := range indirection {
+		indirection[i] = uint32(i % 8) // 8 queues
+	}
+	spread, err := rss.New(key, indirection, workers)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := newRigWith(t, workers, testSpec(), func(o *Options) { o.Spread = spread })
+	queueOf := func(src, dst string) int {
+		s, d := endpoint(src, 6), endpoint(dst, 6)
+		return spread.Worker(&packet.Tuple{Src: s.Addr, Dst: d.Addr, SrcPort: s.Port, DstPort: d.Port})
+	}
+	for i := range 200 {
+		vip, client := "192.0.2.10:80", fmt.Sprintf("198.51.100.7:%d", 20000+i)
+		if i%2 == 1 {
+			vip, client = "[2001:db8::10]:80", fmt.Sprintf("[2001:db8:c::7]:%d", 20000+i)
+		}
+		c := &conv{r: r, client: client, vip: vip, worker: queueOf(client, vip)}
+		syn := verify(t, r.one(c.worker, 0, 1, build(t, seg{src: client, dst: vip, syn: true, seq: 1000})))
+		src, dst := ipOf(syn)
+		c.local, c.backend, c.isn = hostPort(src.String(), uint16(tcpOf(syn).SrcPort)), hostPort(dst.String(), uint16(tcpOf(syn).DstPort)), tcpOf(syn).Seq
+		c.worker = queueOf(c.backend, c.local)
+		c.fromServer(seg{syn: true, ack: true, seq: 9000, ackNum: c.isn + 1})
+	}
+	if c := r.counts(); c.Verdicts[HandedOver] != 0 || c.Opened != 200 {
+		t.Errorf("%d of %d flows' packets handed over", c.Verdicts[HandedOver], c.Opened)
+	}
+	for _, w := range r.dp.Workers {
+		if w.Counts().Opened < 20 {
+			t.Errorf("worker %d owns %d of 200 flows", w.ID(), w.Counts().Opened)
+		}
+	}
+	// One that strays is brought home all the same.
+	c := r.open(1, "198.51.100.7:9", "192.0.2.10:80")
+	for c.worker = range workers {
+		c.fromServer(seg{ack: true, seq: 9001, ackNum: c.isn + 1, payload: 5})
+		c.fromClient(seg{ack: true, seq: 1001, ackNum: 9001, payload: 5})
 	}
 }

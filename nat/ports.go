@@ -3,6 +3,7 @@ package nat
 import (
 	"github.com/l4fwd/l4fwd/conntrack"
 	"github.com/l4fwd/l4fwd/packet"
+	"github.com/l4fwd/l4fwd/packet/rss"
 )
 
 // PortRange is a range of local ports, both ends included. The zero value means
@@ -26,6 +27,10 @@ type PortOptions struct {
 	Worker, Workers int         // this worker, counted from 0, of how many
 	Seed            uint64      // where cursors start; a replay fixes it
 	Ranges          []PortRange // by local address id; what is missing or zero has DefaultPortRange
+	// Spread, if not nil, chooses by what the NIC does with the reply instead of
+	// by the port's residue: a port is the worker's if the reply to it arrives on
+	// the worker's own queue.
+	Spread *rss.Spread
 }
 
 // Limits of the search in one Pick, for a SYN flood meets them when ports run
@@ -57,6 +62,8 @@ const (
 // About 140 KiB, allocated once.
 type Ports struct {
 	own     Residue
+	spread  *rss.Spread // nil: by residue
+	worker  int
 	seed    uint64
 	common  span
 	spans   []span // by local address id
@@ -73,6 +80,9 @@ func NewPorts(o PortOptions) *Ports {
 	workers := min(max(o.Workers, 1), 1<<15)
 	s := &Ports{seed: o.Seed, spans: make([]span, len(o.Ranges))}
 	s.own = Residue{Modulus: uint16(workers), Remainder: uint16(uint(o.Worker) % uint(workers))}
+	if o.Spread != nil {
+		s.spread, s.worker, s.own = o.Spread, o.Worker, Residue{Modulus: 1}
+	}
 	s.common = s.own.in(DefaultPortRange)
 	for i, r := range o.Ranges {
 		s.spans[i] = s.common
@@ -89,7 +99,8 @@ func NewPorts(o PortOptions) *Ports {
 	return s
 }
 
-// Own returns the set of ports this worker uses.
+// Own returns the set of ports this worker uses; all of them, where a Spread
+// decides.
 func (s *Ports) Own() Residue { return s.own }
 
 // in returns the ports of the set within the range. Port 0 is never one.
@@ -140,7 +151,12 @@ func (s *Ports) probe(t *conntrack.Table, dir *conntrack.Directory, reply *packe
 	cursor := &s.cursors[mix(s.seed^uint64(backend)<<16^uint64(local))%portCursors]
 	at, step := uint32(*cursor), uint32(1)
 	for i := range min(int(ports.count), maxPortProbes) {
-		at %= uint32(ports.count)
+		if at %= uint32(ports.count); s.spread != nil {
+			var ok bool
+			if at, ok = s.home(reply, ports, at); !ok {
+				return false
+			}
+		}
 		*cursor = uint16(at + 1)
 		reply.DstPort = ports.first + uint16(at)*s.own.Modulus
 		if !t.HasTuple(reply, dir) {
@@ -152,6 +168,25 @@ func (s *Ports) probe(t *conntrack.Table, dir *conntrack.Directory, reply *packe
 		at += step
 	}
 	return false
+}
+
+// homeSteps bounds the search for a port whose reply comes home. One in
+// workers does, so that even 64 workers miss with a chance of e^-16.
+const homeSteps = 1024
+
+// home is the first place from at on whose port brings the reply to this
+// worker's queue.
+func (s *Ports) home(reply *packet.Tuple, ports span, at uint32) (uint32, bool) {
+	for range min(int(ports.count), homeSteps) {
+		reply.DstPort = ports.first + uint16(at)
+		if s.spread.Worker(reply) == s.worker {
+			return at, true
+		}
+		if at++; at == uint32(ports.count) {
+			at = 0
+		}
+	}
+	return 0, false
 }
 
 // mix is the finalizer of SplitMix64 (Steele, Lea and Flood, 2014): every bit of
