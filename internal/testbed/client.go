@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/netip"
 	"slices"
 	"sync"
@@ -30,6 +31,8 @@ type HTTPLoad struct {
 	From []netip.Addr
 	// OnReply is called for each answer, from many goroutines; nil = nobody.
 	OnReply func(HTTPReply)
+	// OnAnswer is the same with the client's own address and port; nil = nobody.
+	OnAnswer func(self netip.AddrPort, reply HTTPReply)
 }
 
 // LoadResult is what came of a load.
@@ -73,10 +76,13 @@ func (l HTTPLoad) Run(ctx context.Context, ns *Namespace) (LoadResult, error) {
 			defer closeIdle()
 			for ctx.Err() == nil && next.Add(1) <= int64(l.Requests) {
 				begin := time.Now()
-				reply, err := l.get(ctx, client)
+				self, reply, err := l.get(ctx, client)
 				st.add(reply, err, time.Since(begin))
 				if err == nil && l.OnReply != nil {
 					l.OnReply(reply)
+				}
+				if err == nil && l.OnAnswer != nil {
+					l.OnAnswer(self, reply)
 				}
 			}
 		})
@@ -100,24 +106,30 @@ func (l HTTPLoad) client(ns *Namespace, w int) (c *http.Client, closeIdle func()
 	return &http.Client{Transport: tr, Timeout: l.Timeout}, tr.CloseIdleConnections
 }
 
-func (l HTTPLoad) get(ctx context.Context, c *http.Client) (reply HTTPReply, err error) {
+// get makes one request. self is the client's end of the connection it used.
+func (l HTTPLoad) get(ctx context.Context, c *http.Client) (self netip.AddrPort, reply HTTPReply, err error) {
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) {
+		if a, ok := i.Conn.LocalAddr().(*net.TCPAddr); ok {
+			self = plain(a.AddrPort())
+		}
+	}})
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+l.To.String()+"/", nil)
 	if err != nil {
-		return reply, err
+		return self, reply, err
 	}
 	resp, err := c.Do(req)
 	if err != nil {
-		return reply, err
+		return self, reply, err
 	}
 	defer func() { err = errors.Join(err, resp.Body.Close()) }()
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {
-		return reply, err
+		return self, reply, err
 	}
 	if resp.StatusCode != http.StatusOK {
-		return reply, fmt.Errorf("status %s", resp.Status)
+		return self, reply, fmt.Errorf("status %s", resp.Status)
 	}
-	return reply, json.Unmarshal(body, &reply)
+	return self, reply, json.Unmarshal(body, &reply)
 }
 
 func (st *loadState) add(reply HTTPReply, err error, took time.Duration) {

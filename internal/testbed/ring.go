@@ -76,9 +76,9 @@ func (r *ring) setUp(ifindex int, o SnifferOptions) error {
 	if err := unix.SetsockoptInt(r.fd, unix.SOL_PACKET, unix.PACKET_VERSION, unix.TPACKET_V3); err != nil {
 		return fmt.Errorf("TPACKET_V3: %w", err)
 	}
-	if o.Every > 1 {
-		if err := r.sample(o.Every); err != nil {
-			return fmt.Errorf("sampling filter: %w", err)
+	if o.Every > 1 || o.TxQueue > 0 {
+		if err := r.filter(o.Every, o.TxQueue); err != nil {
+			return fmt.Errorf("filter: %w", err)
 		}
 	}
 	if o.Direction == Incoming {
@@ -111,16 +111,25 @@ func (r *ring) setUp(ifindex int, o SnifferOptions) error {
 // VLAN, an IPv6 header and some extension, a TCP header with all its options.
 const headBytes = 160
 
-// sample makes the kernel keep one in every n frames whole, by chance, and cut
-// the others.
-func (r *ring) sample(n int) error {
-	raw, err := bpf.Assemble([]bpf.Instruction{
-		bpf.LoadExtension{Num: bpf.ExtRand},
-		bpf.ALUOpConstant{Op: bpf.ALUOpMod, Val: uint32(n)},
-		bpf.JumpIf{Cond: bpf.JumpEqual, Val: 0, SkipFalse: 1},
-		bpf.RetConstant{Val: 1 << 18},
-		bpf.RetConstant{Val: headBytes},
-	})
+// filter makes the kernel capture only frames of transmit queue queue-1, if
+// queue is not 0, and of them keep one in every whole, by chance, and cut the
+// others.
+func (r *ring) filter(every, queue int) error {
+	var prog []bpf.Instruction
+	if queue > 0 {
+		prog = append(prog,
+			bpf.LoadExtension{Num: bpf.ExtQueue},
+			bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(queue - 1), SkipTrue: 1},
+			bpf.RetConstant{Val: 0})
+	}
+	if every > 1 {
+		prog = append(prog,
+			bpf.LoadExtension{Num: bpf.ExtRand},
+			bpf.ALUOpConstant{Op: bpf.ALUOpMod, Val: uint32(every)},
+			bpf.JumpIf{Cond: bpf.JumpEqual, Val: 0, SkipTrue: 1},
+			bpf.RetConstant{Val: headBytes})
+	}
+	raw, err := bpf.Assemble(append(prog, bpf.RetConstant{Val: 1 << 18}))
 	if err != nil {
 		return err
 	}

@@ -38,6 +38,13 @@ type SnifferOptions struct {
 	Every     int
 	Limit     uint64 // stop after so many frames; 0 = never
 	BufferMiB int    // 0 = 64
+	// TxQueue n > 0 captures only frames that leave by transmit queue n-1. What
+	// comes in is taken for queue 0.
+	TxQueue int
+	// Watch is called for every frame, whole unless sampled, by one goroutine
+	// that captures nothing meanwhile; the bytes are its only during the call.
+	// nil = nobody.
+	Watch func(data []byte, outgoing bool)
 	// Pcap receives the frames as a pcap file; nil = nobody. It is written by
 	// another goroutine until Stop.
 	Pcap io.Writer
@@ -202,6 +209,9 @@ func (s *Sniffer) see(c *checker, f captured) {
 	if s.pcap != nil {
 		ci := gopacket.CaptureInfo{Timestamp: f.time, CaptureLength: len(f.data), Length: f.wireLen}
 		s.err = errors.Join(s.err, s.pcap.WritePacket(ci, f.data))
+	}
+	if s.o.Watch != nil {
+		s.o.Watch(f.data, out)
 	}
 	p, err := c.check(f.data, sums)
 	if err != nil {
