@@ -1,0 +1,149 @@
+package demo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/l4fwd/l4fwd/internal/testbed"
+)
+
+// Modes of a service, in the words of the configuration.
+const (
+	fullNAT = "full-nat"
+	dnat    = "dnat"
+)
+
+// VIPs by mode: the i-th of each family.
+var vipOf = map[string]int{fullNAT: 0, dnat: 1}
+
+// weights of rs1 and rs2.
+var weights = []int{1, 2}
+
+// snifferMiB is the capture buffer of each device, ample for a demo's traffic.
+const snifferMiB = 8
+
+// network is everything around the forwarder.
+type network struct {
+	top     *testbed.Topology
+	client  *testbed.Sniffer
+	servers []*testbed.Sniffer
+}
+
+// buildNetwork makes namespaces, real servers and sniffers.
+func (d *demo) buildNetwork(context.Context) error {
+	done := d.scr.timed("network", "client, l4fwd, rs1, rs2 and a switch, each a namespace, joined by veth pairs")
+	top, err := testbed.NewTopology(testbed.TopologyOptions{})
+	if err != nil {
+		return fmt.Errorf("network of namespaces: %w", err)
+	}
+	d.down.add(top.Close)
+	n := &network{top: top}
+	d.net = n
+	if n.client, err = d.sniff(top.Client, top.ClientDev.Name); err != nil {
+		return err
+	}
+	options := make([]testbed.ServerOptions, len(top.Servers))
+	for i, ns := range top.Servers {
+		s, err := d.sniff(ns, top.ServerDevs[i].Name)
+		if err != nil {
+			return err
+		}
+		n.servers = append(n.servers, s)
+		options[i].ClientOf = n.clientOf(s)
+	}
+	servers, err := top.StartServers(options...)
+	if err != nil {
+		return err
+	}
+	d.down.add(func() error { return testbed.CloseServers(servers) })
+	done()
+	d.scr.picture(top)
+	return nil
+}
+
+func (d *demo) sniff(ns *testbed.Namespace, device string) (*testbed.Sniffer, error) {
+	s, err := ns.Sniff(device, testbed.SnifferOptions{BufferMiB: snifferMiB})
+	if err != nil {
+		return nil, err
+	}
+	d.down.add(func() error {
+		_, err := s.Stop()
+		return err
+	})
+	return s, nil
+}
+
+// clientOf asks the sniffer for the TOA option of a connection. A DNAT
+// connection comes from the client itself and has none to wait for.
+func (n *network) clientOf(s *testbed.Sniffer) func(peer, local netip.AddrPort) (netip.AddrPort, bool) {
+	return func(peer, local netip.AddrPort) (netip.AddrPort, bool) {
+		if !n.top.IsLocal(peer.Addr()) {
+			return netip.AddrPort{}, false
+		}
+		return s.Client(peer, local)
+	}
+}
+
+// sniffers is all of them.
+func (n *network) sniffers() []*testbed.Sniffer {
+	return append([]*testbed.Sniffer{n.client}, n.servers...)
+}
+
+// hidden are the addresses that no client may ever see: those of the real
+// servers and the local addresses.
+func (n *network) hidden() (out []netip.Addr) {
+	for _, f := range testbed.Families {
+		for i := range n.top.Servers {
+			out = append(out, n.top.ServerAddr(f, i))
+		}
+		for i := 0; n.top.IsLocal(n.top.LocalAddr(f, i)); i++ {
+			out = append(out, n.top.LocalAddr(f, i))
+		}
+	}
+	return out
+}
+
+// services are those of the configuration: HTTP and UDP echo, Full-NAT and
+// DNAT, both families.
+func services() (out []testbed.Service) {
+	for _, mode := range []string{fullNAT, dnat} {
+		for _, f := range testbed.Families {
+			web := testbed.Service{
+				Name: fmt.Sprintf("web-%s-%s", mode, f), Family: f, VIP: vipOf[mode],
+				Port: testbed.VIPPortHTTP, BackendPort: testbed.PortHTTP, Protocol: "tcp",
+				Mode: mode, Scheduler: "wrr", Weights: weights,
+			}
+			if mode == fullNAT {
+				web.ClientAddress = "toa"
+			}
+			echo := testbed.Service{
+				Name: fmt.Sprintf("echo-%s-%s", mode, f), Family: f, VIP: vipOf[mode],
+				Port: testbed.PortEcho, BackendPort: testbed.PortEcho, Protocol: "udp",
+				Mode: mode, Scheduler: "wrr", Weights: weights,
+			}
+			out = append(out, web, echo)
+		}
+	}
+	return out
+}
+
+// pingVIPs has the client ping every VIP, which only l4fwd can answer.
+func (n *network) pingVIPs(ctx context.Context) (answered, asked int, err error) {
+	var errs []error
+	for _, f := range testbed.Families {
+		for _, vip := range vipOf {
+			if ctx.Err() != nil {
+				return answered, asked, ctx.Err()
+			}
+			asked++
+			if _, err := n.top.Client.Ping(n.top.VIP(f, vip), 56, pingPatience); err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			answered++
+		}
+	}
+	return answered, asked, errors.Join(errs...)
+}

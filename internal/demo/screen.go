@@ -1,0 +1,273 @@
+package demo
+
+import (
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"golang.org/x/term"
+
+	"github.com/l4fwd/l4fwd/internal/testbed"
+)
+
+// How often the state is shown.
+const (
+	redrawPeriod = 200 * time.Millisecond // the table on a terminal
+	linePeriod   = time.Second            // plain lines
+)
+
+// Escape sequences (ECMA-48).
+const (
+	cursorUp   = "\x1b[%dA"
+	clearLine  = "\x1b[2K"
+	styleGood  = "\x1b[32m"
+	styleBad   = "\x1b[1;31m"
+	styleFaint = "\x1b[2m"
+	styleBold  = "\x1b[1m"
+	styleOff   = "\x1b[0m"
+)
+
+// tableLines and tableWidth are what the live table takes of a terminal.
+const (
+	tableLines = 11
+	tableWidth = 100
+)
+
+// logLines is how much of the forwarder's log is shown when something fails.
+const logLines = 40
+
+// screen prints the demo. It is used by one goroutine. What cannot be printed
+// is lost: a reader that went away is no reason to stop.
+type screen struct {
+	w      io.Writer
+	redraw bool // a terminal large enough for the live table
+	color  bool
+	drawn  int // lines of the table that stands above the cursor
+}
+
+func newScreen(w io.Writer) *screen {
+	s := &screen{w: w}
+	f, ok := w.(*os.File)
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		return s
+	}
+	s.color = os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+	width, height, err := term.GetSize(int(f.Fd()))
+	s.redraw = err == nil && width >= tableWidth && height > tableLines+1 && os.Getenv("TERM") != "dumb"
+	return s
+}
+
+func (s *screen) line(text string) { _, _ = fmt.Fprintln(s.w, strings.TrimRight(text, " ")) }
+
+// style wraps text in an escape sequence, on a terminal.
+func (s *screen) style(style, text string) string {
+	if !s.color {
+		return text
+	}
+	return style + text + styleOff
+}
+
+func (s *screen) intro() {
+	s.line(s.style(styleBold, "l4fwd demo") + ": a small network of its own, taken down at the end; Ctrl-C ends it early")
+	s.line("")
+}
+
+// step prints one step of the demo.
+func (s *screen) step(name, what string) {
+	s.line(s.style(styleBold, fmt.Sprintf("%-10s", name)) + " " + what)
+}
+
+// timed prints a step once it is done, with the time it took.
+func (s *screen) timed(name, what string) (done func()) {
+	begin := time.Now()
+	return func() { s.step(name, fmt.Sprintf("%s (%s)", what, round(time.Since(begin)))) }
+}
+
+// picture draws the network with its addresses.
+func (s *screen) picture(top *testbed.Topology) {
+	row := func(what string, of func(testbed.Family) netip.Addr, more string) {
+		s.line(fmt.Sprintf("    %-39s %-16s %-16s %s", what, of(testbed.V4), of(testbed.V6), more))
+	}
+	s.line("")
+	row("client ───── l4fwd ──┬── rs1", func(f testbed.Family) netip.Addr { return top.ServerAddr(f, 0) }, fmt.Sprintf("weight %d", weights[0]))
+	row("                     └── rs2", func(f testbed.Family) netip.Addr { return top.ServerAddr(f, 1) }, fmt.Sprintf("weight %d", weights[1]))
+	row("client", func(f testbed.Family) netip.Addr { return top.ClientAddr(f, 0) }, "")
+	row("VIPs in Full-NAT, with TOA over TCP", func(f testbed.Family) netip.Addr { return top.VIP(f, vipOf[fullNAT]) }, "")
+	row("VIPs in DNAT", func(f testbed.Family) netip.Addr { return top.VIP(f, vipOf[dnat]) }, "")
+	row("local addresses of l4fwd, for Full-NAT", func(f testbed.Family) netip.Addr { return top.LocalAddr(f, 0) }, "and the next 3")
+	s.line("")
+}
+
+// config shows the configuration as far as its first service.
+func (s *screen) config(path, text string) {
+	lines := strings.Split(strings.TrimRight(text, "\n"), "\n")
+	shown, more, inServices := 0, 0, false
+	s.line("")
+	for _, l := range lines {
+		inServices = inServices || l == "services:"
+		if inServices && strings.HasPrefix(l, "  - name:") {
+			if shown++; shown > 1 {
+				more++
+			}
+		}
+		if shown <= 1 {
+			s.line(s.style(styleFaint, "    "+l))
+		}
+	}
+	if more > 0 {
+		s.line(s.style(styleFaint, fmt.Sprintf("    # and %d services more: IPv4 and IPv6, HTTP and UDP, full-nat and dnat", more)))
+	}
+	s.line("")
+}
+
+// period is how often live wants to be called.
+func (s *screen) period() time.Duration {
+	if s.redraw {
+		return redrawPeriod
+	}
+	return linePeriod
+}
+
+// live shows how the traffic stands: the table again, or one more line.
+func (s *screen) live(at time.Duration, tests []*scenario, st stats) {
+	if s.redraw {
+		s.table(tests, st)
+		return
+	}
+	answered, planned, flows := map[string]int{}, map[string]int{}, map[string]int{}
+	for _, sc := range tests {
+		t := sc.tally()
+		answered[sc.protocol] += t.OK
+		planned[sc.protocol] += t.Planned
+		for name, n := range t.ByServer {
+			flows[name] += n
+		}
+	}
+	s.line(fmt.Sprintf("  %5.1f s   http %s/%s   udp %s/%s   rs1 %s   rs2 %s   l4fwd: %s packets, %s dropped", at.Seconds(),
+		thousands(answered["http"]), thousands(planned["http"]), thousands(answered["udp"]), thousands(planned["udp"]),
+		thousands(flows["rs1"]), thousands(flows["rs2"]), thousands(st.Verdicts[verdictForwarded]+st.Verdicts[verdictReplied]), thousands(st.Dropped)))
+}
+
+// settled shows the final state.
+func (s *screen) settled(tests []*scenario, st stats) {
+	if !s.redraw {
+		s.line("")
+	}
+	s.table(tests, st)
+	s.line("")
+}
+
+// table draws the state of all scenarios over the table that stands.
+func (s *screen) table(tests []*scenario, st stats) {
+	const columns = "  %-8s  %-4s  %-4s  %13s  %5s  %5s  %-26s  %s"
+	lines := []string{s.style(styleBold, fmt.Sprintf(columns, "mode", "", "", "answered", "rs1", "rs2", "the server's peer is", "TOA names"))}
+	for _, sc := range tests {
+		t := sc.tally()
+		peer, toa := "", ""
+		if t.Peer.IsValid() {
+			peer = t.Peer.String()
+			if t.Peer.Port() == 0 {
+				peer = t.Peer.Addr().String()
+			}
+		}
+		if t.Client.IsValid() {
+			toa = t.Client.String()
+		}
+		l := fmt.Sprintf(columns, sc.mode, sc.protocol, "IP"+sc.family.String(), fmt.Sprintf("%d/%d", t.OK, t.Planned),
+			strconv.Itoa(t.ByServer["rs1"]), strconv.Itoa(t.ByServer["rs2"]), peer, toa)
+		if t.Failed > 0 {
+			l = s.style(styleBad, l)
+		}
+		lines = append(lines, l)
+	}
+	lines = append(lines, "", "  l4fwd: "+st.brief())
+	var b strings.Builder
+	if s.drawn > 0 {
+		fmt.Fprintf(&b, cursorUp, s.drawn)
+	}
+	for _, l := range lines {
+		if s.redraw {
+			b.WriteString(clearLine)
+		}
+		b.WriteString(strings.TrimRight(l, " ") + "\n")
+	}
+	if s.redraw {
+		s.drawn = len(lines)
+	}
+	_, _ = io.WriteString(s.w, b.String())
+}
+
+// brief is the forwarder's figures in one line.
+func (s stats) brief() string {
+	if s.Verdicts == nil {
+		return "no figures yet"
+	}
+	out := fmt.Sprintf("%s flows opened, packets: %s to servers, %s back, %s answered itself, %s dropped", thousands(s.Opened),
+		thousands(s.Verdicts[verdictForwarded]), thousands(s.Verdicts[verdictReplied]), thousands(s.Verdicts[verdictAnswered]), thousands(s.Dropped))
+	if drops := s.drops(); len(drops) > 0 {
+		out += " (" + strings.Join(drops, ", ") + ")"
+	}
+	return out
+}
+
+// verdict prints the checks.
+func (s *screen) verdict(checks []check) {
+	wide := 0
+	for _, c := range checks {
+		wide = max(wide, utf8.RuneCountInString(c.name))
+	}
+	s.line(s.style(styleBold, "verdict"))
+	for _, c := range checks {
+		word := s.style(styleGood, "ok    ")
+		if !c.ok {
+			word = s.style(styleBad, "FAILED")
+		}
+		s.line(fmt.Sprintf("  %s  %-*s  %s", word, wide, c.name, c.detail))
+		if c.ok {
+			continue
+		}
+		for _, b := range c.because {
+			s.line("          " + b)
+		}
+	}
+	s.line("")
+}
+
+// log prints the end of a log.
+func (s *screen) log(title, text string) {
+	lines := strings.Split(strings.TrimRight(text, "\n"), "\n")
+	if left := len(lines) - logLines; left > 0 {
+		title += fmt.Sprintf(" (the last %d lines of %d)", logLines, len(lines))
+		lines = lines[left:]
+	}
+	s.line(s.style(styleBold, title))
+	for _, l := range lines {
+		s.line("  | " + l)
+	}
+	s.line("")
+}
+
+// thousands writes a count in groups of three digits.
+func thousands[N int | uint64](n N) string {
+	digits := fmt.Sprint(n)
+	var b strings.Builder
+	for i, d := range digits {
+		if i > 0 && (len(digits)-i)%3 == 0 {
+			b.WriteByte(',')
+		}
+		b.WriteRune(d)
+	}
+	return b.String()
+}
+
+func round(d time.Duration) time.Duration {
+	if d < time.Second {
+		return d.Round(time.Millisecond)
+	}
+	return d.Round(100 * time.Millisecond)
+}
