@@ -2,48 +2,50 @@ package control
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"runtime"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
-	"time"
 
+	"github.com/vishvananda/netns"
 	"go.uber.org/zap"
 
 	"github.com/l4fwd/l4fwd/config"
 	"github.com/l4fwd/l4fwd/control/follow"
-	"github.com/l4fwd/l4fwd/control/nic"
-	"github.com/l4fwd/l4fwd/control/plan"
 	"github.com/l4fwd/l4fwd/dataplane"
 	"github.com/l4fwd/l4fwd/dataplane/afxdp"
 	"github.com/l4fwd/l4fwd/dataplane/route"
 	"github.com/l4fwd/l4fwd/dataplane/steer"
 )
 
-// Options of Run beyond the configuration.
+// Options of New beyond the configuration.
 type Options struct {
-	Log *zap.Logger
+	Log *zap.Logger // nil: silent
 	// ReadyFile, if not empty, is created when traffic is being taken and
 	// removed when it is not any more.
 	ReadyFile string
-	// StatsFile, if not empty, holds Stats as JSON, renewed every second.
+	// StatsFile, if not empty, holds Stats as JSON, renewed every second and
+	// left behind at the end.
 	StatsFile string
 	// JournalDir is where changed NIC settings are noted; "": nic.DefaultDir.
 	JournalDir string
 	// DumpStats logs the stats each time something is received.
-	DumpStats <-chan struct{}
+	DumpStats <-chan os.Signal
 }
 
-// Daemon is a running forwarder. Its fields belong to the goroutine of Run
-// unless they say otherwise.
+// Daemon is a forwarder. Make one with New, start it with Run. Its fields
+// belong to the goroutine of Run unless they say otherwise.
 type Daemon struct {
-	cfg  *config.Config
-	opt  Options
-	log  *zap.Logger
-	host []netip.Addr // the host's own addresses
+	cfg *config.Config
+	opt Options
+	log *zap.Logger
+	ns  netns.NsHandle // of Run's caller
 
+	host  []netip.Addr // the host's own addresses
 	umem  *afxdp.UMEM
 	dp    *dataplane.Dataplane
 	steer *steer.Steer
@@ -53,40 +55,105 @@ type Daemon struct {
 
 	zeroCopy afxdp.ZeroCopy
 	follower *follow.Follower
-	first    *route.Table // the routes at start
-	routes   chan *route.Table
-	hosts    chan []netip.Addr
-	events   chan follow.LinkEvent
-	gone     chan struct{} // closed when Run's loop does not listen any more
+	leaving  bool // the memory goes too, so no frame needs saving
 
-	stop    atomic.Bool // ends the workers
-	running sync.WaitGroup
-	failed  chan error // a worker that could not run, the follower's end
+	// From other goroutines to Run's.
+	hosts  chan []netip.Addr
+	events chan follow.LinkEvent
+	failed chan error // a part that ended by itself
+	asks   chan chan<- answer
+	gone   chan struct{} // closed when the loop does not listen any more
+
+	latest  atomic.Pointer[route.Table]
+	first   chan struct{}                       // closed when latest is there
+	workers atomic.Pointer[dataplane.Dataplane] // dp, for publish
+	stop    atomic.Bool                         // ends the workers
+	running sync.WaitGroup                      // the workers
+	ended   []context.Context                   // by worker: done when it does not run any more
 }
 
-// Run forwards what cfg says until ctx is done, which is no error. Whatever
-// else ends it is one, and leaves the machine as it was all the same.
-func Run(ctx context.Context, cfg *config.Config, opt Options) (err error) {
+// New returns a daemon for a configuration, which must be a valid one. Nothing
+// is touched before Run.
+func New(cfg *config.Config, opt Options) (*Daemon, error) {
+	if cfg == nil {
+		return nil, errors.New("no configuration")
+	}
 	if opt.Log == nil {
 		opt.Log = zap.NewNop()
 	}
-	d := &Daemon{
-		cfg: cfg, opt: opt, log: opt.Log,
-		routes: make(chan *route.Table, 16),
+	return &Daemon{
+		cfg: withWorkers(cfg), opt: opt, log: opt.Log,
+		first:  make(chan struct{}),
 		hosts:  make(chan []netip.Addr, 16),
 		events: make(chan follow.LinkEvent, 64),
+		failed: make(chan error, 16),
+		asks:   make(chan chan<- answer),
 		gone:   make(chan struct{}),
-		failed: make(chan error, 1+max(1, cfg.Workers)),
+	}, nil
+}
+
+// Run is New and Daemon.Run in one.
+func Run(ctx context.Context, cfg *config.Config, opt Options) error {
+	d, err := New(cfg, opt)
+	if err != nil {
+		return err
 	}
+	return d.Run(ctx)
+}
+
+// withWorkers is the configuration with the number of workers settled: one for
+// each CPU named, else one.
+func withWorkers(c *config.Config) *config.Config {
+	if c.Workers > 0 {
+		return c
+	}
+	out := *c
+	out.Workers = max(1, len(c.CPUs))
+	return &out
+}
+
+// TuneRuntime sets how many threads may run Go code: one for each worker, which
+// spins, and two for the rest, or the control plane would wait for a worker's
+// preemption every time. GOMAXPROCS in the environment has the last word. The
+// garbage collector is left alone: the heap is small, flows and packets lie
+// outside.
+func TuneRuntime(c *config.Config) {
+	n := withWorkers(c).Workers + 2
+	if os.Getenv("GOMAXPROCS") == "" && runtime.GOMAXPROCS(0) < n {
+		runtime.GOMAXPROCS(n)
+	}
+}
+
+// Run forwards until ctx is done, which is no error. Whatever else ends it is
+// one, and leaves the machine as it was all the same, a panic included. It may
+// be called once. It works in the network namespace of the calling thread; if
+// that is not the process's, the goroutine must be locked to it.
+func (d *Daemon) Run(ctx context.Context) (err error) {
+	if d.ns, err = netns.Get(); err != nil {
+		return fmt.Errorf("finding the network namespace: %w", err)
+	}
+	defer d.ns.Close()
 	var down undo
 	defer func() { err = errors.Join(err, down.run()) }()
-	if err := d.preflight(); err != nil {
-		return err
+	defer close(d.gone)
+	if err = d.preflight(); err == nil {
+		err = d.start(ctx, &down)
 	}
-	if err := d.start(ctx, &down); err != nil {
-		return err
+	if err == nil {
+		err = d.supervise(ctx)
 	}
-	return d.supervise(ctx)
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		return nil // told to stop while starting
+	}
+	return err
+}
+
+// fail ends the loop: a part that must run does not.
+func (d *Daemon) fail(err error) {
+	select {
+	case d.failed <- err:
+	default: // the loop ends anyway
+	}
 }
 
 // undo is a stack of what has to be taken back, last first.
@@ -97,89 +164,21 @@ func (u *undo) add(f func() error) { *u = append(*u, f) }
 func (u *undo) run() error {
 	var errs []error
 	for i := len(*u) - 1; i >= 0; i-- {
-		errs = append(errs, (*u)[i]())
+		errs = append(errs, guarded("cleaning up", (*u)[i]))
 	}
 	*u = nil
 	return errors.Join(errs...)
 }
 
-// firstNews bounds the wait for the kernel's routes and addresses at start.
-const firstNews = 10 * time.Second
-
-// start brings everything up.
-func (d *Daemon) start(ctx context.Context, down *undo) error {
-	if repaired, err := nic.Repair(nic.Options{Dir: d.opt.JournalDir, Log: d.log}); err != nil {
-		d.log.Warn("repairing what an earlier run left", zap.Error(err))
-	} else if len(repaired) > 0 {
-		d.log.Info("put back the NIC settings an earlier run left changed", zap.Strings("interfaces", repaired))
-	}
-	if err := d.startFollower(ctx, down); err != nil {
-		return err
-	}
-	if err := d.startDataplane(down); err != nil {
-		return err
-	}
-	if err := d.startSteer(down); err != nil {
-		return err
-	}
-	if err := d.startWorkers(down); err != nil {
-		return err
-	}
-	for _, l := range d.links {
-		down.add(func() error { return d.linkDown(l) })
-		if err := d.linkUp(ctx, l); err != nil {
-			return fmt.Errorf("%s: %w", l.name, err)
-		}
-	}
-	return nil
-}
-
-// startFollower waits until the kernel has said what there is.
-func (d *Daemon) startFollower(ctx context.Context, down *undo) error {
-	names := make([]string, 0, len(d.links))
-	for _, l := range d.links {
-		names = append(names, l.name)
-	}
-	f, err := follow.New(follow.Options{
-		Links: names, Log: d.log.Named("follow"),
-		OnRoutes:    func(t *route.Table) { tell(d, d.routes, t) },
-		OnHostAddrs: func(a []netip.Addr) { tell(d, d.hosts, a) },
-		OnLink:      func(e follow.LinkEvent) { tell(d, d.events, e) },
-	})
-	if err != nil {
-		return err
-	}
-	d.follower = f
-	f.Keep(d.backendAddrs())
-	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		if err := f.Run(ctx); err != nil {
-			d.failed <- fmt.Errorf("following the kernel's routes: %w", err)
+// guarded makes a panic of one part an error, so that the others can still be
+// taken down in order.
+func guarded(what string, f func() error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("%s: panic: %v\n%s", what, r, debug.Stack())
 		}
 	}()
-	down.add(func() error {
-		close(d.gone)
-		cancel()
-		<-done
-		return nil
-	})
-	late := time.NewTimer(firstNews)
-	defer late.Stop()
-	for d.host == nil || d.first == nil {
-		select {
-		case d.host = <-d.hosts:
-		case d.first = <-d.routes:
-		case err := <-d.failed:
-			return err
-		case <-ctx.Done():
-			return nil
-		case <-late.C:
-			return errors.New("the kernel did not tell its addresses and routes over netlink")
-		}
-	}
-	return nil
+	return f()
 }
 
 // tell hands news to the loop, unless the loop has ended.
@@ -190,117 +189,36 @@ func tell[T any](d *Daemon, c chan<- T, v T) {
 	}
 }
 
-func (d *Daemon) backendAddrs() (out []netip.Addr) {
-	seen := make(map[netip.Addr]bool)
-	for _, s := range d.cfg.Services {
-		for _, b := range s.Backends {
-			if a := b.Address.Addr(); !seen[a] {
-				seen[a] = true
-				out = append(out, a)
-			}
-		}
+// publish takes new routes straight to the workers: they must not wait for the
+// loop, which may be busy with a NIC.
+func (d *Daemon) publish(t *route.Table) {
+	if d.latest.Swap(t) == nil {
+		close(d.first)
 	}
-	return out
+	if dp := d.workers.Load(); dp != nil {
+		dp.PublishRoutes(t)
+	}
 }
 
-// startDataplane makes memory and workers.
-func (d *Daemon) startDataplane(down *undo) error {
-	sockets := 0
-	for _, l := range d.links {
-		sockets += l.queues
-	}
-	workers := d.cfg.Workers
-	// Every worker is home to an equal share, so count for the one with most
-	// queues.
-	perWorker := 0
-	for w := range workers {
-		n := 0
-		for _, l := range d.links {
-			n += (l.queues - w + workers - 1) / workers
-		}
-		perWorker = max(perWorker, n)
-	}
-	umem, err := afxdp.NewUMEM(afxdp.UMEMOptions{
-		Frames: perWorker * workers * d.cfg.FramesPerQueue, FrameSize: d.cfg.FrameSize,
-	})
-	if err != nil {
-		return fmt.Errorf("packet memory: %w", err)
-	}
-	d.umem = umem
-	down.add(umem.Close)
-	o := dataplane.Options{
-		Workers: workers, UMEM: umem.Bytes(), FrameSize: umem.FrameSize(),
-		Flows: d.cfg.MaxFlows, LocalPorts: plan.PortRanges(d.cfg), Spread: d.spread(),
-	}
-	if _, err := rand.Read(o.Secret[:]); err != nil {
-		return fmt.Errorf("secret: %w", err)
-	}
-	if d.dp, err = dataplane.New(o); err != nil {
-		return err
-	}
-	down.add(d.dp.Close)
-	spec := plan.Spec(d.cfg)
-	registry := dataplane.NewRegistry(workers)
-	snap, err := registry.Build(spec)
-	if err != nil {
-		return err
-	}
-	d.names = namesOf(d.cfg, snap)
-	d.dp.Publish(snap)
-	d.dp.PublishRoutes(d.first)
-	d.log.Info("memory",
-		zap.Int("sockets", sockets), zap.Int("frames", umem.Frames()), zap.String("packets", umem.Backing()),
-		zap.Int("flows", d.cfg.MaxFlows), zap.String("flow_table", d.dp.Backing()))
-	return nil
-}
-
-// startSteer loads the XDP program with its rules, attached to nothing yet.
-func (d *Daemon) startSteer(down *undo) error {
-	queues := 1
-	for _, l := range d.links {
-		queues = max(queues, l.queues)
-	}
-	s, err := steer.Load(steer.Options{MaxQueues: queues})
-	if err != nil {
-		return fmt.Errorf("XDP program: %w", err)
-	}
-	d.steer = s
-	down.add(s.Close)
-	rules, refused := plan.Rules(d.cfg, d.host)
-	if len(refused) > 0 {
-		return fmt.Errorf("local addresses %v belong to this host: give each a port range of its own (local_addresses: - {address: %v, ports: 20000-29999})", refused, refused[0])
-	}
-	if err := s.Update(rules); err != nil {
-		return fmt.Errorf("XDP rules: %w", err)
-	}
-	d.rules = rules
-	return nil
-}
-
-// startWorkers sets the workers spinning, with nothing to receive from yet.
-func (d *Daemon) startWorkers(down *undo) error {
-	clock := dataplane.Monotonic()
-	for i, w := range d.dp.Workers {
-		cpu := -1
-		if i < len(d.cfg.CPUs) {
-			cpu = d.cfg.CPUs[i]
-		}
-		d.running.Add(1)
-		go func() {
-			defer d.running.Done()
-			err := w.Run(dataplane.Run{CPU: cpu, Adaptive: d.cfg.PollMode == config.PollAdaptive, Clock: clock, Stop: &d.stop})
-			if err != nil {
-				d.failed <- err
-			}
-		}()
-	}
-	down.add(func() error {
-		d.stop.Store(true)
-		for _, w := range d.dp.Workers {
-			w.Wake()
-		}
-		d.running.Wait()
+// onWorker runs f on a worker's thread between two bursts, or here if the
+// worker does not run any more.
+func (d *Daemon) onWorker(ctx context.Context, i int, f func(*dataplane.Worker)) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(d.ended[i], cancel)()
+	err := d.dp.Workers[i].Do(ctx, f)
+	if err != nil && d.ended[i].Err() != nil {
+		f(d.dp.Workers[i])
 		return nil
-	})
-	return nil
+	}
+	return err
+}
+
+// onWorkers does that on all of them, one after the other.
+func (d *Daemon) onWorkers(ctx context.Context, f func(*dataplane.Worker)) error {
+	var errs []error
+	for i := range d.dp.Workers {
+		errs = append(errs, d.onWorker(ctx, i, f))
+	}
+	return errors.Join(errs...)
 }

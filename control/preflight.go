@@ -4,16 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"runtime"
 
-	"github.com/vishvananda/netns"
+	"github.com/vishvananda/netlink"
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
 	"github.com/l4fwd/l4fwd/config"
 	"github.com/l4fwd/l4fwd/control/nic"
+	"github.com/l4fwd/l4fwd/dataplane"
 	"github.com/l4fwd/l4fwd/dataplane/afxdp"
+	"github.com/l4fwd/l4fwd/dataplane/steer"
 )
 
 // preflight looks for everything that is known to go wrong, before anything is
@@ -24,64 +24,84 @@ func (d *Daemon) preflight() error {
 		errs = append(errs, errors.New(p.String()))
 	}
 	for _, p := range d.cfg.Warnings() {
-		d.log.Warn("configuration", zap.String("problem", p.String()))
-	}
-	errs = append(errs, checkCapabilities()...)
-	if d.cfg.Workers == 0 {
-		d.cfg = withWorkers(d.cfg, max(1, len(d.cfg.CPUs)))
+		d.log.Warn("configuration", zap.Stringer("problem", p))
 	}
 	errs = append(errs, checkCPUs(d.cfg.CPUs)...)
+	errs = append(errs, d.findLinks()...)
+	caps, err := effectiveCapabilities()
+	errs = append(errs, err)
+	if err == nil {
+		errs = append(errs, missingCapabilities(caps, d.frames()*d.cfg.FrameSize)...)
+	}
+	return errors.Join(errs...)
+}
+
+// findLinks looks the interfaces up.
+func (d *Daemon) findLinks() (errs []error) {
+	if n := len(d.cfg.Interfaces); n > dataplane.MaxNICs {
+		return []error{fmt.Errorf("%d interfaces, at most %d can be served", n, dataplane.MaxNICs)}
+	}
+	management := 0
+	if dev, err := netlink.LinkByName(d.cfg.ManagementInterface); d.cfg.ManagementInterface != "" && err == nil {
+		management = dev.Attrs().Index
+	}
 	for i, itf := range d.cfg.Interfaces {
-		l := &link{name: itf.Name, id: uint8(i)}
-		info, err := nic.ReadInfo(netns.None(), itf.Name)
+		info, err := readLink(itf.Name)
 		if err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		l.ifindex, l.queues = info.Index, info.RXQueues
-		if err := checkQueues(l, info, d.cfg.Workers); err != nil {
+		if info.Index == management {
+			errs = append(errs, fmt.Errorf("interface %s is the management interface (%s), which is left to the kernel",
+				itf.Name, d.cfg.ManagementInterface))
+			continue
+		}
+		if err := checkQueues(info, d.cfg.Workers, 0); err != nil {
 			errs = append(errs, err)
 		}
-		d.links = append(d.links, l)
+		d.links = append(d.links, &link{name: itf.Name, id: uint8(i), ifindex: info.Index, queues: info.RXQueues})
 	}
-	if err := errors.Join(errs...); err != nil {
-		return err
-	}
-	return d.chooseCopy()
+	return errs
 }
 
-// withWorkers is the configuration with the number of workers settled.
-func withWorkers(c *config.Config, n int) *config.Config {
-	out := *c
-	out.Workers = n
-	return &out
-}
+// capabilities is a bit set by CAP_*.
+type capabilities uint64
 
-// needed are the capabilities without which nothing works, and for what.
-var needed = []struct {
-	bit  uint
-	name string
-	why  string
-}{
-	{unix.CAP_NET_ADMIN, "CAP_NET_ADMIN", "attach XDP, change NIC settings"},
-	{unix.CAP_NET_RAW, "CAP_NET_RAW", "open AF_XDP and packet sockets"},
-}
+func (c capabilities) has(bit uint) bool { return c&(1<<bit) != 0 }
 
-func checkCapabilities() []error {
+// effectiveCapabilities are those of the calling thread.
+func effectiveCapabilities() (capabilities, error) {
 	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData
 	if err := unix.Capget(&hdr, &data[0]); err != nil {
-		return []error{fmt.Errorf("capabilities: %w", err)}
+		return 0, fmt.Errorf("reading capabilities: %w", err)
 	}
-	has := func(bit uint) bool { return data[bit/32].Effective&(1<<(bit%32)) != 0 }
-	var errs []error
-	for _, n := range needed {
-		if !has(n.bit) {
-			errs = append(errs, fmt.Errorf("missing capability %s (to %s): run as root, or grant it with setcap or in the systemd unit", n.name, n.why))
-		}
+	return capabilities(data[0].Effective) | capabilities(data[1].Effective)<<32, nil
+}
+
+// ErrCapability is wrapped by the errors of Run that a missing capability
+// causes.
+var ErrCapability = errors.New("missing capability")
+
+// missingCapabilities names those without which nothing works, and for what.
+// pinned is how many bytes of memory the kernel must lock.
+func missingCapabilities(have capabilities, pinned int) (errs []error) {
+	lack := func(name, why string) {
+		errs = append(errs, fmt.Errorf("%w %s, to %s: run as root, or grant it with setcap or AmbientCapabilities= of the systemd unit",
+			ErrCapability, name, why))
 	}
-	if !has(unix.CAP_BPF) && !has(unix.CAP_SYS_ADMIN) {
-		errs = append(errs, errors.New("missing capability CAP_BPF (to load the XDP program): run as root, or grant it with setcap or in the systemd unit"))
+	if !have.has(unix.CAP_NET_ADMIN) {
+		lack("CAP_NET_ADMIN", "attach XDP and change NIC settings")
+	}
+	if !have.has(unix.CAP_NET_RAW) {
+		lack("CAP_NET_RAW", "open AF_XDP and packet sockets")
+	}
+	if !have.has(unix.CAP_BPF) && !have.has(unix.CAP_SYS_ADMIN) {
+		lack("CAP_BPF", "load the XDP program")
+	}
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &limit); err == nil && !have.has(unix.CAP_IPC_LOCK) && limit.Cur < uint64(pinned) {
+		lack("CAP_IPC_LOCK", fmt.Sprintf("lock %d KiB of packet memory (the limit, ulimit -l, is %d KiB)", pinned>>10, limit.Cur>>10))
 	}
 	return errs
 }
@@ -100,58 +120,64 @@ func checkCPUs(cpus []int) []error {
 	return errs
 }
 
-// checkQueues refuses a NIC on which a worker would have no queue.
-func checkQueues(l *link, info *nic.Info, workers int) error {
-	if info.RXQueues >= workers {
-		if l.queues != 0 && info.RXQueues < l.queues {
-			return fmt.Errorf("%s has %d queues now and had %d at start: restart l4fwd to serve it", info.Name, info.RXQueues, l.queues)
-		}
-		return nil
+// checkQueues refuses a NIC on which a worker would have no queue to receive
+// from, or none to send by: bind accepts a queue that has no transmit side and
+// then never sends. Each worker sends by the lowest of its queues. before is how
+// many receive queues the NIC had at start, 0 at start.
+func checkQueues(info *nic.Info, workers, before int) error {
+	if before > 0 && info.RXQueues > before {
+		return fmt.Errorf("%s has %d receive queues now and had %d at start: run `ethtool -L %s %s %d`, or restart l4fwd",
+			info.Name, info.RXQueues, before, info.Name, channels(info, "rx"), before)
 	}
-	kind := "rx"
-	if info.Combined {
-		kind = "combined"
-	}
-	if workers > info.MaxRX {
-		return fmt.Errorf("%d workers, but %s has no more than %d receive queues: start with --workers %d", workers, info.Name, info.MaxRX, info.MaxRX)
-	}
-	return fmt.Errorf("%d workers, but %s has %d receive queues: run `ethtool -L %s %s %d`, or start with --workers %d",
-		workers, info.Name, info.RXQueues, info.Name, kind, workers, info.RXQueues)
-}
-
-// chooseCopy settles whether packets are copied: zero copy is all or nothing
-// over the NICs, since their sockets share one memory.
-func (d *Daemon) chooseCopy() error {
-	if d.cfg.ZeroCopy == config.ZeroCopyOff || d.cfg.XDPMode == config.XDPGeneric {
-		d.zeroCopy = afxdp.ZeroCopyOff
-		if d.cfg.ZeroCopy == config.ZeroCopyOn {
-			return errors.New("zero_copy: on needs XDP in the driver, but xdp_mode is generic")
-		}
-		return nil
-	}
-	d.zeroCopy = afxdp.ZeroCopyOn
-	for _, l := range d.links {
-		err := afxdp.ProbeZeroCopy(context.Background(), l.ifindex, 0)
+	for _, side := range []struct {
+		kind, name string
+		now, most  int
+	}{{"rx", "receive", info.RXQueues, info.MaxRX}, {"tx", "transmit", info.TXQueues, info.MaxTX}} {
 		switch {
-		case err == nil:
-		case d.cfg.ZeroCopy == config.ZeroCopyOn:
-			return fmt.Errorf("zero_copy: on: %s: %w", l.name, err)
-		case errors.Is(err, afxdp.ErrNotSupported):
-			d.log.Info("no zero copy, packets are copied on all interfaces", zap.String("interface", l.name), zap.Error(err))
-			d.zeroCopy = afxdp.ZeroCopyOff
-			return nil
+		case workers <= side.now:
+		case workers > side.most:
+			return fmt.Errorf("%d workers, but %s has no more than %d %s queues: start with --workers %d",
+				workers, info.Name, side.most, side.name, side.most)
 		default:
-			return fmt.Errorf("%s: %w", l.name, err)
+			return fmt.Errorf("%d workers, but %s has %d %s queues: run `ethtool -L %s %s %d`, or start with --workers %d",
+				workers, info.Name, side.now, side.name, info.Name, channels(info, side.kind), workers, side.now)
 		}
 	}
 	return nil
 }
 
-// Threads sets how many threads may run Go code: one for each worker, which
-// spins, and two for the rest, or the control plane would wait for preemption.
-// GOMAXPROCS in the environment has the last word.
-func Threads(workers int) {
-	if os.Getenv("GOMAXPROCS") == "" && runtime.GOMAXPROCS(0) < workers+2 {
-		runtime.GOMAXPROCS(workers + 2)
+// channels is what ethtool -L calls the queues of a NIC.
+func channels(info *nic.Info, kind string) string {
+	if info.Combined {
+		return "combined"
 	}
+	return kind
+}
+
+// chooseCopy settles whether packets are copied: zero copy is all or nothing
+// over the NICs, since their sockets share one memory. The programs are
+// attached, the queues still free.
+func (d *Daemon) chooseCopy(ctx context.Context) error {
+	d.zeroCopy = afxdp.ZeroCopyOff
+	if d.cfg.ZeroCopy == config.ZeroCopyOff {
+		return nil
+	}
+	for _, l := range d.links {
+		err := fmt.Errorf("%w: XDP is generic", afxdp.ErrNotSupported)
+		if l.program.Mode() == steer.Native {
+			err = afxdp.ProbeZeroCopy(ctx, l.ifindex, 0)
+		}
+		switch {
+		case err == nil:
+		case d.cfg.ZeroCopy == config.ZeroCopyOn:
+			return fmt.Errorf("zero copy was asked for: %s: %w", l.name, err)
+		case errors.Is(err, afxdp.ErrNotSupported):
+			d.log.Info("no zero copy, packets are copied on all interfaces", zap.String("interface", l.name), zap.Error(err))
+			return nil
+		default:
+			return fmt.Errorf("%s: %w", l.name, err)
+		}
+	}
+	d.zeroCopy = afxdp.ZeroCopyOn
+	return nil
 }

@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -102,6 +103,36 @@ func namesOf(c *config.Config, s *dataplane.Snapshot) []serviceNames {
 // statsPatience bounds how long the workers may take to answer.
 const statsPatience = 2 * time.Second
 
+// answer is what Stats gets from the loop.
+type answer struct {
+	stats Stats
+	err   error
+}
+
+// errNotRunning is what Stats says outside of Run.
+var errNotRunning = errors.New("the daemon does not run")
+
+// Stats asks the running daemon for its statistics. It may be called from any
+// goroutine; it fails when ctx is done or the daemon has ended.
+func (d *Daemon) Stats(ctx context.Context) (Stats, error) {
+	to := make(chan answer, 1)
+	select {
+	case d.asks <- to:
+	case <-d.gone:
+		return Stats{}, errNotRunning
+	case <-ctx.Done():
+		return Stats{}, ctx.Err()
+	}
+	select {
+	case a := <-to:
+		return a.stats, a.err
+	case <-d.gone:
+		return Stats{}, errNotRunning
+	case <-ctx.Done():
+		return Stats{}, ctx.Err()
+	}
+}
+
 // stats asks every worker for its counters.
 func (d *Daemon) stats(ctx context.Context) (Stats, error) {
 	ctx, cancel := context.WithTimeout(ctx, statsPatience)
@@ -109,7 +140,7 @@ func (d *Daemon) stats(ctx context.Context) (Stats, error) {
 	var total dataplane.Counts
 	var backends []dataplane.BackendCount
 	out := Stats{Verdicts: map[string]uint64{}, TOA: map[string]uint64{}}
-	err := d.dp.Do(ctx, func(w *dataplane.Worker) {
+	err := d.onWorkers(ctx, func(w *dataplane.Worker) {
 		c := w.Counts()
 		total.Add(&c)
 		mine := w.BackendCounts()

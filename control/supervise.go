@@ -1,7 +1,10 @@
 package control
 
 import (
+	"bytes"
 	"context"
+	"errors"
+	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -9,6 +12,8 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/l4fwd/l4fwd/control/follow"
+	"github.com/l4fwd/l4fwd/control/nic"
 	"github.com/l4fwd/l4fwd/control/plan"
 	"github.com/l4fwd/l4fwd/dataplane"
 )
@@ -35,8 +40,6 @@ func (d *Daemon) supervise(ctx context.Context) error {
 			return nil
 		case err := <-d.failed:
 			return err
-		case t := <-d.routes:
-			d.dp.PublishRoutes(t)
 		case host := <-d.hosts:
 			d.rehost(host)
 		case e := <-d.events:
@@ -45,9 +48,12 @@ func (d *Daemon) supervise(ctx context.Context) error {
 			d.listen()
 		case <-second.C:
 			for _, l := range d.links {
-				d.regain(ctx, l)
+				d.look(ctx, l)
 			}
 			d.writeStats(ctx)
+		case to := <-d.asks:
+			s, err := d.stats(ctx)
+			to <- answer{s, err}
 		case <-d.opt.DumpStats:
 			d.logStats(ctx)
 		}
@@ -66,22 +72,112 @@ func (d *Daemon) listen() {
 			case dataplane.EventResolve:
 				d.follower.Resolve(e.Addr.Netip())
 			case dataplane.EventPortDown:
-				if l := d.links[e.NIC]; l.up {
-					d.log.Warn("interface is down", zap.String("interface", l.name))
-					d.lose(l)
-					l.retry = time.Now().Add(retryPeriod)
+				if l := d.links[e.NIC]; l.up && !l.stalled {
+					l.stalled = true
+					d.log.Warn("interface does not work", zap.String("interface", l.name))
 				}
 			}
 		}
 	}
 }
 
+// linkEvent follows an interface that goes, returns or changes.
+func (d *Daemon) linkEvent(ctx context.Context, e follow.LinkEvent) {
+	i := slices.IndexFunc(d.links, func(l *link) bool { return l.name == e.Name })
+	if i < 0 {
+		return
+	}
+	l := d.links[i]
+	if l.up && (e.Gone || e.Index != l.ifindex) {
+		d.log.Warn("interface is gone", zap.String("interface", l.name), zap.Int("index", l.ifindex))
+		d.lose(l)
+	}
+	if e.Gone {
+		return
+	}
+	if !l.up {
+		l.retry = time.Time{}
+		d.look(ctx, l)
+		return
+	}
+	if !bytes.Equal(e.MAC[:], l.mac) {
+		d.readdress(l, net.HardwareAddr(e.MAC[:]))
+	} else if e.Up && l.dark {
+		d.look(ctx, l)
+		// Behind a cable that was plugged in there may be another switch port.
+		d.announce(l, l.mine)
+	}
+	l.dark = !e.Up
+	if err := nic.CheckMTU(l.name, e.MTU, d.umem.MaxPacket()); err != nil {
+		d.log.Error("packets will be lost", zap.Error(err))
+	}
+}
+
+// look brings a NIC back that stalled or is out of service, if it is time.
+func (d *Daemon) look(ctx context.Context, l *link) {
+	if !l.up {
+		d.regain(ctx, l)
+		return
+	}
+	if !l.stalled {
+		return
+	}
+	info, err := readLink(l.name)
+	switch {
+	case errors.Is(err, errDown):
+		return // its sockets stay bound, and so does the program
+	case err == nil && info.Index == l.ifindex && time.Since(l.revived) > 2*retryPeriod:
+		if err := d.revive(l); err != nil {
+			d.log.Warn("taking an interface into use again", zap.String("interface", l.name), zap.Error(err))
+		}
+		d.announce(l, l.mine)
+		d.log.Info("interface is in use again", zap.String("interface", l.name))
+	default: // gone, another one, or it stalls again and again: start afresh
+		d.lose(l)
+		d.regain(ctx, l)
+	}
+}
+
+// readdress follows a change of the NIC's MAC address, which workers answer
+// ARP with and the program compares.
+func (d *Daemon) readdress(l *link, mac net.HardwareAddr) {
+	l.mac = bytes.Clone(mac)
+	d.log.Info("interface has a new MAC address", zap.String("interface", l.name), zap.Stringer("mac", l.mac))
+	err := errors.Join(l.program.SetMAC(l.mac), d.revive(l), l.hush(), d.speak(l))
+	if err != nil {
+		d.log.Warn("following a MAC address", zap.String("interface", l.name), zap.Error(err))
+		d.lose(l)
+	}
+}
+
+// lose takes a NIC that failed out of service; it is tried again later.
+func (d *Daemon) lose(l *link) {
+	if err := d.linkDown(l); err != nil {
+		d.log.Warn("taking an interface out of service", zap.String("interface", l.name), zap.Error(err))
+	}
+}
+
+// regain tries to take a NIC back into service, less and less often while that
+// fails: at once at first, then every second up to every thirty.
+func (d *Daemon) regain(ctx context.Context, l *link) {
+	if l.up || time.Now().Before(l.retry) {
+		return
+	}
+	err := d.linkUp(ctx, l)
+	if err == nil {
+		return
+	}
+	if text := err.Error(); text != l.trouble {
+		l.trouble = text
+		d.log.Warn("interface is out of service", zap.String("interface", l.name), zap.Error(err))
+	}
+	l.tries++
+	l.retry = time.Now().Add(time.Duration(min(l.tries, 30)) * retryPeriod)
+}
+
 // rehost takes note of the host's addresses: what it owns is not ours to take
 // whole. A bad turn changes nothing.
 func (d *Daemon) rehost(host []netip.Addr) {
-	if slices.Equal(host, d.host) {
-		return
-	}
 	rules, refused := plan.Rules(d.cfg, host)
 	for _, a := range refused {
 		d.log.Error("a local address has become the host's own and cannot be used any more", zap.Stringer("address", a))
@@ -90,7 +186,20 @@ func (d *Daemon) rehost(host []netip.Addr) {
 		d.log.Error("XDP rules", zap.Error(err))
 		return
 	}
+	for _, a := range d.rules.Addrs {
+		if slices.Contains(host, a) && !slices.Contains(refused, a) {
+			d.log.Warn("the host has taken one of our addresses: only what is configured is taken of it now", zap.Stringer("address", a))
+		}
+	}
 	d.host, d.rules = host, rules
+	for _, l := range d.links {
+		if l.voice == nil {
+			continue
+		}
+		if err := d.speakFor(l); err != nil {
+			d.log.Debug("announcing addresses", zap.String("interface", l.name), zap.Error(err))
+		}
+	}
 }
 
 // ready tells whoever waits that traffic is being taken.

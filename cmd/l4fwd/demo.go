@@ -1,0 +1,36 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/l4fwd/l4fwd/internal/demo"
+)
+
+// demoCommand is `l4fwd demo`.
+func demoCommand() *cobra.Command {
+	var o demo.Options
+	c := &cobra.Command{
+		Use:   "demo",
+		Short: "Build a small network in namespaces and forward real traffic through it",
+		Long: `Builds a client, a load balancer and two real servers, each in a network
+namespace of its own, runs l4fwd in it exactly as "l4fwd run" would, and sends
+HTTP and UDP through VIPs in Full-NAT (with TOA) and in DNAT, over IPv4 and
+IPv6. Shows what happens, checks it, ends with a verdict (exit status 0 or 1)
+and takes everything down, also after Ctrl-C.
+
+Needs root. The host's own interfaces are left alone.`,
+		Example: `  l4fwd demo
+  l4fwd demo --keep                  # leave it up and play with it
+  l4fwd demo --duration 15s --requests 5000`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			o.Out = cmd.OutOrStdout()
+			return demo.Run(cmd.Context(), o)
+		},
+	}
+	f := c.Flags()
+	f.BoolVar(&o.Keep, "keep", false, "leave everything up after the verdict, until Ctrl-C")
+	f.DurationVar(&o.Duration, "duration", demo.DefaultDuration, "how long to send traffic")
+	f.IntVar(&o.Requests, "requests", demo.DefaultRequests, "HTTP requests, and UDP datagrams, to each VIP")
+	return c
+}

@@ -1,0 +1,42 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"golang.org/x/term"
+
+	"github.com/l4fwd/l4fwd/config"
+)
+
+var logLevels = map[config.LogLevel]zapcore.Level{
+	config.LogDebug: zap.DebugLevel, config.LogInfo: zap.InfoLevel,
+	config.LogWarn: zap.WarnLevel, config.LogError: zap.ErrorLevel,
+}
+
+// newLogger logs to out: for people on a console, one JSON object a line for
+// machines.
+func newLogger(cfg *config.Config, out io.Writer) (*zap.Logger, error) {
+	level, ok := logLevels[cfg.LogLevel]
+	if !ok {
+		return nil, fmt.Errorf("log level %s", cfg.LogLevel)
+	}
+	sink := zapcore.Lock(zapcore.AddSync(out))
+	if cfg.LogFormat == config.LogJSON {
+		e := zap.NewProductionEncoderConfig()
+		e.TimeKey, e.EncodeTime = "time", zapcore.RFC3339NanoTimeEncoder
+		return zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(e), sink, level)), nil
+	}
+	e := zap.NewDevelopmentEncoderConfig()
+	e.ConsoleSeparator = "  "
+	e.EncodeTime = zapcore.TimeEncoderOfLayout("15:04:05.000")
+	e.EncodeDuration = func(d time.Duration, enc zapcore.PrimitiveArrayEncoder) { enc.AppendString(d.String()) }
+	if f, ok := out.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		e.EncodeLevel = zapcore.CapitalColorLevelEncoder
+	}
+	return zap.New(zapcore.NewCore(zapcore.NewConsoleEncoder(e), sink, level)), nil
+}

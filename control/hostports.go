@@ -1,0 +1,184 @@
+package control
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/l4fwd/l4fwd/config"
+	"github.com/l4fwd/l4fwd/control/plan"
+)
+
+// hostPorts is what the kernel and the host's programs do with ports.
+type hostPorts struct {
+	ephemeral config.PortRange   // ip_local_port_range
+	reserved  []config.PortRange // ip_local_reserved_ports: never given out of the former
+	bound     []boundPort
+}
+
+// boundPort is a socket that waits for somebody.
+type boundPort struct {
+	proto config.Protocol
+	addr  netip.Addr // unspecified: any address, of either family if IPv6
+	port  uint16
+}
+
+// takes reports whether packets to the address and port reach the socket.
+func (b boundPort) takes(a netip.Addr) bool {
+	return b.addr == a || b.addr.IsUnspecified() && (b.addr.Is6() || a.Is4())
+}
+
+// checkHost refuses what would cut connections of the host: at an address that
+// is its own, only what nobody else uses may be taken.
+func (d *Daemon) checkHost(context.Context, *undo) error {
+	own := make(map[netip.Addr]bool, len(d.host))
+	for _, a := range d.host {
+		own[a.WithZone("").Unmap()] = true
+	}
+	_, refused := plan.Rules(d.cfg, d.host)
+	var errs []error
+	if len(refused) > 0 {
+		errs = append(errs, fmt.Errorf("local addresses %v belong to this host: give each a range of ports that nobody else uses, "+
+			"as in local_addresses: - {address: %v, ports: 61000-65535}", refused, refused[0]))
+	}
+	ports, err := readHostPorts("/proc/thread-self/net", "/proc/sys/net/ipv4")
+	if err != nil {
+		return errors.Join(append(errs, err)...)
+	}
+	return errors.Join(append(errs, ports.conflicts(d.cfg, own)...)...)
+}
+
+// conflicts are the ports of the host's own addresses that both want.
+func (h *hostPorts) conflicts(c *config.Config, own map[netip.Addr]bool) (errs []error) {
+	for i := range c.Services {
+		s := &c.Services[i]
+		for _, b := range h.bound {
+			if vip := s.Address.Addr(); own[vip] && b.proto == s.Protocol && b.port == s.Address.Port() && b.takes(vip) {
+				errs = append(errs, fmt.Errorf("service %s: %v is an address of this host, and a program listens on its %v port %d (%v): "+
+					"l4fwd would cut it off; stop it first", s.Name, vip, s.Protocol, b.port, netip.AddrPortFrom(b.addr, b.port)))
+				break
+			}
+		}
+	}
+	for a, r := range c.Locals() {
+		if !own[a] || !r.OwnPorts {
+			continue
+		}
+		if p := h.given(r.Ports); p != 0 {
+			errs = append(errs, fmt.Errorf("local address %v is one of this host, and its ports %d-%d are among those the kernel gives its own "+
+				"connections (net.ipv4.ip_local_port_range is %d-%d): take others, or set net.ipv4.ip_local_reserved_ports",
+				a, r.Ports.First, r.Ports.Last, h.ephemeral.First, h.ephemeral.Last))
+		}
+		for _, b := range h.bound {
+			if b.port >= r.Ports.First && b.port <= r.Ports.Last && b.takes(a) {
+				errs = append(errs, fmt.Errorf("local address %v is one of this host, and a program uses its %v port %d, "+
+					"which is among %d-%d: take other ports", a, b.proto, b.port, r.Ports.First, r.Ports.Last))
+				break
+			}
+		}
+	}
+	return errs
+}
+
+// given is the first port of r that the kernel may give to a connection, 0 if
+// there is none.
+func (h *hostPorts) given(r config.PortRange) uint16 {
+next:
+	for p := int(max(r.First, h.ephemeral.First)); p <= int(min(r.Last, h.ephemeral.Last)); p++ {
+		for _, s := range h.reserved {
+			if p >= int(s.First) && p <= int(s.Last) {
+				continue next
+			}
+		}
+		return uint16(p)
+	}
+	return 0
+}
+
+// readHostPorts reads the files of the calling thread's network namespace.
+func readHostPorts(net, sys string) (h hostPorts, err error) {
+	b, err := os.ReadFile(sys + "/ip_local_port_range")
+	if err != nil {
+		return h, fmt.Errorf("ports of the kernel's own connections: %w", err)
+	}
+	if _, err := fmt.Sscan(string(b), &h.ephemeral.First, &h.ephemeral.Last); err != nil {
+		return h, fmt.Errorf("ip_local_port_range %q: %w", b, err)
+	}
+	if b, err := os.ReadFile(sys + "/ip_local_reserved_ports"); err == nil {
+		h.reserved = parseReserved(string(b))
+	}
+	for _, file := range []struct {
+		name  string
+		proto config.Protocol
+	}{{"tcp", config.TCP}, {"tcp6", config.TCP}, {"udp", config.UDP}, {"udp6", config.UDP}} {
+		bound, err := readBound(net+"/"+file.name, file.proto)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // no IPv6
+			return h, fmt.Errorf("listening ports: %w", err)
+		}
+		h.bound = append(h.bound, bound...)
+	}
+	return h, nil
+}
+
+// parseReserved reads a list such as "8080,9000-9010".
+func parseReserved(s string) (out []config.PortRange) {
+	for item := range strings.SplitSeq(strings.TrimSpace(s), ",") {
+		from, to, found := strings.Cut(item, "-")
+		if !found {
+			to = from
+		}
+		first, err1 := strconv.ParseUint(from, 10, 16)
+		last, err2 := strconv.ParseUint(to, 10, 16)
+		if err1 == nil && err2 == nil {
+			out = append(out, config.PortRange{First: uint16(first), Last: uint16(last)})
+		}
+	}
+	return out
+}
+
+// readBound reads /proc/net/tcp and its like (proc_pid_net(5)): the listening
+// TCP sockets, all UDP sockets.
+func readBound(path string, proto config.Protocol) (out []boundPort, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	lines := bufio.NewScanner(f)
+	lines.Scan() // the heading
+	const listening = "0A"
+	for lines.Scan() {
+		fields := strings.Fields(lines.Text())
+		if len(fields) < 4 || proto == config.TCP && fields[3] != listening {
+			continue
+		}
+		if a, ok := parseProcAddr(fields[1]); ok {
+			out = append(out, boundPort{proto, a.Addr(), a.Port()})
+		}
+	}
+	return out, lines.Err()
+}
+
+// parseProcAddr reads "0100007F:0016": the address as 32-bit words of the
+// machine's own byte order, in hexadecimal, and the port.
+func parseProcAddr(s string) (netip.AddrPort, bool) {
+	words, port, _ := strings.Cut(s, ":")
+	b, err := hex.DecodeString(words)
+	p, err2 := strconv.ParseUint(port, 16, 16)
+	if err != nil || err2 != nil || len(b)%4 != 0 {
+		return netip.AddrPort{}, false
+	}
+	for i := 0; i < len(b); i += 4 {
+		binary.NativeEndian.PutUint32(b[i:], binary.BigEndian.Uint32(b[i:]))
+	}
+	a, ok := netip.AddrFromSlice(b)
+	return netip.AddrPortFrom(a.Unmap(), uint16(p)), ok
+}
