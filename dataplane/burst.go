@@ -8,8 +8,18 @@ import (
 // run takes rows [0,n) of the burst through the stages. handed is set for
 // packets from another worker: they are at their owner's and go no further.
 func (w *Worker) run(n int, handed bool) {
+	flows := w.parse(n)
+	w.mark(StageParse)
+	w.find(flows)
+	w.mark(StageLookup)
+	w.act(flows, handed)
+	w.mark(StageForward)
+}
+
+// parse reads the headers of n rows and finishes those that belong to no flow
+// by their kind. It returns how many are left, in b.flow and b.hash.
+func (w *Worker) parse(n int) (flows int) {
 	b := &w.b
-	flows := 0
 	for i := range n {
 		d, p := &b.desc[i], &b.pkt[i]
 		if err := packet.Parse(w.umem[d.Addr:d.Addr+uint64(d.Len)], p); err != packet.ErrNone {
@@ -25,20 +35,37 @@ func (w *Worker) run(n int, handed bool) {
 			w.finish(i, w.answer(i))
 		}
 	}
-	w.table.PrefetchBuckets(b.hash[:flows])
-	w.table.Candidates(b.hash[:flows], b.cand[:flows])
-	for k := range flows {
+	return flows
+}
+
+// find looks up the flows of the first n of b.flow.
+func (w *Worker) find(n int) {
+	b := &w.b
+	w.table.PrefetchBuckets(b.hash[:n])
+	w.table.Candidates(b.hash[:n], b.cand[:n])
+	for k := range n {
+		b.ref[k], b.dir[k], _ = w.table.Find(b.cand[k], b.hash[k], &b.pkt[b.flow[k]].Tuple, &w.snap.Directory)
+	}
+	b.changed = false
+}
+
+// act does with the first n of b.flow what their flows ask for.
+func (w *Worker) act(n int, handed bool) {
+	b := &w.b
+	for k := range n {
 		i := int(b.flow[k])
 		p := &b.pkt[i]
-		// A flow opened earlier in this very burst is found too: without a
-		// candidate Find looks again.
-		r, dir, ok := w.table.Find(b.cand[k], b.hash[k], &p.Tuple, &w.snap.Directory)
+		if b.changed {
+			// A flow opened earlier in this very burst must be found too.
+			b.ref[k], b.dir[k], _ = w.table.Find(b.cand[k], b.hash[k], &p.Tuple, &w.snap.Directory)
+		}
+		r := b.ref[k]
 		switch {
-		case !ok:
+		case r == 0:
 			w.finish(i, w.miss(i, handed))
 		case p.Kind == packet.KindICMPError:
-			w.finish(i, w.relayError(i, r, dir))
-		case dir == conntrack.Forward:
+			w.finish(i, w.relayError(i, r, b.dir[k]))
+		case b.dir[k] == conntrack.Forward:
 			w.finish(i, w.forward(i, r))
 		default:
 			w.finish(i, w.reply(i, r))

@@ -115,6 +115,7 @@ func (w *Worker) insert(i int, svc *Service, id, backend uint32) (conntrack.Ref,
 	if svc.Mode == conntrack.FullNAT {
 		rev.Dst, rev.DstPort = dir.Locals[e.Local], e.LocalPort
 	}
+	w.b.changed = true
 	r, status, evicted := w.table.Insert(&e, &p.Tuple, &rev, dir, w.tick, &w.evicted)
 	if evicted {
 		w.here.Backends[w.evicted.Backend].Active--

@@ -52,6 +52,7 @@ type Worker struct {
 	peers   []*Worker       // all workers, for waking
 	evicted conntrack.Entry // the half-open flow that had to make room
 	count   Counts
+	stages  *StageClock // nil: nobody asks
 
 	mailbox
 }
@@ -75,6 +76,12 @@ type burst struct {
 	flow [BurstSize]uint8 // rows that belong to flows, in order of arrival
 	hash [BurstSize]uint32
 	cand [BurstSize]conntrack.Cand
+	// What the lookup found, by row of flow, hash and cand; a Ref of 0 is no
+	// flow. Nothing of it may be believed once changed is set: a flow has been
+	// opened, and may have been found, or removed, and its Ref be another's.
+	ref     [BurstSize]conntrack.Ref
+	dir     [BurstSize]conntrack.Dir
+	changed bool
 }
 
 // mailbox is how other threads reach a worker.
@@ -116,6 +123,9 @@ func (w *Worker) Poll(now int64) int {
 		j.run(w)
 		close(j.done)
 	}
+	if w.stages != nil {
+		w.stages.begin()
+	}
 	w.nanos, w.tick = now, uint32(now/nanosPerTick)
 	w.refresh()
 	if len(w.homecoming) > 0 {
@@ -130,6 +140,9 @@ func (w *Worker) Poll(now int64) int {
 	}
 	w.expire()
 	w.flush()
+	if w.stages != nil {
+		w.stages.end(seen)
+	}
 	return seen
 }
 
@@ -155,6 +168,7 @@ func (w *Worker) receive(q *queue) int {
 		return 0
 	}
 	n := q.Receive(w.b.desc[:])
+	w.mark(StageReceive)
 	if n > 0 {
 		for i := range n {
 			w.b.nic[i] = q.nic
@@ -183,6 +197,7 @@ func (w *Worker) refill(q *queue) int {
 // receiveHanded does the same for packets another worker has handed over.
 func (w *Worker) receiveHanded(r *spsc) int {
 	n := r.pop(w.strays[:])
+	w.mark(StageReceive)
 	for i := range n {
 		w.b.desc[i], w.b.nic[i] = unpackDesc(w.strays[i])
 	}
@@ -206,6 +221,7 @@ func (w *Worker) expire() {
 func (w *Worker) close(r conntrack.Ref) {
 	w.here.Backends[w.table.Entry(r).Backend].Active--
 	w.table.Remove(r)
+	w.b.changed = true
 }
 
 // flush hands what waits to the TX rings, kicks, and takes back what has been
