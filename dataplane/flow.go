@@ -20,7 +20,7 @@ func (w *Worker) forward(i int, r conntrack.Ref) Verdict {
 	if p.TTL(frame) <= 1 {
 		return DropTTL
 	}
-	hop, v := w.serverHop(i, e.Backend)
+	hop, v := w.serverHop(e.Backend)
 	if hop == nil {
 		return v
 	}
@@ -66,7 +66,7 @@ func (w *Worker) reply(i int, r conntrack.Ref) Verdict {
 	if p.TTL(frame) <= 1 {
 		return DropTTL
 	}
-	hop, v := w.clientHop(i, e)
+	hop, v := w.clientHop(e)
 	if hop == nil {
 		return v
 	}
@@ -123,9 +123,9 @@ func (w *Worker) relayError(i int, r conntrack.Ref, dir conntrack.Dir) Verdict {
 	var v Verdict
 	done := Forwarded
 	if dir == conntrack.Forward {
-		hop, v = w.serverHop(i, e.Backend)
+		hop, v = w.serverHop(e.Backend)
 	} else {
-		hop, v = w.clientHop(i, e)
+		hop, v = w.clientHop(e)
 		done = Replied
 	}
 	if hop == nil {

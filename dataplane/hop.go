@@ -15,7 +15,7 @@ type cachedHop struct {
 
 // serverHop is the next hop to a backend, or nil and the drop that says why
 // not.
-func (w *Worker) serverHop(i int, backend uint32) (*route.Hop, Verdict) {
+func (w *Worker) serverHop(backend uint32) (*route.Hop, Verdict) {
 	c := &w.here.hops[backend]
 	if c.gen != w.routes.Gen {
 		c.gen, c.id = w.routes.Gen, w.routes.Lookup(w.snap.Directory.Backends[backend].Addr)
@@ -27,7 +27,7 @@ func (w *Worker) serverHop(i int, backend uint32) (*route.Hop, Verdict) {
 }
 
 // clientHop is the next hop to a flow's client, remembered in the entry.
-func (w *Worker) clientHop(i int, e *conntrack.Entry) (*route.Hop, Verdict) {
+func (w *Worker) clientHop(e *conntrack.Entry) (*route.Hop, Verdict) {
 	if e.HopGen != w.routes.Gen {
 		e.HopGen, e.HopID = w.routes.Gen, uint16(w.routes.Lookup(e.Client))
 	}

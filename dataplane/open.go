@@ -81,6 +81,9 @@ func (w *Worker) open(i int, id, want uint32) Verdict {
 		}
 		r, v := w.insert(i, svc, id, backend)
 		if v == Forwarded {
+			// Should the way back be unresolved, the kernel is asked now and not
+			// only when the answer stands waiting.
+			_, _ = w.clientHop(w.table.Entry(r))
 			return w.forward(i, r)
 		}
 		if verdict = v; v != DropTupleConflict && v != DropPortsExhausted {
