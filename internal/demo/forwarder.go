@@ -18,7 +18,7 @@ const (
 	startPatience = 15 * time.Second // until l4fwd takes traffic
 	stopPatience  = 5 * time.Second  // SIGTERM to exit
 	statsPatience = 3 * time.Second  // until the stats are renewed, which is every second
-	warmPatience  = 5 * time.Second  // until every server has answered through every VIP
+	warmPatience  = 4 * time.Second  // until every server has answered through every VIP
 	pingPatience  = 2 * time.Second
 )
 
@@ -30,6 +30,7 @@ type forwarder struct {
 	config, stats, ready string // paths
 	text                 string // the configuration
 	proc                 *testbed.Process
+	up                   bool // it has taken traffic
 }
 
 // stats is the part of the stats file that the demo shows. The whole is
@@ -78,10 +79,14 @@ func (d *demo) startForwarder(ctx context.Context) error {
 	}
 	d.fwd = f
 	d.down.add(func() error {
-		if f.proc.Running() {
-			return f.proc.Terminate(stopPatience)
+		if !f.proc.Running() {
+			return nil
 		}
-		return nil
+		err := f.proc.Terminate(stopPatience)
+		if !f.up {
+			return nil // it may not even have begun to listen to signals
+		}
+		return err
 	})
 	if err := f.waitReady(ctx); err != nil {
 		if ctx.Err() == nil {
@@ -89,6 +94,7 @@ func (d *demo) startForwarder(ctx context.Context) error {
 		}
 		return err
 	}
+	f.up = true
 	done()
 	d.scr.config(f.config, f.text)
 	return nil

@@ -14,7 +14,7 @@ func (d *demo) keep(ctx context.Context) error {
 	say := d.scr.line
 	enter := func(ns *testbed.Namespace) string { return "nsenter --net=" + ns.Path() }
 	url := func(f testbed.Family, mode string) string {
-		return "http://" + netip.AddrPortFrom(top.VIP(f, vipOf[mode]), testbed.VIPPortHTTP).String() + "/"
+		return "http://" + bracketed(top.VIP(f, vipOf[mode])) + "/"
 	}
 	say("")
 	say("Everything stays up until Ctrl-C here. Meanwhile, as root in another terminal:")
@@ -48,4 +48,12 @@ func (d *demo) keep(ctx context.Context) error {
 		say("l4fwd has been stopped; taking everything down")
 		return nil
 	}
+}
+
+// bracketed is an address as a URL has it.
+func bracketed(a netip.Addr) string {
+	if a.Is6() {
+		return "[" + a.String() + "]"
+	}
+	return a.String()
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"sync"
 
 	"github.com/l4fwd/l4fwd/internal/testbed"
 )
@@ -18,8 +19,11 @@ const (
 // VIPs by mode: the i-th of each family.
 var vipOf = map[string]int{fullNAT: 0, dnat: 1}
 
-// weights of rs1 and rs2.
-var weights = []int{1, 2}
+// The real servers, as the topology names them, and their weights.
+var (
+	serverNames = []string{"rs1", "rs2"}
+	weights     = []int{1, 2}
+)
 
 // snifferMiB is the capture buffer of each device, ample for a demo's traffic.
 const snifferMiB = 8
@@ -34,7 +38,7 @@ type network struct {
 // buildNetwork makes namespaces, real servers and sniffers.
 func (d *demo) buildNetwork(context.Context) error {
 	done := d.scr.timed("network", "client, l4fwd, rs1, rs2 and a switch, each a namespace, joined by veth pairs")
-	top, err := testbed.NewTopology(testbed.TopologyOptions{})
+	top, err := testbed.NewTopology(testbed.TopologyOptions{Servers: len(serverNames)})
 	if err != nil {
 		return fmt.Errorf("network of namespaces: %w", err)
 	}
@@ -130,20 +134,22 @@ func services() (out []testbed.Service) {
 }
 
 // pingVIPs has the client ping every VIP, which only l4fwd can answer.
-func (n *network) pingVIPs(ctx context.Context) (answered, asked int, err error) {
+func (n *network) pingVIPs() (answered, asked int, err error) {
+	var wg sync.WaitGroup
+	var mu sync.Mutex
 	var errs []error
 	for _, f := range testbed.Families {
 		for _, vip := range vipOf {
-			if ctx.Err() != nil {
-				return answered, asked, ctx.Err()
-			}
 			asked++
-			if _, err := n.top.Client.Ping(n.top.VIP(f, vip), 56, pingPatience); err != nil {
-				errs = append(errs, err)
-				continue
-			}
-			answered++
+			wg.Go(func() {
+				if _, err := n.top.Client.Ping(n.top.VIP(f, vip), 56, pingPatience); err != nil {
+					mu.Lock()
+					errs = append(errs, err)
+					mu.Unlock()
+				}
+			})
 		}
 	}
-	return answered, asked, errors.Join(errs...)
+	wg.Wait()
+	return asked - len(errs), asked, errors.Join(errs...)
 }

@@ -34,7 +34,7 @@ const (
 
 // tableLines and tableWidth are what the live table takes of a terminal.
 const (
-	tableLines = 11
+	tableLines = 12
 	tableWidth = 100
 )
 
@@ -46,6 +46,7 @@ const logLines = 40
 type screen struct {
 	w      io.Writer
 	redraw bool // a terminal large enough for the live table
+	width  int  // of that terminal, in columns
 	color  bool
 	drawn  int // lines of the table that stands above the cursor
 }
@@ -58,6 +59,7 @@ func newScreen(w io.Writer) *screen {
 	}
 	s.color = os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
 	width, height, err := term.GetSize(int(f.Fd()))
+	s.width = width
 	s.redraw = err == nil && width >= tableWidth && height > tableLines+1 && os.Getenv("TERM") != "dumb"
 	return s
 }
@@ -136,7 +138,7 @@ func (s *screen) period() time.Duration {
 // live shows how the traffic stands: the table again, or one more line.
 func (s *screen) live(at time.Duration, tests []*scenario, st stats) {
 	if s.redraw {
-		s.table(tests, st)
+		s.table(tests, st, s.width-1)
 		return
 	}
 	answered, planned, flows := map[string]int{}, map[string]int{}, map[string]int{}
@@ -158,61 +160,77 @@ func (s *screen) settled(tests []*scenario, st stats) {
 	if !s.redraw {
 		s.line("")
 	}
-	s.table(tests, st)
+	s.table(tests, st, 0)
 	s.line("")
 }
 
-// table draws the state of all scenarios over the table that stands.
-func (s *screen) table(tests []*scenario, st stats) {
+// table draws the state of all scenarios over the table that stands. Lines are
+// cut to width columns, since one that wraps would put the cursor off; 0 is for
+// the last table, which may.
+func (s *screen) table(tests []*scenario, st stats, width int) {
 	const columns = "  %-8s  %-4s  %-4s  %13s  %5s  %5s  %-26s  %s"
-	lines := []string{s.style(styleBold, fmt.Sprintf(columns, "mode", "", "", "answered", "rs1", "rs2", "the server's peer is", "TOA names"))}
-	for _, sc := range tests {
-		t := sc.tally()
-		peer, toa := "", ""
-		if t.Peer.IsValid() {
-			peer = t.Peer.String()
-			if t.Peer.Port() == 0 {
-				peer = t.Peer.Addr().String()
-			}
-		}
-		if t.Client.IsValid() {
-			toa = t.Client.String()
-		}
-		l := fmt.Sprintf(columns, sc.mode, sc.protocol, "IP"+sc.family.String(), fmt.Sprintf("%d/%d", t.OK, t.Planned),
-			strconv.Itoa(t.ByServer["rs1"]), strconv.Itoa(t.ByServer["rs2"]), peer, toa)
-		if t.Failed > 0 {
-			l = s.style(styleBad, l)
-		}
-		lines = append(lines, l)
-	}
-	lines = append(lines, "", "  l4fwd: "+st.brief())
 	var b strings.Builder
 	if s.drawn > 0 {
 		fmt.Fprintf(&b, cursorUp, s.drawn)
 	}
-	for _, l := range lines {
+	s.drawn = 0
+	add := func(style, line string) {
+		line = strings.TrimRight(line, " ")
 		if s.redraw {
 			b.WriteString(clearLine)
+			s.drawn++
 		}
-		b.WriteString(strings.TrimRight(l, " ") + "\n")
+		if r := []rune(line); width > 0 && len(r) > width {
+			line = string(r[:width])
+		}
+		if style != "" {
+			line = s.style(style, line)
+		}
+		b.WriteString(line + "\n")
 	}
-	if s.redraw {
-		s.drawn = len(lines)
+	add(styleBold, fmt.Sprintf(columns, "mode", "", "", "answered", "rs1", "rs2", "the server's peer is", "TOA names"))
+	for _, sc := range tests {
+		t := sc.tally()
+		style := ""
+		if t.Failed > 0 {
+			style = styleBad
+		}
+		add(style, fmt.Sprintf(columns, sc.mode, sc.protocol, "IP"+sc.family.String(), fmt.Sprintf("%d/%d", t.OK, t.Planned),
+			strconv.Itoa(t.ByServer["rs1"]), strconv.Itoa(t.ByServer["rs2"]), place(t.Peer), place(t.Client)))
+	}
+	add("", "")
+	for _, l := range st.brief() {
+		add("", "  "+l)
 	}
 	_, _ = io.WriteString(s.w, b.String())
 }
 
-// brief is the forwarder's figures in one line.
-func (s stats) brief() string {
+// place is an address for people: without a port that is not known, and
+// nothing at all for none.
+func place(a netip.AddrPort) string {
+	switch {
+	case !a.IsValid():
+		return ""
+	case a.Port() == 0:
+		return a.Addr().String()
+	}
+	return a.String()
+}
+
+// brief is the forwarder's figures in two lines.
+func (s stats) brief() [2]string {
 	if s.Verdicts == nil {
-		return "no figures yet"
+		return [2]string{"l4fwd has no figures yet", ""}
 	}
-	out := fmt.Sprintf("%s flows opened, packets: %s to servers, %s back, %s answered itself, %s dropped", thousands(s.Opened),
-		thousands(s.Verdicts[verdictForwarded]), thousands(s.Verdicts[verdictReplied]), thousands(s.Verdicts[verdictAnswered]), thousands(s.Dropped))
-	if drops := s.drops(); len(drops) > 0 {
-		out += " (" + strings.Join(drops, ", ") + ")"
+	drops := "nothing dropped"
+	if d := s.drops(); len(d) > 0 {
+		drops = "dropped: " + strings.Join(d, ", ")
 	}
-	return out
+	return [2]string{
+		fmt.Sprintf("l4fwd: %s flows opened; %s packets to servers, %s back, %s answered itself (ARP, ND, ping)", thousands(s.Opened),
+			thousands(s.Verdicts[verdictForwarded]), thousands(s.Verdicts[verdictReplied]), thousands(s.Verdicts[verdictAnswered])),
+		drops,
+	}
 }
 
 // verdict prints the checks.

@@ -20,7 +20,7 @@ import (
 // How traffic is made.
 const (
 	concurrency     = 8               // requests of one scenario at the same time
-	requestPatience = 8 * time.Second // for an answer over HTTP, connecting included
+	requestPatience = 5 * time.Second // for an answer over HTTP, connecting included
 	echoPatience    = 2 * time.Second // for a UDP datagram's answer
 	perSocket       = 4               // datagrams from each UDP socket, which is one flow
 	datagramBytes   = 200
@@ -152,7 +152,7 @@ func (d *demo) sendTraffic(ctx context.Context) error {
 	return nil
 }
 
-var errDied = errors.New("l4fwd ended while traffic was sent")
+var errDied = errors.New("the forwarder ended while traffic was sent")
 
 // watch shows how things stand until done, and cancels everything if the
 // forwarder dies.

@@ -27,7 +27,7 @@ func (d *demo) judge(ctx context.Context) []check {
 		d.checkClients(fullNAT, "Full-NAT: TOA names the client, address and port"),
 		d.checkPeers(dnat, "DNAT: servers see the client's own address"),
 		d.checkClients(dnat, "DNAT: and its own port"),
-		d.checkPing(ctx),
+		d.checkPing(),
 	}
 	settled := d.fwd.settled(ctx)
 	d.scr.settled(d.tests, d.fwd.read())
@@ -76,13 +76,13 @@ func (d *demo) checkWeights() check {
 	for _, s := range d.tests {
 		t := s.tally()
 		for i, w := range weights {
-			n := t.ByServer[d.net.top.Servers[i].Role()]
+			n := t.ByServer[serverNames[i]]
 			all[i] += n
 			want := t.Flows * w / sum
 			if n < want-slack(t.Flows) || n > want+slack(t.Flows) || n == 0 && want > 0 {
 				c.ok = false
 				c.because = append(c.because, fmt.Sprintf("%s: %s got %d of %d flows, weight %d of %d",
-					s.name(), d.net.top.Servers[i].Role(), n, t.Flows, w, sum))
+					s.name(), serverNames[i], n, t.Flows, w, sum))
 			}
 		}
 	}
@@ -125,9 +125,9 @@ func (d *demo) checkClients(mode, name string) check {
 	return c
 }
 
-func (d *demo) checkPing(ctx context.Context) check {
+func (d *demo) checkPing() check {
 	c := check{name: "l4fwd answers ping for the VIPs"}
-	answered, asked, err := d.net.pingVIPs(ctx)
+	answered, asked, err := d.net.pingVIPs()
 	if err != nil {
 		c.because = append(c.because, err.Error())
 	}
