@@ -118,10 +118,13 @@ const nanosPerTick = int64(time.Second) / conntrack.TicksPerSecond
 // expiry, kicks. It returns how many packets it saw. Run calls it in a loop;
 // replay and tests call it themselves.
 func (w *Worker) Poll(now int64) int {
-	if j := w.job.Load(); j != nil {
-		w.job.Store(nil)
-		j.run(w)
-		close(j.done)
+	if w.job.Load() != nil {
+		// Taken in one go: between a load and a store its Do may give up, and
+		// somebody else's job come in.
+		if j := w.job.Swap(nil); j != nil {
+			j.run(w)
+			close(j.done)
+		}
 	}
 	if w.stages != nil {
 		w.stages.begin()
