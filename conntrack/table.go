@@ -115,6 +115,9 @@ func (t *Table) FD() *os.File { return t.mem.file }
 // Backing says what memory was really obtained, for the log.
 func (t *Table) Backing() string { return t.mem.backing }
 
+// Size is how many bytes of memory the table takes, full or empty.
+func (t *Table) Size() uint64 { return t.hdr.size }
+
 // Len is the number of flows in the table.
 func (t *Table) Len() int { return int(t.hdr.used) }
 

@@ -143,6 +143,14 @@ func (dp *Dataplane) Do(ctx context.Context, f func(*Worker)) error {
 // for the same.
 func (dp *Dataplane) Backing() string { return dp.Workers[0].table.Backing() }
 
+// TableBytes is the memory of all workers' flow tables.
+func (dp *Dataplane) TableBytes() (n uint64) {
+	for _, w := range dp.Workers {
+		n += w.table.Size()
+	}
+	return n
+}
+
 // Close frees what the workers hold. They must have stopped.
 func (dp *Dataplane) Close() error {
 	var errs []error

@@ -66,6 +66,7 @@ stays with the kernel.`,
 		runCommand(),
 		checkCommand(),
 		cleanupCommand(),
+		benchCommand(),
 		demoCommand(),
 		versionCommand(),
 	)

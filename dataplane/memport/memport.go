@@ -9,7 +9,8 @@ const Headroom = 256
 // Port implements dataplane.Port. Its methods and fields belong to one thread.
 type Port struct {
 	// OnSend sees every transmitted frame before its memory is used again; nil
-	// sees nothing.
+	// sees nothing. The slices of both functions reach to the UMEM's end by
+	// their capacity, which tells in which chunk they lie.
 	OnSend func(frame []byte)
 	// OnReceive may change a frame right after it was copied in, as the wire
 	// would have it; nil changes nothing. i is the frame's place in the list.

@@ -1,0 +1,36 @@
+// Package bench measures the forwarder: it makes captures aimed at a
+// configuration's services and feeds captures through the workers of package
+// dataplane, over ports of plain memory.
+//
+// It must never know the configuration's file format, a network interface, or
+// how a packet is rewritten: what is to be done comes as a dataplane.Spec, and
+// what l4fwd did to a packet is read from the packet it sent.
+//
+// # What a capture cannot contain
+//
+// A reply from a real server carries what only a running l4fwd knows: which
+// backend was chosen, the local address and port, and, in its ACK and SACK
+// numbers, the shifted sequence numbers of the client. Replay learns these from
+// the packet that l4fwd sends for the flow's first one, a SYN or a datagram,
+// and writes them into the replies before they are fed; a reply whose flow has
+// not been opened yet is held back until it has. What belongs to which flow is
+// told by
+//
+//   - DNAT: the reply's destination, which is the client's address and port, and
+//     its source, a backend of the flow's service;
+//   - Full-NAT: a number in the source MAC address of the frame, the same for
+//     both directions (see Generate), the destination being a local address and
+//     port 0, which no real packet has.
+//
+// Every other packet is fed as it is. With replies that are completed the
+// sequence numbers stand in the client's space and the checksums are made anew.
+//
+// # Hazards
+//
+// Figures of loop 1 and of later loops are not the same thing: the first opens
+// the flows and has its replies completed, and its bursts end where a reply has
+// to wait for its flow. Report.Steady holds the later ones alone.
+//
+// Replay uses its Capture up: replies are completed in place, and a completed
+// reply is not recognised again. Load it anew for another Replay.
+package bench
