@@ -1,0 +1,174 @@
+package e2e
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/l4fwd/l4fwd/internal/testbed"
+)
+
+// Modes, as the configuration calls them.
+const (
+	fullNAT = "full-nat"
+	dnat    = "dnat"
+)
+
+// rig is a network with real servers that run, and an ear at every place that
+// matters.
+type rig struct {
+	*testbed.Topology
+	t       *testing.T
+	servers []*testbed.Server
+	toa     bool // the web services tell who the client is; set before traffic
+
+	client *testbed.Sniffer   // at the client's device, both directions
+	behind []*testbed.Sniffer // at each real server's device, both directions
+	// leaving sees what l4fwd's devices send, and nothing else: every frame of
+	// it must be right.
+	leaving []*testbed.Sniffer
+}
+
+// network builds a rig without l4fwd. At the end of the test every frame that
+// left l4fwd's namespace has been judged.
+func network(t *testing.T, o testbed.TopologyOptions, ears testbed.SnifferOptions) *rig {
+	t.Helper()
+	r := &rig{Topology: testbed.Up(t, o), t: t}
+	r.client = r.sniff(r.Client, "c0", ears)
+	out := ears
+	out.Direction = testbed.Incoming
+	// The other end of each of l4fwd's cables.
+	r.leaving = append(r.leaving, r.sniff(r.Switch, "lb", out))
+	if !o.OneArm {
+		r.leaving = append(r.leaving, r.sniff(r.Client, "c0", out))
+	}
+	var options []testbed.ServerOptions
+	for _, ns := range r.Topology.Servers {
+		s := r.sniff(ns, "s0", ears)
+		r.behind = append(r.behind, s)
+		options = append(options, testbed.ServerOptions{ClientOf: func(peer, local netip.AddrPort) (netip.AddrPort, bool) {
+			if !r.toa { // there is nothing to wait for
+				return netip.AddrPort{}, false
+			}
+			return s.Client(peer, local)
+		}})
+	}
+	servers, err := r.StartServers(options...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.servers = servers
+	t.Cleanup(func() {
+		if err := testbed.CloseServers(servers); err != nil {
+			t.Error(err)
+		}
+	})
+	return r
+}
+
+func (r *rig) sniff(ns *testbed.Namespace, device string, o testbed.SnifferOptions) *testbed.Sniffer {
+	r.t.Helper()
+	return sniff(r.t, ns, device, o)
+}
+
+// sniff listens at a device until the end of the test, at which no frame may
+// have been wrong and none unseen.
+func sniff(t *testing.T, ns *testbed.Namespace, device string, o testbed.SnifferOptions) *testbed.Sniffer {
+	t.Helper()
+	s, err := ns.Sniff(device, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		where := fmt.Sprintf("%s in %s", device, ns.Role())
+		report, err := s.Stop()
+		if err != nil {
+			t.Errorf("sniffer at %s: %v", where, err)
+		}
+		if report.Bad > 0 {
+			t.Errorf("%s: %d of %d frames are wrong, for example", where, report.Bad, report.Frames)
+			for _, v := range report.Violations {
+				t.Error(v)
+			}
+		}
+		if report.Dropped > 0 {
+			t.Errorf("%s: the sniffer missed %d frames of %d", where, report.Dropped, report.Frames)
+		}
+	})
+	return s
+}
+
+// vip is a service's address and port.
+func (r *rig) vip(f testbed.Family, i int, port uint16) netip.AddrPort {
+	return netip.AddrPortFrom(r.VIP(f, i), port)
+}
+
+// gateway is the client's next hop, an address of the kernel under l4fwd.
+func (r *rig) gateway(f testbed.Family) netip.Addr {
+	for _, p := range r.LBClient.Addrs {
+		if testbed.ClientNet[f].Contains(p.Addr()) {
+			return p.Addr()
+		}
+	}
+	return netip.Addr{}
+}
+
+// warmUp makes a connection in each family through the web services: l4fwd
+// loses the first packets to a client whose MAC address its kernel does not
+// know, as the kernel would.
+func (r *rig) warmUp() {
+	r.t.Helper()
+	for _, f := range testbed.Families {
+		// Lets both kernels know each other's MAC address.
+		if _, err := r.Client.Ping(r.gateway(f), 56, limit); err != nil {
+			r.t.Fatal(err)
+		}
+		l := testbed.HTTPLoad{To: r.vip(f, 0, testbed.VIPPortHTTP), Requests: 1, Timeout: limit}
+		if res, err := l.Run(r.t.Context(), r.Client); err != nil || res.OK != 1 {
+			r.t.Fatalf("the first request: %v %v", err, res.Errors)
+		}
+	}
+}
+
+// checkAddresses looks at who has been seen where: a client meets nobody but
+// VIPs, a Full-NAT real server nobody but local addresses.
+func (r *rig) checkAddresses(mode string) {
+	r.t.Helper()
+	for _, f := range testbed.Families {
+		for i := range r.servers {
+			if a := r.ServerAddr(f, i); r.client.Saw(a) {
+				r.t.Errorf("the client has seen %s, a real server", a)
+			}
+		}
+		for i := range 4 {
+			if a := r.LocalAddr(f, i); r.client.Saw(a) {
+				r.t.Errorf("the client has seen %s, a local address", a)
+			}
+		}
+		met := 0 // a single connection goes to one real server
+		for i, s := range r.behind {
+			if s.Saw(r.ClientAddr(f, 0)) {
+				met++
+			}
+			if a := r.VIP(f, 0); s.Saw(a) {
+				r.t.Errorf("rs%d has seen the VIP %s", i+1, a)
+			}
+		}
+		if (met > 0) != (mode == dnat) {
+			r.t.Errorf("%s: %d real servers have seen the client's address %s", mode, met, r.ClientAddr(f, 0))
+		}
+	}
+}
+
+// noResets fails the test if anybody has sent a RST in sight of the sniffers.
+func noResets(t *testing.T, sniffers ...*testbed.Sniffer) {
+	t.Helper()
+	// What is on its way to a sniffer's reader arrives within this time.
+	time.Sleep(100 * time.Millisecond)
+	for i, s := range sniffers {
+		if n := s.Report().Resets; n > 0 {
+			t.Errorf("sniffer %d has seen %d RSTs", i, n)
+		}
+	}
+}
