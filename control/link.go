@@ -38,6 +38,7 @@ type link struct {
 	program  *steer.NIC
 	sockets  []*afxdp.Socket // by queue
 
+	subnets  []netip.Prefix
 	voice    *announce.Announcer
 	mine     []netip.Addr       // what voice speaks for
 	quiet    context.CancelFunc // stops the announcing

@@ -191,6 +191,11 @@ func (d *Daemon) rehost(host []netip.Addr) {
 			d.log.Warn("the host has taken one of our addresses: only what is configured is taken of it now", zap.Stringer("address", a))
 		}
 	}
+	for _, a := range rules.Addrs {
+		if slices.Contains(d.host, a) {
+			d.log.Info("an address is all ours again", zap.Stringer("address", a))
+		}
+	}
 	d.host, d.rules = host, rules
 	for _, l := range d.links {
 		if l.voice == nil {

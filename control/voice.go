@@ -12,7 +12,7 @@ import (
 	"github.com/l4fwd/l4fwd/control/announce"
 )
 
-// speak announces what is on-link at the NIC and listens for questions.
+// speak announces what belongs at the NIC and listens for questions.
 func (d *Daemon) speak(l *link) (err error) {
 	if l.voice, err = announce.Open(l.ifindex, l.mac); err != nil {
 		return fmt.Errorf("%s: %w", l.name, err)
@@ -39,7 +39,7 @@ func (l *link) hush() error {
 // speakFor makes the NIC speak for what belongs there now. Only what is new is
 // announced.
 func (d *Daemon) speakFor(l *link) error {
-	mine, err := d.onLink(l)
+	mine, err := d.places(l)
 	if err != nil {
 		return err
 	}
@@ -85,33 +85,47 @@ func (d *Daemon) announce(l *link, addrs []netip.Addr) {
 	})
 }
 
-// onLink are the addresses of ours (not the host's) that belong to a subnet of
-// the NIC; all of them where the NIC has no address of its own to tell by.
-func (d *Daemon) onLink(l *link) ([]netip.Addr, error) {
-	dev, err := netlink.LinkByIndex(l.ifindex)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", l.name, err)
-	}
-	addrs, err := netlink.AddrList(dev, netlink.FAMILY_ALL)
-	if err != nil {
-		return nil, fmt.Errorf("addresses of %s: %w", l.name, err)
-	}
-	var subnets []netip.Prefix
-	for _, a := range addrs {
-		ip, ok := netip.AddrFromSlice(a.IP)
-		bits, _ := a.Mask.Size()
-		if ip = ip.Unmap(); ok && !ip.IsLinkLocalUnicast() {
-			subnets = append(subnets, netip.PrefixFrom(ip, bits).Masked())
-		}
-	}
-	if len(subnets) == 0 {
-		return slices.Clone(d.rules.Addrs), nil
+// places are the addresses of ours (not the host's) that the NIC speaks for:
+// those of its subnets, and those that belong to no NIC's subnet. Such an
+// address may well be on-link for others where the host has no address of that
+// subnet itself, and an announcement means nothing to whom it does not concern.
+func (d *Daemon) places(l *link) ([]netip.Addr, error) {
+	if err := d.readSubnets(); err != nil {
+		return nil, err
 	}
 	var mine []netip.Addr
 	for _, a := range d.rules.Addrs {
-		if slices.ContainsFunc(subnets, func(p netip.Prefix) bool { return p.Contains(a) }) {
+		if l.reaches(a) || !slices.ContainsFunc(d.links, func(o *link) bool { return o.reaches(a) }) {
 			mine = append(mine, a)
 		}
 	}
 	return mine, nil
+}
+
+// reaches reports whether an address is on-link at the NIC.
+func (l *link) reaches(a netip.Addr) bool {
+	return slices.ContainsFunc(l.subnets, func(p netip.Prefix) bool { return p.Contains(a) })
+}
+
+// readSubnets reads those of all NICs. One that is not there keeps what it had,
+// lest its addresses be announced elsewhere.
+func (d *Daemon) readSubnets() error {
+	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return fmt.Errorf("addresses of the interfaces: %w", err)
+	}
+	for _, l := range d.links {
+		if l.program == nil {
+			continue
+		}
+		l.subnets = l.subnets[:0]
+		for _, a := range addrs {
+			ip, ok := netip.AddrFromSlice(a.IP)
+			bits, _ := a.Mask.Size()
+			if ip = ip.Unmap(); ok && a.LinkIndex == l.ifindex && !ip.IsLinkLocalUnicast() {
+				l.subnets = append(l.subnets, netip.PrefixFrom(ip, bits).Masked())
+			}
+		}
+	}
+	return nil
 }

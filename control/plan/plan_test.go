@@ -1,0 +1,197 @@
+package plan
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/l4fwd/l4fwd/balance"
+	"github.com/l4fwd/l4fwd/config"
+	"github.com/l4fwd/l4fwd/conntrack"
+	"github.com/l4fwd/l4fwd/dataplane"
+	"github.com/l4fwd/l4fwd/dataplane/steer"
+	"github.com/l4fwd/l4fwd/nat"
+	"github.com/l4fwd/l4fwd/packet"
+)
+
+const text = `
+interfaces: [{name: eth1}]
+local_port_range: 2000-3000
+local_addresses:
+  - 10.0.1.10-10.0.1.11
+  - {address: 10.0.1.2, ports: 20000-29999}
+  - "2001:db8:1::10"
+toa_kind: 200
+services:
+  - name: web
+    address: 192.0.2.10:80
+    protocol: tcp
+    mode: full-nat
+    scheduler: maglev
+    client_address: toa
+    timeouts: {tcp_established: 90s, tcp_close: 110ms}
+    backends: [{address: "10.0.1.20:8080", weight: 3}, {address: "10.0.1.21:8080", weight: 0}]
+  - name: dns
+    address: "[2001:db8::10]:53"
+    protocol: udp
+    mode: dnat
+    scheduler: sh
+    backends: [{address: "[2001:db8:1::20]:53"}]
+  - name: dns-tcp
+    address: "[2001:db8::10]:53"
+    protocol: tcp
+    mode: dnat
+    scheduler: rr
+    backends: [{address: "[2001:db8:1::20]:53"}]
+  - name: dns-again
+    address: "[2001:db8::11]:53"
+    protocol: tcp
+    mode: dnat
+    backends: [{address: "[2001:db8:1::20]:53"}]
+`
+
+var addrs = cmpopts.EquateComparable(netip.Addr{})
+
+func parse(t *testing.T, s string) *config.Config {
+	t.Helper()
+	c, err := config.Parse("test.yaml", []byte(s))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
+
+func end(addr string, proto uint8) conntrack.Endpoint {
+	return endpoint(netip.MustParseAddrPort(addr), proto)
+}
+
+func TestSpec(t *testing.T) {
+	web := conntrack.DefaultTimeouts()
+	web[conntrack.Established] = 90 * conntrack.TicksPerSecond
+	web[conntrack.Closed] = 2 // 110 ms are more than one tick of 62.5 ms
+	dns := conntrack.DefaultTimeouts()
+	want := dataplane.Spec{
+		Seed: fleetSeed,
+		Locals: []packet.Addr{
+			packet.AddrFrom(addr("10.0.1.10")), packet.AddrFrom(addr("10.0.1.11")),
+			packet.AddrFrom(addr("10.0.1.2")), packet.AddrFrom(addr("2001:db8:1::10")),
+		},
+		Services: []dataplane.ServiceSpec{
+			{
+				Name: "web", VIP: end("192.0.2.10:80", packet.ProtoTCP), Mode: conntrack.FullNAT,
+				Scheduler: balance.Maglev, TOA: true, TOAKind: 200, StripTimestamps: true, Timeouts: web,
+				Backends: []dataplane.BackendSpec{
+					{Endpoint: end("10.0.1.20:8080", packet.ProtoTCP), Weight: 3},
+					{Endpoint: end("10.0.1.21:8080", packet.ProtoTCP)},
+				},
+			},
+			{
+				Name: "dns", VIP: end("[2001:db8::10]:53", packet.ProtoUDP), Mode: conntrack.DNAT,
+				Scheduler: balance.SourceHash, TOAKind: 200, Timeouts: dns,
+				Backends: []dataplane.BackendSpec{{Endpoint: end("[2001:db8:1::20]:53", packet.ProtoUDP), Weight: 1}},
+			},
+			{
+				Name: "dns-tcp", VIP: end("[2001:db8::10]:53", packet.ProtoTCP), Mode: conntrack.DNAT,
+				Scheduler: balance.RoundRobin, TOAKind: 200, Timeouts: dns,
+				Backends: []dataplane.BackendSpec{{Endpoint: end("[2001:db8:1::20]:53", packet.ProtoTCP), Weight: 1}},
+			},
+			{
+				Name: "dns-again", VIP: end("[2001:db8::11]:53", packet.ProtoTCP), Mode: conntrack.DNAT,
+				Scheduler: balance.WeightedRoundRobin, TOAKind: 200, Timeouts: dns,
+				Backends: []dataplane.BackendSpec{{Endpoint: end("[2001:db8:1::20]:53", packet.ProtoTCP), Weight: 1}},
+			},
+		},
+	}
+	got := Spec(parse(t, text))
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if _, err := dataplane.NewRegistry(2).Build(got); err != nil {
+		t.Error(err)
+	}
+}
+
+// The file documents its timeouts, conntrack its own: they must be the same.
+func TestDefaultTimeouts(t *testing.T) {
+	got := Timeouts(&config.Defaults().Timeouts)
+	if diff := cmp.Diff(conntrack.DefaultTimeouts(), got); diff != "" {
+		t.Errorf("(-conntrack +config):\n%s", diff)
+	}
+}
+
+func TestPortRanges(t *testing.T) {
+	want := []nat.PortRange{{First: 2000, Last: 3000}, {First: 2000, Last: 3000}, {First: 20000, Last: 29999}, {First: 2000, Last: 3000}}
+	if diff := cmp.Diff(want, PortRanges(parse(t, text))); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// Every value the configuration knows means something to the data plane.
+func TestSchedulers(t *testing.T) {
+	for s := config.RR; s <= config.Maglev; s++ {
+		if _, ok := schedulers[s]; !ok {
+			t.Errorf("scheduler %v", s)
+		}
+	}
+}
+
+func TestRules(t *testing.T) {
+	c := parse(t, text)
+	backends := []steer.ServiceRule{
+		{Addr: addr("2001:db8:1::20"), Proto: packet.ProtoTCP, Port: 53},
+		{Addr: addr("2001:db8:1::20"), Proto: packet.ProtoUDP, Port: 53},
+	}
+	tests := map[string]struct {
+		host    []netip.Addr
+		want    steer.Rules
+		refused []netip.Addr
+	}{
+		"nothing is the host's": {
+			host: []netip.Addr{addr("127.0.0.1")},
+			want: steer.Rules{
+				Addrs: []netip.Addr{
+					addr("10.0.1.2"), addr("10.0.1.10"), addr("10.0.1.11"), addr("192.0.2.10"),
+					addr("2001:db8::10"), addr("2001:db8::11"), addr("2001:db8:1::10"),
+				},
+				Backends: backends,
+			},
+		},
+		"VIPs and a local address with ports": {
+			host: []netip.Addr{addr("10.0.1.2"), addr("::ffff:192.0.2.10"), addr("2001:db8::10%eth1")},
+			want: steer.Rules{
+				Addrs: []netip.Addr{addr("10.0.1.10"), addr("10.0.1.11"), addr("2001:db8::11"), addr("2001:db8:1::10")},
+				Services: []steer.ServiceRule{
+					{Addr: addr("192.0.2.10"), Proto: packet.ProtoTCP, Port: 80},
+					{Addr: addr("2001:db8::10"), Proto: packet.ProtoUDP, Port: 53},
+					{Addr: addr("2001:db8::10"), Proto: packet.ProtoTCP, Port: 53},
+				},
+				LocalRanges: []steer.RangeRule{{Addr: addr("10.0.1.2"), Lo: 20000, Hi: 29999}},
+				Backends:    backends,
+			},
+		},
+		"local addresses without ports": {
+			host: []netip.Addr{addr("10.0.1.11"), addr("2001:db8:1::10")},
+			want: steer.Rules{
+				Addrs:    []netip.Addr{addr("10.0.1.2"), addr("10.0.1.10"), addr("192.0.2.10"), addr("2001:db8::10"), addr("2001:db8::11")},
+				Backends: backends,
+			},
+			refused: []netip.Addr{addr("10.0.1.11"), addr("2001:db8:1::10")},
+		},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			tc.want.HostAddrs = tc.host
+			got, refused := Rules(c, tc.host)
+			if diff := cmp.Diff(tc.want, got, addrs); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+			if diff := cmp.Diff(tc.refused, refused, addrs); diff != "" {
+				t.Errorf("refused (-want +got):\n%s", diff)
+			}
+		})
+	}
+}

@@ -1,0 +1,161 @@
+package control
+
+import (
+	"net"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/l4fwd/l4fwd/internal/testbed"
+)
+
+// frames are all that the workers and the rings have between them.
+func (d *daemon) accounted() int {
+	d.t.Helper()
+	s, err := d.Stats(d.t.Context())
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	n := 0
+	for _, w := range s.Workers {
+		n += w.FreeFrames
+	}
+	for _, l := range s.Links {
+		for _, q := range l.Queues {
+			n += int(q.Filled - q.Received + q.Transmitted - q.Reclaimed)
+		}
+	}
+	return n
+}
+
+// noneLost waits until every frame is accounted for; some are under way.
+func (d *daemon) noneLost() {
+	d.t.Helper()
+	want := d.frames()
+	got := d.accounted()
+	for end := time.Now().Add(3 * time.Second); got != want && time.Now().Before(end); got = d.accounted() {
+		time.Sleep(20 * time.Millisecond)
+	}
+	if got != want {
+		d.t.Errorf("%d of %d frames are there", got, want)
+	}
+}
+
+// An interface that is deleted and made again while nothing happens: netlink
+// tells, although the sockets are silent. It comes back with a new index, and
+// traffic flows on.
+func TestInterfaceReturns(t *testing.T) {
+	for _, mode := range []string{"adaptive", "busy"} {
+		t.Run(mode, func(t *testing.T) {
+			w := newWorld(t, testbed.TopologyOptions{Queues: 2, VIPs: testbed.VIPOnLink})
+			d := w.run(w.Config(testbed.Services(0, "full-nat", "none", "wrr"), append(small, "workers: 2", "poll_mode: "+mode)...))
+			for i, dev := range []**testbed.Device{&w.LBServer, &w.LBClient} {
+				for _, f := range testbed.Families {
+					w.ask(w.VIP(f, 0), 10)
+				}
+				d.noneLost()
+				check(t, (*dev).Delete())
+				d.awaitN("interface is gone", i+1)
+				if i == 0 {
+					check(t, w.ConnectLBServer())
+				} else {
+					check(t, w.ConnectLBClient())
+				}
+				d.awaitN("interface in service", 3+i)
+			}
+			for _, f := range testbed.Families {
+				w.ask(w.VIP(f, 0), 10)
+			}
+			d.noneLost()
+			if n := d.logs.FilterMessage("frames are lost").Len(); n > 0 {
+				t.Errorf("frames lost\n%s", d.said())
+			}
+			d.end()
+			w.clean()
+		})
+	}
+}
+
+// An interface that is switched off and on again keeps program and sockets.
+func TestInterfaceDown(t *testing.T) {
+	w := newWorld(t, testbed.TopologyOptions{Servers: 1})
+	d := w.run(w.Config(testbed.Services(0, "full-nat", "none", "wrr"), append(small, "poll_mode: busy")...))
+	w.ask(w.VIP(testbed.V4, 0), 5)
+	dev, err := w.LB.Netlink().LinkByName("l1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 2 {
+		check(t, w.LB.Netlink().LinkSetDown(dev))
+		d.awaitN("interface does not work", i+1)
+		check(t, w.LB.Netlink().LinkSetUp(dev))
+		// The time within which a second failure would mean that it is broken.
+		d.awaitN("interface is in use again", i+1)
+		w.ask(w.VIP(testbed.V4, 0), 5)
+		d.noneLost()
+		time.Sleep(2*retryPeriod + 100*time.Millisecond)
+	}
+	if n := d.logs.FilterMessage("interface in service").Len(); n != 2 {
+		t.Errorf("sockets were opened anew\n%s", d.said())
+	}
+	d.end()
+	w.clean()
+}
+
+// A new MAC address: the program compares it, workers answer with it.
+func TestNewMAC(t *testing.T) {
+	w := newWorld(t, testbed.TopologyOptions{Servers: 1, VIPs: testbed.VIPOnLink})
+	d := w.run(w.Config(testbed.Services(0, "full-nat", "none", "wrr"), small...))
+	w.ask(w.VIP(testbed.V4, 0), 5)
+	dev, err := w.LB.Netlink().LinkByName("l0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	check(t, w.LB.Netlink().LinkSetHardwareAddr(dev, net.HardwareAddr{2, 0, 0, 0xaa, 0xbb, 0xcc}))
+	d.await("interface has a new MAC address")
+	for _, f := range testbed.Families {
+		w.ask(w.VIP(f, 0), 5)
+	}
+	d.noneLost()
+	d.end()
+	w.clean()
+}
+
+// A VIP that becomes the host's own is the host's but for the service, and is
+// l4fwd's again afterwards.
+func TestHostTakesVIP(t *testing.T) {
+	w := newWorld(t, testbed.TopologyOptions{Servers: 1})
+	d := w.run(w.Config(testbed.Services(0, "full-nat", "none", "wrr"), small...))
+	vip := w.VIP(testbed.V4, 0)
+	ours := func() bool {
+		s, err := d.Stats(t.Context())
+		check(t, err)
+		return slices.IndexFunc(s.Links, func(l LinkStats) bool { return l.XDP["take_service"] > 0 }) < 0
+	}
+	w.ask(vip, 5)
+	if !ours() {
+		t.Error("taken by service, not by address")
+	}
+	check(t, w.LBClient.AddAddr(netip.PrefixFrom(vip, 32)))
+	d.await("the host has taken one of our addresses: only what is configured is taken of it now")
+	w.ask(vip, 5)
+	if ours() {
+		t.Error("not taken by service")
+	}
+	addr, err := netlink.ParseAddr(vip.String() + "/32")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dev, err := w.LB.Netlink().LinkByName("l0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	check(t, w.LB.Netlink().AddrDel(dev, addr))
+	d.await("an address is all ours again")
+	w.ask(vip, 5)
+	d.end()
+	w.clean()
+}
