@@ -44,13 +44,7 @@ func (w *Worker) answer(i int) Verdict {
 	default:
 		return DropUnsupported
 	}
-	if q.n == len(q.out) {
-		w.transmit(q)
-	}
-	q.out[q.n] = w.b.desc[i]
-	q.out[q.n].Options = 0
-	q.n++
-	return Answered
+	return w.enqueue(q, w.b.desc[i].Addr, uint64(w.b.desc[i].Len), Answered)
 }
 
 // queueOf is the queue this worker sends by on a NIC, nil if it has none now.

@@ -30,10 +30,7 @@ func (w *Worker) Detach(nic uint8) []Port {
 			kept = append(kept, *q)
 			continue
 		}
-		for k := range q.n {
-			w.count.Verdicts[DropPortDown]++
-			w.release(q.out[k].Addr)
-		}
+		w.dropQueued(q, 0, DropPortDown)
 		out = append(out, q.Port)
 	}
 	w.queues = kept

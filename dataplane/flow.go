@@ -149,21 +149,26 @@ func (w *Worker) send(i int, hop *route.Hop, done Verdict) Verdict {
 	if q.down {
 		return DropPortDown
 	}
-	if q.n == len(q.out) {
-		w.transmit(q)
-	}
 	// The header may be longer than the one that came (a VLAN tag): the UMEM's
 	// headroom is there for it.
 	h := uint64(hop.HeaderLen)
 	ip := d.Addr + uint64(p.L3)
 	at := ip - h
 	hop.Put(w.umem[at:at+route.VLANLen:at+route.VLANLen], p.V6)
-	n := h + uint64(p.End-p.L3)
+	return w.enqueue(q, at, h+uint64(p.End-p.L3), done)
+}
+
+// enqueue queues a frame of n bytes that begins at at.
+func (w *Worker) enqueue(q *queue, at, n uint64, done Verdict) Verdict {
+	if q.n == len(q.out) {
+		w.transmit(q)
+	}
 	for n < minFrame {
 		w.umem[at+n] = 0
 		n++
 	}
 	q.out[q.n].Addr, q.out[q.n].Len, q.out[q.n].Options = at, uint32(n), 0
+	q.done[q.n] = done
 	q.n++
 	return done
 }

@@ -119,6 +119,16 @@ func newRigWith(t testing.TB, workers int, spec Spec, change func(*Options)) *ri
 		if err := dp.Audit(); err != nil {
 			t.Errorf("frames: %v", err)
 		}
+		for _, w := range dp.Workers {
+			c := w.Counts()
+			var sum uint64
+			for _, n := range c.Verdicts {
+				sum += n
+			}
+			if sum != c.Received+c.Adopted {
+				t.Errorf("worker %d: %d frames received, %d adopted, %d verdicts", w.ID(), c.Received, c.Adopted, sum)
+			}
+		}
 		if err := dp.Close(); err != nil {
 			t.Error(err)
 		}

@@ -8,6 +8,8 @@ import (
 	"time"
 )
 
+// TestDoCancelled: a job whose Do gave up never runs, one whose Do did not
+// always has, and none gets lost behind another's.
 func TestDoCancelled(t *testing.T) {
 	r := newRig(t, 1, testSpec())
 	w := r.dp.Workers[0]

@@ -65,6 +65,7 @@ type queue struct {
 	down bool
 	told bool // the control plane knows that it is down
 	out  [2 * BurstSize]unix.XDPDesc
+	done [2 * BurstSize]Verdict // what out's packets count as if they are sent
 	n    int
 }
 
@@ -256,11 +257,19 @@ func (w *Worker) transmit(q *queue) {
 			sent += q.Transmit(q.out[sent:q.n])
 		}
 	}
-	for i := sent; i < q.n; i++ {
-		w.count.Verdicts[DropTxFull]++
+	w.count.Sent += uint64(sent)
+	w.dropQueued(q, sent, DropTxFull)
+}
+
+// dropQueued empties q.out from place i on. Nobody saw the verdicts these
+// packets had, since counters are read between two rounds only, so they are
+// taken back: a packet has one.
+func (w *Worker) dropQueued(q *queue, i int, why Verdict) {
+	for ; i < q.n; i++ {
+		w.count.Verdicts[q.done[i]]--
+		w.count.Verdicts[why]++
 		w.release(q.out[i].Addr)
 	}
-	w.count.Sent += uint64(sent)
 	q.n = 0
 }
 
@@ -280,11 +289,7 @@ func (w *Worker) reclaim(q *queue) {
 // and brings a new port by Exchange.
 func (w *Worker) portDown(q *queue) {
 	q.down = true
-	for i := range q.n {
-		w.count.Verdicts[DropPortDown]++
-		w.release(q.out[i].Addr)
-	}
-	q.n = 0
+	w.dropQueued(q, 0, DropPortDown)
 	w.complain(q)
 }
 
