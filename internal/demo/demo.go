@@ -78,8 +78,8 @@ func (o Options) withDefaults() (Options, error) {
 }
 
 // Run runs the demo and takes everything down again, whatever happens. It
-// returns nil only if every check passed. SIGINT, SIGTERM and SIGHUP end it as
-// a done context does; when that happens while Keep has it wait, the verdict
+// returns nil only if every check passed. SIGINT, SIGTERM, SIGHUP and SIGPIPE
+// (nobody reads the output any more) end it as a done context does; when that happens while Keep has it wait, the verdict
 // decides.
 func Run(ctx context.Context, o Options) (err error) {
 	o, err = o.withDefaults()
@@ -91,7 +91,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	// The handler stays until the end: a second Ctrl-C must not cut the
 	// clean-up short.
-	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
 	defer stop()
 
 	d := &demo{o: o, scr: newScreen(o.Out), began: time.Now()}

@@ -121,7 +121,7 @@ func TestVerdictGood(t *testing.T) {
 	begin := time.Now()
 	c := start(t, "--duration", "2s", "--requests", "90")
 	status, out := c.end(t)
-	if status != 0 || !strings.Contains(out, "all 12 checks ok") || strings.Contains(out, "FAILED") {
+	if status != 0 || !strings.Contains(out, "all 13 checks ok") || strings.Contains(out, "FAILED") {
 		t.Errorf("exit status %d:\n%s", status, out)
 	}
 	if took := time.Since(begin); took > 20*time.Second {
@@ -200,6 +200,31 @@ func TestInterrupt(t *testing.T) {
 				t.Errorf("left: %v", l)
 			}
 		})
+	}
+}
+
+// TestReaderGone: `l4fwd demo | head` must not leave anything either.
+func TestReaderGone(t *testing.T) {
+	cmd := exec.CommandContext(t.Context(), binary(t), "demo")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := out.Read(make([]byte, 10)); err != nil {
+		t.Fatal(err)
+	}
+	if err := out.Close(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	if status := cmd.ProcessState.ExitCode(); status != 1 {
+		t.Errorf("exit status %d", status)
+	}
+	if l := left(t, cmd.Process.Pid); len(l) > 0 {
+		t.Errorf("left: %v", l)
 	}
 }
 

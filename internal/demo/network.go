@@ -25,6 +25,9 @@ var (
 	weights     = []int{1, 2}
 )
 
+// pingBytes is the payload of an echo request, as ping(8) has it.
+const pingBytes = 56
+
 // snifferMiB is the capture buffer of each device, ample for a demo's traffic.
 const snifferMiB = 8
 
@@ -133,23 +136,35 @@ func services() (out []testbed.Service) {
 	return out
 }
 
-// pingVIPs has the client ping every VIP, which only l4fwd can answer.
-func (n *network) pingVIPs() (answered, asked int, err error) {
-	var wg sync.WaitGroup
-	var mu sync.Mutex
-	var errs []error
+// vips are all VIPs.
+func (n *network) vips() (out []netip.Addr) {
 	for _, f := range testbed.Families {
-		for _, vip := range vipOf {
-			asked++
-			wg.Go(func() {
-				if _, err := n.top.Client.Ping(n.top.VIP(f, vip), 56, pingPatience); err != nil {
-					mu.Lock()
-					errs = append(errs, err)
-					mu.Unlock()
-				}
-			})
-		}
+		out = append(out, n.top.VIP(f, vipOf[fullNAT]), n.top.VIP(f, vipOf[dnat]))
+	}
+	return out
+}
+
+// gateways are the load balancer's own addresses, those of its kernel, on the
+// client's side.
+func (n *network) gateways() (out []netip.Addr) {
+	for _, f := range testbed.Families {
+		out = append(out, n.top.LBClient.Addr(f))
+	}
+	return out
+}
+
+// ping has the client ping addresses, all at the same time.
+func (n *network) ping(addrs []netip.Addr) (answered int, err error) {
+	errs := make([]error, len(addrs))
+	var wg sync.WaitGroup
+	for i, a := range addrs {
+		wg.Go(func() { _, errs[i] = n.top.Client.Ping(a, pingBytes, pingPatience) })
 	}
 	wg.Wait()
-	return asked - len(errs), asked, errors.Join(errs...)
+	for _, err := range errs {
+		if err == nil {
+			answered++
+		}
+	}
+	return answered, errors.Join(errs...)
 }

@@ -34,7 +34,7 @@ const (
 
 // tableLines and tableWidth are what the live table takes of a terminal.
 const (
-	tableLines = 12
+	tableLines = 13
 	tableWidth = 100
 )
 
@@ -217,19 +217,20 @@ func place(a netip.AddrPort) string {
 	return a.String()
 }
 
-// brief is the forwarder's figures in two lines.
-func (s stats) brief() [2]string {
+// brief is the forwarder's figures in three lines.
+func (s stats) brief() [3]string {
 	if s.Verdicts == nil {
-		return [2]string{"l4fwd has no figures yet", ""}
+		return [3]string{"l4fwd has no figures yet"}
 	}
-	drops := "nothing dropped"
+	drops := "none dropped"
 	if d := s.drops(); len(d) > 0 {
 		drops = "dropped: " + strings.Join(d, ", ")
 	}
-	return [2]string{
-		fmt.Sprintf("l4fwd: %s flows opened; %s packets to servers, %s back, %s answered itself (ARP, ND, ping)", thousands(s.Opened),
+	return [3]string{
+		fmt.Sprintf("l4fwd   flows    %s opened, %s in the table", thousands(s.Opened), thousands(s.Flows)),
+		fmt.Sprintf("        packets  %s to servers, %s back, %s answered by itself (ARP, ND, ping)",
 			thousands(s.Verdicts[verdictForwarded]), thousands(s.Verdicts[verdictReplied]), thousands(s.Verdicts[verdictAnswered])),
-		drops,
+		"                 " + drops,
 	}
 }
 

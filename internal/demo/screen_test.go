@@ -75,7 +75,7 @@ func TestTableFitsTerminal(t *testing.T) {
 	}
 	out.Reset()
 	s.live(0, tests, many)
-	if want := "\x1b[12A" + first; out.String() != want {
+	if want := "\x1b[13A" + first; out.String() != want {
 		t.Errorf("drawn again: %q\nwant %q", out.String(), want)
 	}
 }

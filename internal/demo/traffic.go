@@ -24,7 +24,8 @@ const (
 	echoPatience    = 2 * time.Second // for a UDP datagram's answer
 	perSocket       = 4               // datagrams from each UDP socket, which is one flow
 	datagramBytes   = 200
-	keepErrors      = 3 // remembered in words, for each scenario
+	followDelay     = 200 * time.Millisecond // ample for l4fwd to hear of a neighbour from the kernel
+	keepErrors      = 3                      // remembered in words, for each scenario
 )
 
 // scenario is one VIP and port, with what came of asking it.
@@ -87,11 +88,17 @@ func scenarios(top *testbed.Topology, requests int) (out []*scenario) {
 	return out
 }
 
-// warmUp has every VIP answer from every real server once. l4fwd drops and
-// counts what goes to a neighbour whose MAC address the kernel does not know
-// yet: TCP sends it again, UDP would count as lost.
+// warmUp lets everybody get to know each other, and has every VIP answer from
+// every real server once. l4fwd drops and counts what goes to a neighbour whose
+// MAC address the kernel does not know yet, or knew a moment too late: TCP
+// sends it again, UDP would count as lost.
 func (d *demo) warmUp(ctx context.Context) error {
 	done := d.scr.timed("warm-up", "the first answers of each server through each VIP")
+	// If it fails, the check of the same will say so.
+	_, _ = d.net.ping(d.net.gateways())
+	if !sleepUntil(ctx, time.Now().Add(followDelay)) {
+		return ctx.Err()
+	}
 	ctx, cancel := context.WithTimeout(ctx, warmPatience)
 	defer cancel()
 	d.tests = scenarios(d.net.top, d.o.Requests)
