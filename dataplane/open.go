@@ -167,7 +167,11 @@ func (w *Worker) pass(i int) Verdict {
 	}
 	dst := p.Dst
 	if p.Kind == packet.KindICMPError {
-		_, dst = p.OuterAddrs(frame)
+		// The tuple is of the packet within, which anybody can make up. What is
+		// addressed to us must not go back to the router that brought it.
+		if _, dst = p.OuterAddrs(frame); w.snap.names.owner(dst) != notOwned {
+			return DropNoFlow
+		}
 	}
 	id := w.routes.Lookup(dst)
 	hop := &w.routes.Hops[id]

@@ -1,0 +1,43 @@
+package dataplane
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/google/gopacket"
+	"github.com/google/gopacket/layers"
+
+	"github.com/l4fwd/l4fwd/dataplane/route"
+)
+
+// everywhere routes all of IPv4 to the client's side.
+func everywhere(gen uint32, mtu int) *route.Table {
+	hops := []route.Hop{{}, route.NewHop(0, clientMAC, nicMAC[0], 0, mtu), route.NewHop(1, serverMAC, nicMAC[1], 0, mtu)}
+	return route.New(gen, hops, []route.Prefix{
+		{Prefix: netip.MustParsePrefix("0.0.0.0/0"), Hop: 1},
+		{Prefix: netip.MustParsePrefix("10.0.1.0/24"), Hop: 2},
+	})
+}
+
+// icmpError builds an IPv4 error; about begins with the embedded IP header.
+func icmpError(t testing.TB, src, dst string, about []byte) []byte {
+	ip := &layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocolICMPv4, SrcIP: addr(src).Netip().AsSlice(), DstIP: addr(dst).Netip().AsSlice()}
+	return serialize(t, &layers.Ethernet{SrcMAC: clientMAC[:], DstMAC: nicMAC[0][:], EthernetType: layers.EthernetTypeIPv4}, ip,
+		&layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(3, 1)}, gopacket.Payload(about))
+}
+
+// TestNoLoopThroughTheRouter: what is addressed to a VIP must not be routed
+// onward, or the router brings it back, as often as its TTL allows. The tuple
+// of an ICMP error is that of the packet within, which anybody can make up.
+func TestNoLoopThroughTheRouter(t *testing.T) {
+	for _, workers := range []int{1, 3} {
+		r := newRig(t, workers, testSpec())
+		r.dp.PublishRoutes(everywhere(2, 1500))
+		foreign := build(t, seg{src: "203.0.113.5:1000", dst: "203.0.113.6:2000", ack: true, payload: 20})
+		for _, to := range []string{"192.0.2.10", "10.0.1.10"} {
+			for w := range workers {
+				r.refused(w, 0, DropNoFlow, icmpError(t, "198.51.100.7", to, foreign[14:]))
+			}
+		}
+	}
+}
