@@ -131,6 +131,9 @@ func (w *Worker) relayError(i int, r conntrack.Ref, dir conntrack.Dir) Verdict {
 	if hop == nil {
 		return v
 	}
+	if p.End-p.L3 > hop.MTU {
+		return DropTooBig
+	}
 	if !nat.TranslateError(frame, p, e, dir, &w.snap.Directory) {
 		return DropICMPTruncated
 	}

@@ -41,3 +41,14 @@ func TestNoLoopThroughTheRouter(t *testing.T) {
 		}
 	}
 }
+
+// TestErrorsKeepTheMTU: also an ICMP error must fit the way out.
+func TestErrorsKeepTheMTU(t *testing.T) {
+	r := newRig(t, 1, testSpec())
+	c := r.open(0, "198.51.100.7:40000", "192.0.2.10:80")
+	answer := build(t, seg{src: c.vip, dst: c.client, ack: true, seq: 9001, ackNum: 1001, payload: 1200})
+	e := icmpError(t, "198.51.100.7", "192.0.2.10", answer[14:])
+	r.one(0, 0, 1, e)
+	r.dp.PublishRoutes(everywhere(2, 1000))
+	r.refused(0, 0, DropTooBig, e)
+}
