@@ -20,7 +20,7 @@ func (w *Worker) serverHop(backend uint32) (*route.Hop, Verdict) {
 	if c.gen != w.routes.Gen {
 		c.gen, c.id = w.routes.Gen, w.routes.Lookup(w.snap.Directory.Backends[backend].Addr)
 	}
-	if h := &w.routes.Hops[c.id]; h.State == route.Resolved {
+	if h := w.routes.Hop(c.id); h.State == route.Resolved {
 		return h, Forwarded
 	}
 	return nil, w.noHop(c.id, w.snap.Directory.Backends[backend].Addr)
@@ -31,7 +31,7 @@ func (w *Worker) clientHop(e *conntrack.Entry) (*route.Hop, Verdict) {
 	if e.HopGen != w.routes.Gen {
 		e.HopGen, e.HopID = w.routes.Gen, uint16(w.routes.Lookup(e.Client))
 	}
-	if h := &w.routes.Hops[e.HopID]; h.State == route.Resolved {
+	if h := w.routes.Hop(route.HopID(e.HopID)); h.State == route.Resolved {
 		return h, Replied
 	}
 	return nil, w.noHop(route.HopID(e.HopID), e.Client)
@@ -39,7 +39,7 @@ func (w *Worker) clientHop(e *conntrack.Entry) (*route.Hop, Verdict) {
 
 // noHop names the reason, and asks the control plane to resolve what can be.
 func (w *Worker) noHop(id route.HopID, dst packet.Addr) Verdict {
-	switch w.routes.Hops[id].State {
+	switch w.routes.Hop(id).State {
 	case route.Unresolved:
 		w.events.push(Event{Kind: EventResolve, Addr: dst})
 		return DropNeighbour

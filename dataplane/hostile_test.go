@@ -52,3 +52,14 @@ func TestErrorsKeepTheMTU(t *testing.T) {
 	r.dp.PublishRoutes(everywhere(2, 1000))
 	r.refused(0, 0, DropTooBig, e)
 }
+
+// TestFewerHops: a table with the same generation and fewer hops, whose ids
+// read as "no route".
+func TestFewerHops(t *testing.T) {
+	r := newRig(t, 1, testSpec())
+	c := r.open(0, "198.51.100.7:40000", "192.0.2.10:80")
+	r.dp.PublishRoutes(testRoutes(1).WithHops(make([]route.Hop, 1)))
+	r.refused(0, 0, DropNoRoute, build(t, seg{src: c.client, dst: c.vip, ack: true, seq: 1001, ackNum: 9001}))
+	r.refused(0, 1, DropNoRoute, build(t, seg{src: c.backend, dst: c.local, ack: true, seq: 9001, ackNum: c.isn + 1}))
+	r.refused(0, 0, DropNoRoute, build(t, seg{src: "10.0.1.20:80", dst: "198.51.100.9:555", ack: true}))
+}

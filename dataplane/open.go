@@ -174,7 +174,7 @@ func (w *Worker) pass(i int) Verdict {
 		}
 	}
 	id := w.routes.Lookup(dst)
-	hop := &w.routes.Hops[id]
+	hop := w.routes.Hop(id)
 	if hop.State != route.Resolved {
 		return w.noHop(id, dst)
 	}
