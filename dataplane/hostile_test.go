@@ -63,3 +63,14 @@ func TestFewerHops(t *testing.T) {
 	r.refused(0, 1, DropNoRoute, build(t, seg{src: c.backend, dst: c.local, ack: true, seq: 9001, ackNum: c.isn + 1}))
 	r.refused(0, 0, DropNoRoute, build(t, seg{src: "10.0.1.20:80", dst: "198.51.100.9:555", ack: true}))
 }
+
+// TestOurOwnAddressIsNoClient: a packet that claims to come from a VIP or a
+// local address is forged; answered, it would let two services talk to each
+// other for ever.
+func TestOurOwnAddressIsNoClient(t *testing.T) {
+	r := newRig(t, 1, testSpec())
+	r.dp.PublishRoutes(everywhere(2, 1500))
+	martian := malformedNamed("martian_source")
+	r.refused(0, 0, martian, build(t, seg{src: "192.0.2.10:5000", dst: "192.0.2.11:5000", udp: true}))
+	r.refused(0, 0, martian, build(t, seg{src: "10.0.1.10:5000", dst: "192.0.2.11:80", syn: true}))
+}

@@ -43,6 +43,9 @@ func (w *Worker) miss(i int, handed bool) Verdict {
 		return DropNoFlow
 	case p.Kind == packet.KindTCP && p.TCPFlags&(packet.SYN|packet.ACK|packet.RST|packet.FIN) != packet.SYN:
 		return DropNoFlow
+	case w.snap.names.owner(p.Src) != notOwned:
+		// Answered, it would let two services talk to each other for ever.
+		return malformed(packet.ErrMartianSource)
 	}
 	return w.open(i, uint32(svc), noBackend)
 }
