@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -36,8 +37,14 @@ func execute(cmd *cobra.Command, args []string) int {
 	if err == nil {
 		return 0
 	}
+	prefix := "l4fwd: "
+	if errors.As(err, new(config.Errors)) {
+		prefix = "" // each line begins with a file's name, for editors to find
+	}
 	if text := err.Error(); text != "" {
-		fmt.Fprintln(cmd.ErrOrStderr(), "l4fwd:", text)
+		for line := range strings.SplitSeq(text, "\n") {
+			fmt.Fprintln(cmd.ErrOrStderr(), prefix+line)
+		}
 	}
 	var e *exitError
 	if errors.As(err, &e) {

@@ -1,0 +1,108 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/l4fwd/l4fwd/internal/testbed"
+)
+
+// The program from start to end by signals, and what a kill leaves behind.
+func TestRun(t *testing.T) {
+	topo, err := testbed.NewTopology(testbed.TopologyOptions{Servers: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { noError(t, topo.Close()) })
+	servers, err := topo.StartServers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { noError(t, testbed.CloseServers(servers)) })
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	path, err := testbed.Build(ctx, "./cmd/l4fwd", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	file, ready, stats := filepath.Join(dir, "l4fwd.yaml"), filepath.Join(dir, "ready"), filepath.Join(dir, "stats.json")
+	text := topo.Config(testbed.Services(0, "full-nat", "toa", "wrr"), "max_flows: 4096", "frames_per_queue: 1024", "ring_size: 256")
+	noError(t, os.WriteFile(file, []byte(text), 0o644))
+
+	start := func() *testbed.Process {
+		p, err := topo.LB.StartProcess(ctx, testbed.ProcessOptions{
+			Path: path, Ready: `"msg":"ready"`,
+			Args: []string{"run", "-c", file, "--log-format", "json", "--busy-poll", "--ready-file", ready, "--stats-file", stats},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		waitFor(t, ready)
+		return p
+	}
+	ask := func() {
+		r, err := testbed.HTTPLoad{To: netip.AddrPortFrom(topo.VIP(testbed.V4, 0), testbed.VIPPortHTTP), Requests: 10}.Run(ctx, topo.Client)
+		if err != nil || r.OK != 10 {
+			t.Errorf("%v %+v", err, r)
+		}
+	}
+
+	p := start()
+	ask()
+	noError(t, p.Signal(syscall.SIGUSR1))
+	noError(t, p.WaitOutput(ctx, `"msg":"stats"`))
+	noError(t, p.Terminate(10*time.Second))
+	if _, err := os.Stat(ready); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("ready file: %v", err)
+	}
+	b, err := os.ReadFile(stats)
+	noError(t, err)
+	var s struct {
+		Opened   uint64
+		Verdicts map[string]uint64
+	}
+	if err := json.Unmarshal(b, &s); err != nil || s.Opened < 10 || s.Verdicts["forwarded"] == 0 {
+		t.Errorf("%v %s", err, b)
+	}
+	if strings.Contains(p.Output(), `"level":"error"`) {
+		t.Error(p.Output())
+	}
+
+	p = start()
+	p.Kill()
+	out, err := topo.LB.Command(ctx, path, "cleanup").Output()
+	if err != nil || !strings.Contains(string(out), "put back the settings of l0") {
+		t.Errorf("%v %s", err, out)
+	}
+	p = start() // the kernel has detached the program, the queues are free
+	ask()
+	noError(t, p.Terminate(10*time.Second))
+}
+
+func waitFor(t *testing.T, path string) {
+	t.Helper()
+	for range 1000 {
+		if _, err := os.Stat(path); err == nil {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatalf("no %s", path)
+}
+
+func noError(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Error(err)
+	}
+}
