@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/l4fwd/l4fwd/dataplane"
 )
@@ -104,7 +105,7 @@ func (m *meter) laterLoops(ctx context.Context) error {
 	if m.out != nil && m.o.Workers > 1 {
 		return m.lockstep(ctx)
 	}
-	runtime.GC() // not while it is measured
+	settle()
 	var before uint64
 	var nanos int64
 	if m.o.Workers == 1 {
@@ -126,6 +127,13 @@ func (m *meter) laterLoops(ctx context.Context) error {
 	}
 	m.part[1].packets, m.part[1].nanos = m.mfor, nanos
 	return ctx.Err()
+}
+
+// settle collects garbage now, not while it is measured, and waits for what
+// that sets going in the background, which allocates.
+func settle() {
+	runtime.GC()
+	time.Sleep(2 * time.Millisecond)
 }
 
 // lookEvery is how many bursts pass between two looks at the clock.
