@@ -10,7 +10,7 @@ import (
 // and leave by the queue they came from.
 func (w *Worker) answer(i int) Verdict {
 	p := &w.b.pkt[i]
-	if w.snap.names.owner(p.Dst) == notOwned {
+	if !w.snap.names.owns(p.Dst) {
 		if p.Kind == packet.KindOther || p.Kind == packet.KindEcho {
 			return w.pass(i)
 		}

@@ -16,9 +16,10 @@ type nameKey struct {
 
 // Values of an address alone.
 const (
-	notOwned   int32 = -1
-	ownedVIP   int32 = -2
-	ownedLocal int32 = -3
+	notOwned    int32 = -1
+	ownedVIP    int32 = -2
+	ownedLocal  int32 = -3
+	formerLocal int32 = -4 // out of the configuration, but flows may be left on it
 )
 
 // nameTable is an immutable open-addressing hash table, at most half full. The
@@ -67,5 +68,11 @@ func (t *nameTable) find(a packet.Addr, port uint16, proto uint8) int32 {
 	}
 }
 
-// owner says whether an address is ours: ownedVIP, ownedLocal or notOwned.
+// owner says what an address is to us: one of the values above.
 func (t *nameTable) owner(a packet.Addr) int32 { return t.find(a, 0, 0) }
+
+// owns reports whether an address is configured as ours.
+func (t *nameTable) owns(a packet.Addr) bool {
+	v := t.owner(a)
+	return v == ownedVIP || v == ownedLocal
+}

@@ -23,7 +23,7 @@ func (w *Worker) miss(i int, handed bool) Verdict {
 			owner = w.owners.forward(&p.Tuple)
 		case svc >= 0:
 			owner = w.owners.client(p.Src, p.SrcPort)
-		case owned == ownedLocal:
+		case owned == ownedLocal, owned == formerLocal:
 			owner = w.owners.reply(&p.Tuple)
 		case owned == notOwned: // a DNAT backend's reply: the client is the destination
 			owner = w.owners.client(p.Dst, p.DstPort)
@@ -34,8 +34,12 @@ func (w *Worker) miss(i int, handed bool) Verdict {
 			return w.handOver(i, owner)
 		}
 	}
+	if svc >= 0 && w.snap.Services[svc].Set == nil {
+		// Out of the configuration: its name only led to its flows' owner.
+		svc, owned = notOwned, w.snap.names.owner(p.Dst)
+	}
 	switch {
-	case svc < 0 && owned == notOwned:
+	case svc < 0 && (owned == notOwned || owned == formerLocal):
 		return w.pass(i)
 	case svc < 0 && owned == ownedVIP:
 		return DropNoService
@@ -43,7 +47,7 @@ func (w *Worker) miss(i int, handed bool) Verdict {
 		return DropNoFlow
 	case p.Kind == packet.KindTCP && p.TCPFlags&(packet.SYN|packet.ACK|packet.RST|packet.FIN) != packet.SYN:
 		return DropNoFlow
-	case w.snap.names.owner(p.Src) != notOwned:
+	case w.snap.names.owns(p.Src):
 		// Answered, it would let two services talk to each other for ever.
 		return malformed(packet.ErrMartianSource)
 	}
@@ -172,7 +176,7 @@ func (w *Worker) pass(i int) Verdict {
 	if p.Kind == packet.KindICMPError {
 		// The tuple is of the packet within, which anybody can make up. What is
 		// addressed to us must not go back to the router that brought it.
-		if _, dst = p.OuterAddrs(frame); w.snap.names.owner(dst) != notOwned {
+		if _, dst = p.OuterAddrs(frame); w.snap.names.owns(dst) {
 			return DropNoFlow
 		}
 	}

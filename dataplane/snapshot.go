@@ -13,7 +13,7 @@ import (
 type Snapshot struct {
 	conntrack.Directory
 	Services []Service // by service id; a removed service keeps its id with Set == nil
-	names    nameTable // (VIP, port, protocol) → service id; (address, 0, 0) → owned
+	names    nameTable // (VIP, port, protocol) → service id, removed ones too; (address, 0, 0) → owned
 	Locality []Locality
 }
 
@@ -172,11 +172,18 @@ func (r *Registry) Build(spec Spec) (*Snapshot, error) {
 		snap.Services[id] = r.last[id]
 		snap.Services[id].Set = nil
 	}
+	// First what is out of the configuration: its flows live on, and whoever
+	// gets their packets must know whom to hand them to.
 	keys := make(map[nameKey]int32)
+	for _, a := range snap.Locals {
+		keys[nameKey{addr: a}] = formerLocal
+	}
+	for id, vip := range snap.Directory.Services {
+		keys[nameKey{vip.Addr, vip.Port, vip.Proto}] = int32(id)
+	}
 	for _, p := range all {
 		snap.Services[p.id] = p.svc
 		vip := snap.Directory.Services[p.id]
-		keys[nameKey{vip.Addr, vip.Port, vip.Proto}] = int32(p.id)
 		keys[nameKey{addr: vip.Addr}] = ownedVIP
 	}
 	for _, a := range spec.Locals {
