@@ -16,7 +16,7 @@ func (w *Worker) miss(i int, handed bool) Verdict {
 	if svc < 0 {
 		owned = w.snap.names.owner(p.Dst)
 	}
-	if w.owners.workers > 1 && !handed {
+	if w.owners.workers > 1 {
 		var owner int
 		switch {
 		case svc >= 0 && w.snap.Services[svc].Mode == conntrack.FullNAT:
@@ -30,7 +30,13 @@ func (w *Worker) miss(i int, handed bool) Verdict {
 		default:
 			return DropNoService
 		}
-		if owner != w.id {
+		switch {
+		case owner == w.id:
+		case handed:
+			// Two workers disagree while they take over a snapshot. A flow that
+			// began here would not be found where its packets will look for it.
+			return DropNoFlow
+		default:
 			return w.handOver(i, owner)
 		}
 	}

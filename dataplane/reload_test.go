@@ -3,6 +3,8 @@ package dataplane
 import (
 	"fmt"
 	"testing"
+
+	"github.com/l4fwd/l4fwd/packet"
 )
 
 // TestFlowsOutliveTheirService: a service and its local address are taken out
@@ -47,5 +49,41 @@ func TestFlowsOutliveTheirService(t *testing.T) {
 				t.Errorf("a new flow to a service that is gone: %+v", out)
 			}
 		})
+	}
+}
+
+// TestHandedToTheWrongOne: while workers take over a snapshot one after the
+// other they may disagree about who owns what. The flow must not begin where
+// its later packets will not look for it.
+func TestHandedToTheWrongOne(t *testing.T) {
+	const workers = 3
+	r := newRig(t, workers, testSpec())
+	g := NewRegistry(workers)
+	empty := testSpec()
+	empty.Services = empty.Services[3:4] // the VIP of the others is not ours yet
+	old, err := g.Build(empty)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fresh, err := g.Build(testSpec())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for late := range workers {
+		for i, w := range r.dp.Workers {
+			w.nextSnap.Store(fresh)
+			if i == late {
+				w.nextSnap.Store(old)
+			}
+		}
+		client := fmt.Sprintf("198.51.100.7:%d", 1000+late)
+		r.deliver(late, 0, build(t, seg{src: client, dst: "192.0.2.10:80", syn: true}))
+		c, v := endpoint(client, 6), endpoint("192.0.2.10:80", 6)
+		tu := packet.Tuple{Src: c.Addr, SrcPort: c.Port, Dst: v.Addr, DstPort: v.Port, Proto: 6}
+		for _, w := range r.dp.Workers {
+			if _, _, ok := w.table.Lookup(&tu, &fresh.Directory); ok && w.owners.forward(&tu) != w.id {
+				t.Errorf("worker %d holds a flow of worker %d", w.id, w.owners.forward(&tu))
+			}
+		}
 	}
 }
