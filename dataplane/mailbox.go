@@ -46,7 +46,9 @@ func (w *Worker) wake(id int) { w.peers[id].wakeUp() }
 // wakeUp ends the worker's sleep, if it sleeps. The caller has published what
 // there is to see before; sleep looks again after it has said that it sleeps.
 func (w *Worker) wakeUp() {
-	if !w.asleep.Load() {
+	// Whoever takes the sleep away makes the system call, once: a burst handed
+	// over must not make one a packet.
+	if !w.asleep.Load() || !w.asleep.CompareAndSwap(true, false) {
 		return
 	}
 	var one [8]byte

@@ -2,10 +2,14 @@ package dataplane
 
 import (
 	"context"
+	"encoding/binary"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestDoCancelled: a job whose Do gave up never runs, one whose Do did not
@@ -48,4 +52,26 @@ func TestDoCancelled(t *testing.T) {
 	}
 	stop.Store(true)
 	polls.Wait()
+}
+
+// TestOneWakeUp: a sleeper is woken once, not by every packet of a burst: each
+// is a system call.
+func TestOneWakeUp(t *testing.T) {
+	r := newRig(t, 2, testSpec())
+	sleeper := r.dp.Workers[1]
+	sleeper.asleep.Store(true)
+	var list [][]byte
+	for i := range 60 {
+		list = append(list, build(t, seg{src: fmt.Sprintf("198.51.100.7:%d", 1000+i), dst: "192.0.2.10:80", syn: true}))
+	}
+	r.port[0][0].Feed(list, 1)
+	r.dp.Workers[0].Poll(r.now)
+	var b [8]byte
+	if _, err := unix.Read(sleeper.wakeFD, b[:]); err != nil {
+		t.Fatalf("not woken: %v", err)
+	}
+	if n := binary.NativeEndian.Uint64(b[:]); n != 1 {
+		t.Errorf("woken %d times", n)
+	}
+	r.step()
 }
