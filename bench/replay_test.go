@@ -84,9 +84,9 @@ func replayUnmoved(t testing.TB, pcap []byte, o bench.Options) (rep *bench.Repor
 // translation is what must hold between a packet and what became of it.
 type translation struct {
 	spec  *dataplane.ServiceSpec
-	delta uint32            // of the sequence numbers, by the SYN
-	local string            // what the server sees as client
-	ack   uint32            // the client's first; with a later one TOA ends
+	delta uint32 // of the sequence numbers, by the SYN
+	local string // what the server sees as client
+	ack   uint32 // the client's first; with a later one TOA ends
 	acked bool
 	flows map[string]string // local end → client, over all flows
 }
