@@ -17,20 +17,7 @@ func (w *Worker) miss(i int, handed bool) Verdict {
 		owned = w.snap.names.owner(p.Dst)
 	}
 	if w.owners.workers > 1 {
-		var owner int
-		switch {
-		case svc >= 0 && w.snap.Services[svc].Mode == conntrack.FullNAT:
-			owner = w.owners.forward(&p.Tuple)
-		case svc >= 0:
-			owner = w.owners.client(p.Src, p.SrcPort)
-		case owned == ownedLocal, owned == formerLocal:
-			owner = w.owners.reply(&p.Tuple)
-		case owned == notOwned: // a DNAT backend's reply: the client is the destination
-			owner = w.owners.client(p.Dst, p.DstPort)
-		default:
-			return DropNoService
-		}
-		switch {
+		switch owner := w.ownerOf(p, svc, owned); {
 		case owner == w.id:
 		case handed:
 			// Two workers disagree while they take over a snapshot. A flow that
@@ -58,6 +45,22 @@ func (w *Worker) miss(i int, handed bool) Verdict {
 		return malformed(packet.ErrMartianSource)
 	}
 	return w.open(i, uint32(svc), noBackend)
+}
+
+// ownerOf is the worker that has p's flow if there is one. svc is the service
+// p is addressed to, or negative; owned is what p's destination is then.
+func (w *Worker) ownerOf(p *packet.Packet, svc, owned int32) int {
+	switch {
+	case svc >= 0 && w.snap.Services[svc].Mode == conntrack.FullNAT:
+		return w.owners.forward(&p.Tuple)
+	case svc >= 0:
+		return w.owners.client(p.Src, p.SrcPort)
+	case owned == ownedLocal, owned == formerLocal:
+		return w.owners.reply(&p.Tuple)
+	case owned == notOwned: // a DNAT backend's reply: the client is the destination
+		return w.owners.client(p.Dst, p.DstPort)
+	}
+	return w.id // a VIP without such a service: nobody has
 }
 
 // handOver gives row i's frame to its flow's owner.
