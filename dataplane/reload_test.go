@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"fmt"
+	"reflect"
 	"testing"
 
 	"github.com/l4fwd/l4fwd/packet"
@@ -85,5 +86,33 @@ func TestHandedToTheWrongOne(t *testing.T) {
 				t.Errorf("worker %d holds a flow of worker %d", w.id, w.owners.forward(&tu))
 			}
 		}
+	}
+}
+
+// TestWorkersShareNoCacheLine: what a worker counts with every packet must not
+// lie beside what its neighbour counts.
+func TestWorkersShareNoCacheLine(t *testing.T) {
+	snap, err := NewRegistry(8).Build(testSpec())
+	if err != nil {
+		t.Fatal(err)
+	}
+	const line = 64
+	owner := map[uintptr]int{}
+	claim := func(w int, what any) {
+		v := reflect.ValueOf(what)
+		from := v.Pointer()
+		to := from + uintptr(v.Len())*v.Type().Elem().Size()
+		for l := from / line; l <= (to-1)/line; l++ {
+			if o, ok := owner[l]; ok && o != w {
+				t.Errorf("%v of worker %d shares a cache line with worker %d", v.Type(), w, o)
+			}
+			owner[l] = w
+		}
+	}
+	for w := range snap.Locality {
+		l := &snap.Locality[w]
+		claim(w, l.Schedulers)
+		claim(w, l.hops)
+		claim(w, l.Backends)
 	}
 }

@@ -214,16 +214,24 @@ func (r *Registry) localities(s *Snapshot, seed uint64) []Locality {
 	out := make([]Locality, r.workers)
 	for w := range out {
 		l := &out[w]
-		l.Schedulers = make([]balance.State, len(s.Services))
+		l.Schedulers = apart[balance.State](len(s.Services))
 		for i := range l.Schedulers {
 			if s.Services[i].Set != nil {
 				l.Schedulers[i] = s.Services[i].Set.Start(w, r.workers)
 			}
 		}
-		l.hops = make([]cachedHop, len(s.Directory.Backends))
-		l.Backends = make([]BackendCount, len(s.Directory.Backends))
+		l.hops = apart[cachedHop](len(s.Directory.Backends))
+		l.Backends = apart[BackendCount](len(s.Directory.Backends))
 	}
 	return out
+}
+
+// apart makes n elements, none of them in a cache line with anything else, nor
+// in the line next to it, which processors fetch along: a worker writes here
+// with every packet. The distance is 128 bytes or more for all types used.
+func apart[T any](n int) []T {
+	const distance = 32
+	return make([]T, distance+n+distance)[distance : distance+n : distance+n]
 }
 
 // adopt carries what worker state the old snapshot held over to the new one.
