@@ -46,7 +46,8 @@ type Dataplane struct {
 }
 
 // New makes the workers, each with its table and its frames. They receive
-// nothing before Attach, Publish and PublishRoutes.
+// nothing before Attach, and have neither services nor routes before Publish
+// and PublishRoutes.
 func New(o Options) (*Dataplane, error) {
 	if o.Workers < 1 || o.Workers > 255 {
 		return nil, fmt.Errorf("dataplane: %d workers: want 1 to 255", o.Workers)
@@ -67,8 +68,14 @@ func New(o Options) (*Dataplane, error) {
 		}
 		dp.Workers = append(dp.Workers, w)
 	}
+	nothing, err := NewRegistry(o.Workers).Build(Spec{})
+	if err != nil {
+		return nil, errors.Join(err, dp.Close())
+	}
 	for _, w := range dp.Workers {
 		w.peers = dp.Workers
+		w.nextSnap.Store(nothing)
+		w.refresh()
 	}
 	return dp, nil
 }

@@ -1,10 +1,12 @@
 package dataplane
 
 import (
+	"errors"
 	"fmt"
 	"reflect"
 	"testing"
 
+	"github.com/l4fwd/l4fwd/dataplane/memport"
 	"github.com/l4fwd/l4fwd/packet"
 )
 
@@ -114,5 +116,29 @@ func TestWorkersShareNoCacheLine(t *testing.T) {
 		claim(w, l.Schedulers)
 		claim(w, l.hops)
 		claim(w, l.Backends)
+	}
+}
+
+// TestBeforeTheFirstSnapshot: a worker that has not been told anything yet
+// drops what it gets.
+func TestBeforeTheFirstSnapshot(t *testing.T) {
+	umem := make([]byte, testFrames*testFrame)
+	dp, err := New(Options{Workers: 1, UMEM: umem, FrameSize: testFrame, Flows: 16, Secret: [32]byte{1}, Unpopulated: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(dp.Audit(), dp.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	w, p := dp.Workers[0], memport.New(umem, testFrame, testRing)
+	if err := w.Attach(0, nicMAC[0], p); err != nil {
+		t.Fatal(err)
+	}
+	p.Feed([][]byte{build(t, seg{src: "198.51.100.7:40000", dst: "192.0.2.10:80", syn: true}), make([]byte, 60)}, 1)
+	w.Poll(1)
+	if n := w.Counts(); n.Received != 2 || n.Drops() != 2 || len(w.BackendCounts()) != 0 {
+		t.Errorf("%+v", n)
 	}
 }
