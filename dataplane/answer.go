@@ -30,6 +30,11 @@ func (w *Worker) answer(i int) Verdict {
 			return DropNotOurs // a reply, or a request that asks nothing of us
 		}
 	case packet.KindNS:
+		// The answer's checksum is made anew: damage must not be made good by
+		// it (RFC 4861 section 7.1.1).
+		if !packet.VerifyL4(frame, p) {
+			return malformed(packet.ErrND)
+		}
 		n := nat.AnswerNS(frame, p, q.mac)
 		if n == 0 {
 			return DropNotOurs

@@ -74,3 +74,20 @@ func TestOurOwnAddressIsNoClient(t *testing.T) {
 	r.refused(0, 0, martian, build(t, seg{src: "192.0.2.10:5000", dst: "192.0.2.11:5000", udp: true}))
 	r.refused(0, 0, martian, build(t, seg{src: "10.0.1.10:5000", dst: "192.0.2.11:80", syn: true}))
 }
+
+// TestDamagedSolicitation: RFC 4861 section 7.1.1 has it discarded.
+func TestDamagedSolicitation(t *testing.T) {
+	r := newRig(t, 1, testSpec())
+	target := addr("2001:db8:1::10").Netip().AsSlice()
+	group := append([]byte{0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff}, target[13:]...)
+	ip6 := &layers.IPv6{Version: 6, HopLimit: 255, NextHeader: layers.IPProtocolICMPv6, SrcIP: addr("2001:db8:c::7").Netip().AsSlice(), DstIP: group}
+	icmp := &layers.ICMPv6{TypeCode: layers.CreateICMPv6TypeCode(135, 0)}
+	_ = icmp.SetNetworkLayerForChecksum(ip6)
+	ns := serialize(t, &layers.Ethernet{SrcMAC: clientMAC[:], DstMAC: append([]byte{0x33, 0x33}, group[12:]...), EthernetType: layers.EthernetTypeIPv6}, ip6, icmp,
+		&layers.ICMPv6NeighborSolicitation{TargetAddress: target, Options: layers.ICMPv6Options{{Type: layers.ICMPv6OptSourceAddress, Data: clientMAC[:]}}})
+	r.one(0, 0, 0, ns)
+	ns[len(ns)-1] ^= 1
+	if out := r.deliver(0, 0, ns); len(out) != 0 {
+		t.Errorf("answered: %x", out[0].bytes)
+	}
+}
