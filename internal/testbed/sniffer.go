@@ -158,16 +158,23 @@ func (s *Sniffer) run() {
 				break
 			}
 		}
-		if err := s.ring.wait(drain / 2); err != nil {
+		if err := errors.Join(s.countDrops(), s.ring.wait(drain/2)); err != nil {
 			s.fail(err)
 			break
 		}
 	}
+	s.fail(errors.Join(s.countDrops(), s.ring.close()))
+}
+
+// countDrops adds what was dropped lately to the report. It is called whenever
+// there is nothing to read, so that a report taken in a quiet moment is right
+// about it before Stop.
+func (s *Sniffer) countDrops() error {
 	n, err := s.ring.drops()
 	s.mu.Lock()
 	s.r.Dropped += n
 	s.mu.Unlock()
-	s.fail(errors.Join(err, s.ring.close()))
+	return err
 }
 
 func (s *Sniffer) limited() bool {
