@@ -20,7 +20,7 @@ const (
 // Bounds of what a user may ask for.
 const (
 	MaxDuration = time.Hour
-	MaxRequests = 1_000_000
+	MaxRequests = 50_000 // to one VIP: the client has that many ports
 )
 
 // Options say how the demo is run. The zero value of each field means its

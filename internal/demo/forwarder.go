@@ -22,8 +22,12 @@ const (
 	pingPatience  = 2 * time.Second
 )
 
-// maxFlows is a small flow table: the demo should not want a server's memory.
-const maxFlows = 65536
+// leastFlows is a small flow table: the demo should not want a server's memory.
+const leastFlows = 65536
+
+// maxFlows makes sure that all flows fit, even if none expires meanwhile: HTTP
+// and UDP, two modes, two families.
+func maxFlows(requests int) int { return max(leastFlows, 8*requests) }
 
 // forwarder is the l4fwd process and the files it shares with the demo.
 type forwarder struct {
@@ -61,7 +65,7 @@ func (d *demo) startForwarder(ctx context.Context) error {
 		config: filepath.Join(d.dir, "l4fwd.yaml"),
 		stats:  filepath.Join(d.dir, "stats.json"),
 		ready:  filepath.Join(d.dir, "ready"),
-		text:   d.net.top.Config(services(), fmt.Sprintf("max_flows: %d", maxFlows)),
+		text:   d.net.top.Config(services(), fmt.Sprintf("max_flows: %d", maxFlows(d.o.Requests))),
 	}
 	if err := os.WriteFile(f.config, []byte(f.text), 0o600); err != nil {
 		return fmt.Errorf("configuration: %w", err)

@@ -28,8 +28,9 @@ var (
 // pingBytes is the payload of an echo request, as ping(8) has it.
 const pingBytes = 56
 
-// snifferMiB is the capture buffer of each device, ample for a demo's traffic.
-const snifferMiB = 8
+// snifferMiB is the capture buffer of each device, ample for a demo's traffic
+// unless the machine is very busy.
+func snifferMiB(requests int) int { return min(8+requests/500, 64) }
 
 // network is everything around the forwarder.
 type network struct {
@@ -71,7 +72,7 @@ func (d *demo) buildNetwork(context.Context) error {
 }
 
 func (d *demo) sniff(ns *testbed.Namespace, device string) (*testbed.Sniffer, error) {
-	s, err := ns.Sniff(device, testbed.SnifferOptions{BufferMiB: snifferMiB})
+	s, err := ns.Sniff(device, testbed.SnifferOptions{BufferMiB: snifferMiB(d.o.Requests)})
 	if err != nil {
 		return nil, err
 	}
