@@ -44,7 +44,7 @@ func (w *Worker) miss(i int, handed bool) Verdict {
 		// Answered, it would let two services talk to each other for ever.
 		return malformed(packet.ErrMartianSource)
 	}
-	return w.open(i, uint32(svc), noBackend)
+	return w.open(i, uint32(svc), nil)
 }
 
 // ownerOf is the worker that has p's flow if there is one. svc is the service
@@ -73,29 +73,33 @@ func (w *Worker) handOver(i, owner int) Verdict {
 	return HandedOver
 }
 
-// noBackend lets the scheduler choose.
-const noBackend = ^uint32(0)
-
 // conflictTries bounds how many backends open asks for when a DNAT tuple is
 // taken already.
 const conflictTries = 4
 
 // open makes a flow for row i, the first packet of a client to service id, and
-// forwards it. want is a backend to keep if the scheduler still has it.
-func (w *Worker) open(i int, id, want uint32) Verdict {
+// forwards it. was is the flow it takes the place of, nil without one: its
+// backend is kept while it serves.
+func (w *Worker) open(i int, id uint32, was *conntrack.Entry) Verdict {
 	p := &w.b.pkt[i]
 	svc := &w.snap.Services[id]
 	key := svc.Set.Key(p.Src, p.SrcPort)
-	verdict := DropNoBackend
+	verdict, choice := DropNoBackend, 0
+	keep := was != nil && svc.Set.Contains(was.Backend)
 	for try := range conflictTries {
-		backend := want
-		if want == noBackend || try > 0 || !svc.Set.Contains(want) {
+		var backend uint32
+		if keep && try == 0 {
+			backend = was.Backend
+		} else {
 			var ok bool
-			if backend, ok = svc.Set.Pick(&w.here.Schedulers[id], key, try); !ok {
+			if backend, ok = svc.Set.Pick(&w.here.Schedulers[id], key, choice); !ok {
 				return verdict
 			}
+			if choice++; keep && backend == was.Backend {
+				continue // would not do before
+			}
 		}
-		r, v := w.insert(i, svc, id, backend)
+		r, v := w.insert(i, svc, id, backend, was)
 		if v == Forwarded {
 			// Should the way back be unresolved, the kernel is asked now and not
 			// only when the answer stands waiting.
@@ -109,8 +113,8 @@ func (w *Worker) open(i int, id, want uint32) Verdict {
 	return verdict
 }
 
-// insert fills an entry for row i towards backend.
-func (w *Worker) insert(i int, svc *Service, id, backend uint32) (conntrack.Ref, Verdict) {
+// insert fills an entry for row i towards backend; was as in open.
+func (w *Worker) insert(i int, svc *Service, id, backend uint32, was *conntrack.Entry) (conntrack.Ref, Verdict) {
 	p := &w.b.pkt[i]
 	dir := &w.snap.Directory
 	rs := &dir.Backends[backend]
@@ -124,7 +128,11 @@ func (w *Worker) insert(i int, svc *Service, id, backend uint32) (conntrack.Ref,
 			return 0, DropPortsExhausted
 		}
 		if p.Kind == packet.KindTCP {
-			e.SeqDelta = w.isn.Next(dir.Locals[e.Local], e.LocalPort, rs.Addr, rs.Port, w.nanos) - p.Seq
+			isn := w.isn.Next(dir.Locals[e.Local], e.LocalPort, rs.Addr, rs.Port, w.nanos)
+			if was != nil && was.Mode == e.Mode && was.Backend == backend && was.Local == e.Local && was.LocalPort == e.LocalPort {
+				isn = nat.BeyondLast(isn, was.Win[conntrack.Forward].End+was.SeqDelta)
+			}
+			e.SeqDelta = isn - p.Seq
 		}
 	}
 	if !nat.Prepare(&e, dir) {
@@ -162,14 +170,14 @@ func (w *Worker) insert(i int, svc *Service, id, backend uint32) (conntrack.Ref,
 // another choice of sequence numbers and local port, the same backend while it
 // serves.
 func (w *Worker) reopen(i int, r conntrack.Ref) Verdict {
-	e := w.table.Entry(r)
-	id, backend := e.Service, e.Backend
+	w.former = *w.table.Entry(r)
 	w.close(r)
 	w.count.Reopened++
+	id := w.former.Service
 	if w.snap.Services[id].Set == nil {
 		return DropNoService
 	}
-	return w.open(i, id, backend)
+	return w.open(i, id, &w.former)
 }
 
 // pass sends row i on by the kernel's routes, untouched but for the TTL: XDP

@@ -1,0 +1,68 @@
+package dataplane
+
+import (
+	"fmt"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/l4fwd/l4fwd/conntrack"
+	"github.com/l4fwd/l4fwd/nat"
+	"github.com/l4fwd/l4fwd/packet"
+)
+
+// TestReopenGoesBeyondTheLast: where the very same local port is taken again,
+// the new connection's numbers lie beyond all that the backend has seen.
+func TestReopenGoesBeyondTheLast(t *testing.T) {
+	spec := testSpec()
+	spec.Locals = spec.Locals[:1]
+	spec.Services = spec.Services[:1]
+	r := newRigWith(t, 1, spec, func(o *Options) { o.LocalPorts = []nat.PortRange{{First: 2000, Last: 2000}} })
+	c := r.open(0, "198.51.100.7:40000", "192.0.2.10:80")
+	// More than the clock's 16 bytes a microsecond.
+	seq, sent := uint32(1001), uint32(0)
+	for range 300 {
+		c.fromClient(seg{ack: true, seq: seq, ackNum: 9001, payload: 1400})
+		seq, sent = seq+1400, sent+1400
+		c.fromServer(seg{ack: true, seq: 9001, ackNum: c.isn + 1 + sent})
+	}
+	c.fromClient(seg{ack: true, rst: true, seq: seq, ackNum: 9001})
+	r.now += 1e6
+	again := r.open(0, "198.51.100.7:40000", "192.0.2.10:80")
+	if again.local != c.local || again.backend != c.backend {
+		t.Fatalf("%s to %s, had %s to %s", again.local, again.backend, c.local, c.backend)
+	}
+	if last := c.isn + 1 + sent; int32(again.isn-last) <= 0 {
+		t.Errorf("ISN %d lies %d before what the backend has seen", again.isn, last-again.isn)
+	}
+}
+
+// TestReopenFallsBackToAnother: the backend to be kept cannot be had, any other
+// one will do.
+func TestReopenFallsBackToAnother(t *testing.T) {
+	spec := testSpec()
+	spec.Services = []ServiceSpec{
+		service("a", "192.0.2.11:80", packet.ProtoTCP, conntrack.DNAT, false, "10.0.1.20:80", "10.0.1.21:80"),
+		service("b", "192.0.2.12:80", packet.ProtoTCP, conntrack.DNAT, false, "10.0.1.20:80"),
+	}
+	for turns := range 2 { // whoever has had the last turn
+		r := newRig(t, 1, spec)
+		w := r.dp.Workers[0]
+		const client = "198.51.100.7:40000"
+		for i := range turns {
+			r.open(0, fmt.Sprintf("198.51.100.7:%d", 100+i), "192.0.2.11:80")
+		}
+		r.open(0, client, "192.0.2.12:80") // takes (client, 10.0.1.20:80)
+		p := &w.b.pkt[0]
+		syn := build(t, seg{src: client, dst: "192.0.2.11:80", syn: true})
+		chunk := w.pool.take(1)[0]
+		copy(w.umem[chunk+256:], syn)
+		w.b.desc[0] = unix.XDPDesc{Addr: chunk + 256, Len: uint32(len(syn))}
+		packet.Parse(syn, p)
+		if v := w.open(0, 0, &conntrack.Entry{}); v != Forwarded {
+			w.release(chunk)
+			t.Errorf("%v, though 10.0.1.21 is free", v)
+		}
+		w.flush()
+	}
+}
