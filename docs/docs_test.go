@@ -1,0 +1,210 @@
+package docs
+
+import (
+	"bytes"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"strings"
+	"testing"
+	"unsafe"
+
+	"github.com/goccy/go-yaml"
+
+	"github.com/l4fwd/l4fwd/config"
+	"github.com/l4fwd/l4fwd/conntrack"
+	"github.com/l4fwd/l4fwd/dataplane"
+	"github.com/l4fwd/l4fwd/dataplane/steer"
+	"github.com/l4fwd/l4fwd/nat"
+	"github.com/l4fwd/l4fwd/packet"
+)
+
+func read(t *testing.T, name string) string {
+	t.Helper()
+	b, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// pages are the documents by path, the repository's own ones included.
+func pages(t *testing.T) map[string]string {
+	t.Helper()
+	names, err := filepath.Glob("*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]string{}
+	for _, n := range append(names, "../README.md", "../CHANGELOG.md") {
+		if _, err := os.Stat(n); errors.Is(err, os.ErrNotExist) && n == "../README.md" {
+			continue // written last
+		}
+		out[n] = read(t, n)
+	}
+	return out
+}
+
+// row is the line of a table whose first cell is exactly `name`.
+func row(page, name string) string {
+	for line := range strings.Lines(page) {
+		if strings.HasPrefix(line, "| `"+name+"` |") {
+			return line
+		}
+	}
+	return ""
+}
+
+// Every key that `check --show-defaults` prints has a row, and the row says the
+// default where there is one.
+func TestKeysDocumented(t *testing.T) {
+	var shown bytes.Buffer
+	if err := config.ShowDefaults(&shown); err != nil {
+		t.Fatal(err)
+	}
+	var top yaml.MapSlice
+	if err := yaml.UnmarshalWithOptions(shown.Bytes(), &top, yaml.UseOrderedMap()); err != nil {
+		t.Fatal(err)
+	}
+	page := read(t, "configuration.md")
+	// What has no default stands as an example in the output.
+	example := map[string]bool{
+		"interfaces": true, "local_addresses": true, "services": true, "services.name": true,
+		"services.address": true, "services.protocol": true, "services.mode": true,
+		"services.backends": true, "services.toa_kind": true, "services.timeouts": true,
+	}
+	var walk func(path string, v any)
+	walk = func(path string, v any) {
+		switch v := v.(type) {
+		case yaml.MapSlice:
+			for _, item := range v {
+				key := strings.TrimPrefix(fmt.Sprintf("%s.%v", path, item.Key), ".")
+				line := row(page, key)
+				if line == "" {
+					t.Errorf("no row for the key %s", key)
+				}
+				plain := fmt.Sprint(item.Value)
+				if _, deeper := item.Value.(yaml.MapSlice); deeper || example[key] || strings.HasPrefix(key, "interfaces.") ||
+					strings.HasPrefix(key, "local_addresses.") || key == "services.backends.address" {
+					walk(key, item.Value)
+					continue
+				}
+				if plain == "" {
+					plain = `""`
+				}
+				if !strings.Contains(line, "`"+plain+"`") {
+					t.Errorf("the row of %s does not say its default `%s`: %s", key, plain, line)
+				}
+			}
+		case []any:
+			for _, item := range v {
+				walk(path, item)
+			}
+		}
+	}
+	walk("", top)
+}
+
+// Every reason by which a packet ends, at whatever stage, has a row.
+func TestReasonsDocumented(t *testing.T) {
+	var names []string
+	for v := range dataplane.NumVerdicts {
+		// packet.ErrNone has a place among the refusals and is never one.
+		if name := v.String(); name != packet.ErrNone.String() {
+			names = append(names, name)
+		}
+	}
+	for c := range steer.NumCounters {
+		names = append(names, steer.Counter(c).String())
+	}
+	for r := range nat.NumTOAResults {
+		names = append(names, r.String())
+	}
+	page := read(t, "drops.md")
+	for _, name := range names {
+		if row(page, name) == "" {
+			t.Errorf("no row for %s", name)
+		}
+	}
+}
+
+// The table of a flow's fields is the struct, byte for byte.
+func TestEntryDocumented(t *testing.T) {
+	page := read(t, "architecture.md")
+	fields := reflect.TypeFor[conntrack.Entry]()
+	for i := range fields.NumField() {
+		f := fields.Field(i)
+		want := fmt.Sprintf("| %d | %d | `%s` |", f.Offset, f.Type.Size(), f.Name)
+		if !strings.Contains(page, want) {
+			t.Errorf("no row that begins with %s", want)
+		}
+	}
+	if want := fmt.Sprintf("%d bytes", unsafe.Sizeof(conntrack.Entry{})); !strings.Contains(page, want) {
+		t.Errorf("the size of an entry is not there: %s", want)
+	}
+}
+
+// base is a configuration to try fragments in, key by key.
+var base = []struct{ key, text string }{
+	{"interfaces", "interfaces: [{name: eth1}, {name: eth2}]\n"},
+	{"local_addresses", "local_addresses: [10.0.1.10-10.0.1.13, \"2001:db8:1::10\"]\n"},
+	{"services", "services: [{name: web, address: \"192.0.2.10:80\", protocol: tcp, mode: full-nat, backends: [{address: \"10.0.1.20:80\"}]}]\n"},
+}
+
+var fence = regexp.MustCompile("(?ms)^```yaml( fragment)?\n(.*?)^```$")
+
+// Every example is a configuration that would be taken. A block that is marked
+// "yaml fragment" is completed first.
+func TestExamplesParse(t *testing.T) {
+	total := 0
+	for name, page := range pages(t) {
+		for _, m := range fence.FindAllStringSubmatch(page, -1) {
+			total++
+			text := m[2]
+			if m[1] != "" {
+				for _, b := range base {
+					if !strings.HasPrefix(text, b.key+":") && !strings.Contains(text, "\n"+b.key+":") {
+						text += b.text
+					}
+				}
+			}
+			if _, err := config.Parse(name, []byte(text)); err != nil {
+				t.Errorf("an example in %s: %v\n%s", name, err, m[2])
+			}
+		}
+	}
+	if total < 7 {
+		t.Errorf("only %d examples found", total)
+	}
+}
+
+var link = regexp.MustCompile(`\]\(([^)#:]+)(#[^)]*)?\)`)
+
+// A link to a file of the repository leads to one.
+func TestLinks(t *testing.T) {
+	for name, page := range pages(t) {
+		for _, m := range link.FindAllStringSubmatch(page, -1) {
+			if _, err := os.Stat(filepath.Join(filepath.Dir(name), m[1])); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	}
+}
+
+func TestPictureIsXML(t *testing.T) {
+	d := xml.NewDecoder(strings.NewReader(read(t, "architecture.svg")))
+	for {
+		_, err := d.Token()
+		if errors.Is(err, io.EOF) {
+			return
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
