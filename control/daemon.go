@@ -45,13 +45,15 @@ type Daemon struct {
 	log *zap.Logger
 	ns  netns.NsHandle // of Run's caller
 
-	host  []netip.Addr // the host's own addresses
-	umem  *afxdp.UMEM
-	dp    *dataplane.Dataplane
-	steer *steer.Steer
-	rules steer.Rules
-	links []*link
-	names []serviceNames
+	host     []netip.Addr // the host's own addresses
+	umem     *afxdp.UMEM
+	dp       *dataplane.Dataplane
+	registry *dataplane.Registry
+	steer    *steer.Steer
+	rules    steer.Rules
+	refused  []netip.Addr // local addresses the host has taken
+	links    []*link
+	names    []serviceNames
 
 	zeroCopy afxdp.ZeroCopy
 	follower *follow.Follower

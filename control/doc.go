@@ -8,10 +8,18 @@
 // # Order
 //
 // Up: checks; what a crash left is repaired; routes and host addresses are
-// known; memory and workers; the XDP program's rules; then NIC by NIC settings,
-// XDP, sockets; announcements last, when there is somebody to answer. Down is
-// the reverse, XDP first: from that moment the kernel sees every packet again
+// known; ports of the host's own addresses are nobody else's; memory and
+// workers; the XDP program's rules; settings and program of every NIC; sockets;
+// announcements last, when there is somebody to answer. Down is the reverse, XDP
+// first and on all NICs: from that moment the kernel sees every packet again
 // and, owning none of the addresses, stays silent.
+//
+// # NICs come and go
+//
+// A NIC that was deleted is given up, its frames are taken back, and whatever
+// appears under its name is taken into service. One that was only switched off
+// keeps program, sockets and settings; the workers, which have met its error,
+// are told when it is on again. The others serve on meanwhile.
 //
 // # One goroutine decides
 //

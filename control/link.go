@@ -174,8 +174,7 @@ func (l *link) restore() error {
 	return err
 }
 
-// letGo bounds the wait for a worker to give a NIC up and for the kernel to
-// give its frames back.
+// letGo bounds the wait for the kernel to give a NIC's frames back.
 const letGo = 5 * time.Second
 
 // closeSockets takes the sockets from the workers and gives the workers the
@@ -184,12 +183,14 @@ func (d *Daemon) closeSockets(l *link) error {
 	if len(l.sockets) == 0 {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), letGo)
-	defer cancel()
-	errs := []error{d.onWorkers(ctx, func(w *dataplane.Worker) { w.Detach(l.id) })}
+	// Without a time limit: a socket must not be closed while its worker is in
+	// it, and a worker that has ended lets go as well.
+	errs := []error{d.onWorkers(context.Background(), func(w *dataplane.Worker) { w.Detach(l.id) })}
 	for _, s := range l.sockets {
 		errs = append(errs, s.Close())
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), letGo)
+	defer cancel()
 	for q, s := range l.sockets {
 		if d.leaving {
 			break
@@ -210,14 +211,13 @@ func (d *Daemon) closeSockets(l *link) error {
 // revive lets the workers use a NIC again whose sockets were bound all the
 // time: a NIC that was only switched off, or has another MAC address.
 func (d *Daemon) revive(l *link) error {
-	ctx, cancel := context.WithTimeout(context.Background(), letGo)
-	defer cancel()
 	var errs []error
-	errs = append(errs, d.onWorkers(ctx, func(w *dataplane.Worker) {
+	err := d.onWorkers(context.Background(), func(w *dataplane.Worker) {
 		for _, p := range w.Detach(l.id) {
 			errs = append(errs, w.Attach(l.id, [6]byte(l.mac), p))
 		}
-	}))
+	})
+	errs = append(errs, err)
 	l.stalled, l.revived = false, time.Now()
 	return errors.Join(errs...)
 }

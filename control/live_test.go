@@ -1,26 +1,153 @@
 package control
 
 import (
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
 	"testing"
+	"time"
 
+	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
+
+	"github.com/l4fwd/l4fwd/config"
 	"github.com/l4fwd/l4fwd/internal/testbed"
 )
 
+// Both modes, both families, TCP and UDP, through a daemon with two workers;
+// the figures agree with what the clients saw.
 func TestForwards(t *testing.T) {
-	w := newWorld(t, testbed.TopologyOptions{})
-	d := w.run(w.Config(testbed.Services(0, "full-nat", "toa", "wrr"), small...))
-	for _, f := range testbed.Families {
-		r := w.ask(w.VIP(f, 0), 20)
-		if len(r.ByServer) != 2 {
-			t.Errorf("%v: not spread: %v", f, r.ByServer)
-		}
+	for _, mode := range []string{"full-nat", "dnat"} {
+		t.Run(mode, func(t *testing.T) {
+			w := newWorld(t, testbed.TopologyOptions{Queues: 2})
+			d := w.run(w.Config(testbed.Services(0, mode, "", "wrr", 1, 3), append(small, "workers: 2")...))
+			const requests = 24
+			for _, f := range testbed.Families {
+				if r := w.ask(w.VIP(f, 0), requests); len(r.ByServer) != 2 {
+					t.Errorf("%v: not spread: %v", f, r.ByServer)
+				}
+				e := testbed.Echo{To: netip.AddrPortFrom(w.VIP(f, 0), testbed.PortEcho), Sockets: 4, Count: 3}
+				if r, err := e.Run(t.Context(), w.Client); err != nil || r.OK < 8 || r.Wrong > 0 {
+					t.Errorf("%v %+v", err, r)
+				}
+			}
+			s, err := d.Stats(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(s.Workers) != 2 || len(s.Links) != 2 || !s.Links[0].Up || len(s.Links[1].Queues) != 2 || len(s.Services) != 6 {
+				t.Errorf("%+v", s)
+			}
+			for _, svc := range s.Services[:1] {
+				n := uint64(0)
+				for _, b := range svc.Backends {
+					n += b.Flows
+				}
+				if n != requests {
+					t.Errorf("%s: %d flows for %d requests", svc.Name, n, requests)
+				}
+			}
+			d.noneLost()
+			d.end()
+			w.clean()
+			if _, err := d.Stats(t.Context()); !errors.Is(err, errNotRunning) {
+				t.Errorf("stats after the end: %v", err)
+			}
+		})
 	}
-	s, err := d.Stats(t.Context())
+}
+
+// Everybody who waits for readiness and figures is told, and told of the end.
+func TestTells(t *testing.T) {
+	w := newWorld(t, testbed.TopologyOptions{Servers: 1})
+	dir := t.TempDir()
+	manager, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, "notify"), Net: "unixgram"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("%+v", s)
+	t.Cleanup(func() { check(t, manager.Close()) })
+	t.Setenv("NOTIFY_SOCKET", filepath.Join(dir, "notify"))
+	hears := func(want string) {
+		t.Helper()
+		b := make([]byte, 100)
+		check(t, manager.SetReadDeadline(time.Now().Add(5*time.Second)))
+		n, err := manager.Read(b)
+		if err != nil || string(b[:n]) != want {
+			t.Errorf("the service manager heard %q, %v, not %q", b[:n], err, want)
+		}
+	}
+	dump := make(chan os.Signal, 1)
+	ready, stats := filepath.Join(dir, "ready"), filepath.Join(dir, "stats.json")
+	d := w.run(w.Config(testbed.Services(0, "dnat", "", "rr"), small...), func(o *Options) {
+		o.ReadyFile, o.StatsFile, o.DumpStats = ready, stats, dump
+	})
+	hears("READY=1")
+	w.ask(w.VIP(testbed.V4, 0), 5)
+	dump <- unix.SIGUSR1
+	d.await("stats")
+	if _, err := os.Stat(ready); err != nil {
+		t.Error(err)
+	}
 	d.end()
+	hears("STOPPING=1")
+	if _, err := os.Stat(ready); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("ready file: %v", err)
+	}
+	b, err := os.ReadFile(stats)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var s Stats
+	if err := json.Unmarshal(b, &s); err != nil || s.Opened != 5 || s.Verdicts["forwarded"] == 0 {
+		t.Errorf("%v %+v", err, s)
+	}
+	if left, err := filepath.Glob(filepath.Join(dir, ".*")); err != nil || len(left) > 0 {
+		t.Errorf("%v %v", err, left)
+	}
+
+	t.Setenv("NOTIFY_SOCKET", filepath.Join(dir, "nobody"))
+	d = w.begin(w.Config(testbed.Services(0, "dnat", "", "rr"), small...), func(o *Options) {
+		o.ReadyFile = filepath.Join(dir, "no", "ready")
+		o.StatsFile = filepath.Join(dir, "no", "stats")
+	})
+	d.fails("no such file or directory")
+	if d.logs.FilterMessage("telling the service manager").Len() == 0 {
+		t.Error("a service manager that is not there was not mentioned")
+	}
 	w.clean()
-	t.Log(d.said())
+}
+
+// Without a capability nothing is touched. It is the thread's that counts, so
+// a thread gives it up for a while.
+func TestRunWithoutCapability(t *testing.T) {
+	w := newWorld(t, testbed.TopologyOptions{Servers: 1})
+	cfg, err := config.Parse("test.yaml", []byte(dnat("interfaces: [{name: l0}, {name: l1}]")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = w.LB.Do(func() error {
+		hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		var all [2]unix.CapUserData
+		if err := unix.Capget(&hdr, &all[0]); err != nil {
+			return err
+		}
+		less := all
+		less[0].Effective &^= 1 << unix.CAP_NET_RAW
+		if err := unix.Capset(&hdr, &less[0]); err != nil {
+			return err
+		}
+		ran := Run(t.Context(), cfg, Options{Log: zap.NewNop(), JournalDir: w.journal})
+		if err := unix.Capset(&hdr, &all[0]); err != nil {
+			return err
+		}
+		return ran
+	})
+	if !errors.Is(err, ErrCapability) {
+		t.Errorf("%v", err)
+	}
+	w.clean()
 }

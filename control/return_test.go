@@ -1,9 +1,12 @@
 package control
 
 import (
+	"context"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -59,6 +62,10 @@ func TestInterfaceReturns(t *testing.T) {
 				d.noneLost()
 				check(t, (*dev).Delete())
 				d.awaitN("interface is gone", i+1)
+				if i == 0 { // the other one serves on
+					_, err := w.Client.Ping(w.VIP(testbed.V4, 0), 56, time.Second)
+					check(t, err)
+				}
 				if i == 0 {
 					check(t, w.ConnectLBServer())
 				} else {
@@ -156,6 +163,93 @@ func TestHostTakesVIP(t *testing.T) {
 	check(t, w.LB.Netlink().AddrDel(dev, addr))
 	d.await("an address is all ours again")
 	w.ask(vip, 5)
+	d.end()
+	w.clean()
+}
+
+// A local address that becomes the host's own is used no more.
+func TestHostTakesLocal(t *testing.T) {
+	w := newWorld(t, testbed.TopologyOptions{Servers: 1})
+	d := w.run(w.Config(testbed.Services(0, "full-nat", "none", "wrr"), small...))
+	local, vip := w.LocalAddr(testbed.V4, 1), w.VIP(testbed.V4, 0)
+	if r := w.ask(vip, 20); r.ByRemote[local] == 0 {
+		t.Errorf("not used before: %v", r.ByRemote)
+	}
+	check(t, w.LBServer.AddAddr(netip.PrefixFrom(local, 32)))
+	d.await("a local address has become the host's own: it is used no more, its flows are lost")
+	if r := w.ask(vip, 20); r.ByRemote[local] != 0 || len(r.ByRemote) != 3 {
+		t.Errorf("used: %v", r.ByRemote)
+	}
+	d.end()
+	w.clean()
+}
+
+// An interface that is moved to another namespace is as good as deleted, and
+// returns with the index it had.
+func TestInterfaceMoves(t *testing.T) {
+	w := newWorld(t, testbed.TopologyOptions{Servers: 1})
+	away, err := testbed.NewNamespace("away")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { check(t, away.Close()) })
+	d := w.run(w.Config(testbed.Services(0, "dnat", "", "wrr"), small...))
+	w.ask(w.VIP(testbed.V4, 0), 5)
+	move := func(from, to *testbed.Namespace) {
+		dev, err := from.Netlink().LinkByName("l0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := os.Open(to.Path())
+		if err != nil {
+			t.Fatal(err)
+		}
+		check(t, from.Netlink().LinkSetNsFd(dev, int(f.Fd())))
+		check(t, f.Close())
+	}
+	move(w.LB, away)
+	d.await("interface is gone")
+	d.noneLost()
+	move(away, w.LB)
+	dev, err := w.LB.Netlink().LinkByName("l0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	check(t, w.LB.Netlink().LinkSetUp(dev))
+	for _, p := range w.LBClient.Addrs {
+		check(t, w.LBClient.AddAddr(p))
+	}
+	d.awaitN("interface in service", 3)
+	w.ask(w.VIP(testbed.V4, 0), 5)
+	d.noneLost()
+	d.end()
+	w.clean()
+}
+
+// An interface deleted while packets are everywhere: no frame is lost.
+func TestInterfaceReturnsUnderLoad(t *testing.T) {
+	w := newWorld(t, testbed.TopologyOptions{Servers: 1, Queues: 2})
+	d := w.run(w.Config(testbed.Services(0, "full-nat", "none", "wrr"), append(small, "workers: 2", "poll_mode: busy")...))
+	w.ask(w.VIP(testbed.V4, 0), 5)
+	for i := range 3 {
+		ctx, cancel := context.WithCancel(t.Context())
+		var load sync.WaitGroup
+		load.Go(func() {
+			// Failures are expected: the way is cut.
+			_, _ = testbed.Echo{
+				To: netip.AddrPortFrom(w.VIP(testbed.V4, 0), testbed.PortEcho), Sockets: 16, Count: 100000, Size: 1000, Timeout: 50 * time.Millisecond,
+			}.Run(ctx, w.Client)
+		})
+		time.Sleep(200 * time.Millisecond)
+		check(t, w.LBServer.Delete())
+		d.awaitN("interface is gone", i+1)
+		check(t, w.ConnectLBServer())
+		d.awaitN("interface in service", 3+i)
+		cancel()
+		load.Wait()
+		w.ask(w.VIP(testbed.V4, 0), 5)
+		d.noneLost()
+	}
 	d.end()
 	w.clean()
 }

@@ -38,8 +38,12 @@ func (d *Daemon) start(ctx context.Context, down *undo) error {
 		if err := step(ctx, down); err != nil {
 			return err
 		}
-		if err := ctx.Err(); err != nil {
+		select {
+		case err := <-d.failed:
 			return err
+		case <-ctx.Done():
+			return ctx.Err()
+		default:
 		}
 	}
 	return nil
@@ -140,7 +144,8 @@ func (d *Daemon) startDataplane(_ context.Context, down *undo) error {
 		return err
 	}
 	down.add(d.dp.Close)
-	snap, err := dataplane.NewRegistry(d.cfg.Workers).Build(plan.Spec(d.cfg))
+	d.registry = dataplane.NewRegistry(d.cfg.Workers)
+	snap, err := d.registry.Build(plan.Spec(d.cfg))
 	if err != nil {
 		return err
 	}

@@ -64,7 +64,7 @@ type WorkerStats struct {
 	FreeFrames int    `json:"free_frames"`
 }
 
-// LinkStats counts one NIC.
+// LinkStats counts one NIC, since it came into service for the last time.
 type LinkStats struct {
 	Name   string            `json:"name"`
 	Up     bool              `json:"up"`

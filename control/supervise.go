@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"net"
-	"net/netip"
 	"os"
 	"slices"
 	"time"
@@ -14,7 +13,6 @@ import (
 
 	"github.com/l4fwd/l4fwd/control/follow"
 	"github.com/l4fwd/l4fwd/control/nic"
-	"github.com/l4fwd/l4fwd/control/plan"
 	"github.com/l4fwd/l4fwd/dataplane"
 )
 
@@ -123,16 +121,22 @@ func (d *Daemon) look(ctx context.Context, l *link) {
 		return
 	}
 	info, err := readLink(l.name)
+	same := err == nil && info.Index == l.ifindex
 	switch {
 	case errors.Is(err, errDown):
 		return // its sockets stay bound, and so does the program
-	case err == nil && info.Index == l.ifindex && time.Since(l.revived) > 2*retryPeriod:
+	case same && time.Since(l.revived) > 2*retryPeriod:
 		if err := d.revive(l); err != nil {
 			d.log.Warn("taking an interface into use again", zap.String("interface", l.name), zap.Error(err))
 		}
 		d.announce(l, l.mine)
 		d.log.Info("interface is in use again", zap.String("interface", l.name))
 	default: // gone, another one, or it stalls again and again: start afresh
+		message := "interface is gone"
+		if same {
+			message = "interface fails again and again"
+		}
+		d.log.Warn(message, zap.String("interface", l.name), zap.Int("index", l.ifindex))
 		d.lose(l)
 		d.regain(ctx, l)
 	}
@@ -173,38 +177,6 @@ func (d *Daemon) regain(ctx context.Context, l *link) {
 	}
 	l.tries++
 	l.retry = time.Now().Add(time.Duration(min(l.tries, 30)) * retryPeriod)
-}
-
-// rehost takes note of the host's addresses: what it owns is not ours to take
-// whole. A bad turn changes nothing.
-func (d *Daemon) rehost(host []netip.Addr) {
-	rules, refused := plan.Rules(d.cfg, host)
-	for _, a := range refused {
-		d.log.Error("a local address has become the host's own and cannot be used any more", zap.Stringer("address", a))
-	}
-	if err := d.steer.Update(rules); err != nil {
-		d.log.Error("XDP rules", zap.Error(err))
-		return
-	}
-	for _, a := range d.rules.Addrs {
-		if slices.Contains(host, a) && !slices.Contains(refused, a) {
-			d.log.Warn("the host has taken one of our addresses: only what is configured is taken of it now", zap.Stringer("address", a))
-		}
-	}
-	for _, a := range rules.Addrs {
-		if slices.Contains(d.host, a) {
-			d.log.Info("an address is all ours again", zap.Stringer("address", a))
-		}
-	}
-	d.host, d.rules = host, rules
-	for _, l := range d.links {
-		if l.voice == nil {
-			continue
-		}
-		if err := d.speakFor(l); err != nil {
-			d.log.Debug("announcing addresses", zap.String("interface", l.name), zap.Error(err))
-		}
-	}
 }
 
 // ready tells whoever waits that traffic is being taken.
