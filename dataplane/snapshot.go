@@ -172,27 +172,34 @@ func (r *Registry) Build(spec Spec) (*Snapshot, error) {
 		snap.Services[id] = r.last[id]
 		snap.Services[id].Set = nil
 	}
+	for _, p := range all {
+		snap.Services[p.id] = p.svc
+	}
+	r.last = snap.Services
+	snap.names = snap.nameAll(spec.Locals)
+	snap.Locality = r.localities(snap, spec.Seed)
+	return snap, nil
+}
+
+// nameAll lists the services and the addresses, of which locals are in the
+// configuration.
+func (s *Snapshot) nameAll(locals []packet.Addr) nameTable {
 	// First what is out of the configuration: its flows live on, and whoever
 	// gets their packets must know whom to hand them to.
 	keys := make(map[nameKey]int32)
-	for _, a := range snap.Locals {
+	for _, a := range s.Locals {
 		keys[nameKey{addr: a}] = formerLocal
 	}
-	for id, vip := range snap.Directory.Services {
+	for id, vip := range s.Directory.Services {
 		keys[nameKey{vip.Addr, vip.Port, vip.Proto}] = int32(id)
+		if s.Services[id].Set != nil {
+			keys[nameKey{addr: vip.Addr}] = ownedVIP
+		}
 	}
-	for _, p := range all {
-		snap.Services[p.id] = p.svc
-		vip := snap.Directory.Services[p.id]
-		keys[nameKey{addr: vip.Addr}] = ownedVIP
-	}
-	for _, a := range spec.Locals {
+	for _, a := range locals {
 		keys[nameKey{addr: a}] = ownedLocal
 	}
-	r.last = snap.Services
-	snap.names = newNameTable(keys)
-	snap.Locality = r.localities(snap, spec.Seed)
-	return snap, nil
+	return newNameTable(keys)
 }
 
 func (r *Registry) addLocals(addrs []packet.Addr) (v4, v6 []uint16, err error) {
