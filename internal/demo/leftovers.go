@@ -28,7 +28,7 @@ func (d *demo) sweep(context.Context) error {
 		return fmt.Errorf("removing what an earlier run left: %w", err)
 	}
 	if len(namespaces)+len(dirs) > 0 {
-		d.scr.step("swept", fmt.Sprintf("%d namespaces and %d directories of runs that were killed", len(namespaces), len(dirs)))
+		d.scr.step("swept", fmt.Sprintf("what killed runs left: namespaces %d, directories %d", len(namespaces), len(dirs)))
 	}
 	// os.MkdirTemp makes it with mode 0700 under a name nobody can foresee.
 	d.dir, err = os.MkdirTemp("", fmt.Sprintf("%s%d-*", dirPrefix, os.Getpid()))
