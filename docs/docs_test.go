@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"unsafe"
@@ -60,6 +62,16 @@ func row(page, name string) string {
 	return ""
 }
 
+var firstCell = regexp.MustCompile("(?m)^\\| `([^`]+)` \\|")
+
+// rows are the names that have a row of their own.
+func rows(page string) (names []string) {
+	for _, m := range firstCell.FindAllStringSubmatch(page, -1) {
+		names = append(names, m[1])
+	}
+	return names
+}
+
 // Every key that `check --show-defaults` prints has a row, and the row says the
 // default where there is one.
 func TestKeysDocumented(t *testing.T) {
@@ -78,12 +90,14 @@ func TestKeysDocumented(t *testing.T) {
 		"services.address": true, "services.protocol": true, "services.mode": true,
 		"services.backends": true, "services.toa_kind": true, "services.timeouts": true,
 	}
+	keys := map[string]bool{}
 	var walk func(path string, v any)
 	walk = func(path string, v any) {
 		switch v := v.(type) {
 		case yaml.MapSlice:
 			for _, item := range v {
 				key := strings.TrimPrefix(fmt.Sprintf("%s.%v", path, item.Key), ".")
+				keys[key] = true
 				line := row(page, key)
 				if line == "" {
 					t.Errorf("no row for the key %s", key)
@@ -108,6 +122,34 @@ func TestKeysDocumented(t *testing.T) {
 		}
 	}
 	walk("", top)
+	for _, name := range rows(page) {
+		if !keys[name] && !strings.HasPrefix(name, "-") {
+			t.Errorf("a row for %s, which is no key", name)
+		}
+	}
+}
+
+var flag = regexp.MustCompile(`--[a-z][a-z-]+`)
+
+// Every flag of `run` is explained, and no other.
+func TestFlagsDocumented(t *testing.T) {
+	help, err := exec.Command("go", "run", "../cmd/l4fwd", "run", "--help").CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, help)
+	}
+	page := read(t, "configuration.md")
+	_, page, _ = strings.Cut(page, "## Flags of `run`")
+	present, told := flag.FindAllString(string(help), -1), flag.FindAllString(page, -1)
+	for _, f := range present {
+		if f != "--help" && !slices.Contains(told, f) {
+			t.Errorf("%s is not explained", f)
+		}
+	}
+	for _, f := range told {
+		if !slices.Contains(present, f) {
+			t.Errorf("%s is explained and is no flag", f)
+		}
+	}
 }
 
 // Every reason by which a packet ends, at whatever stage, has a row.
@@ -129,6 +171,11 @@ func TestReasonsDocumented(t *testing.T) {
 	for _, name := range names {
 		if row(page, name) == "" {
 			t.Errorf("no row for %s", name)
+		}
+	}
+	for _, name := range rows(page) {
+		if !slices.Contains(names, name) {
+			t.Errorf("a row for %s, which is no outcome", name)
 		}
 	}
 }
