@@ -134,8 +134,8 @@ func (d *Daemon) Run(ctx context.Context) (err error) {
 	if d.ns, err = netns.Get(); err != nil {
 		return fmt.Errorf("finding the network namespace: %w", err)
 	}
-	defer d.ns.Close()
 	var down undo
+	down.add(func() error { return d.ns.Close() })
 	defer func() { err = errors.Join(err, down.run()) }()
 	defer close(d.gone)
 	if err = d.preflight(); err == nil {

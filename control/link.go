@@ -31,6 +31,7 @@ type link struct {
 	up       bool // program attached, sockets open
 	stalled  bool // up, but the workers have met an error and do not use it
 	dark     bool // no carrier when last heard of
+	wasDown  bool // since it last worked: a stall is explained
 	ifindex  int
 	mac      net.HardwareAddr
 	driver   string
@@ -44,7 +45,7 @@ type link struct {
 	quiet    context.CancelFunc // stops the announcing
 	speakers sync.WaitGroup
 
-	revived time.Time // last time a stall was over
+	revived time.Time // when look last ended a stall
 	retry   time.Time // not before then, if it failed
 	tries   int
 	trouble string // last told about it
@@ -140,7 +141,7 @@ func (d *Daemon) openSockets(ctx context.Context, l *link) error {
 			return fmt.Errorf("%s: %w", l.name, err)
 		}
 	}
-	l.up, l.stalled, l.tries, l.trouble = true, false, 0, ""
+	l.up, l.stalled, l.wasDown, l.tries, l.trouble = true, false, false, 0, ""
 	d.log.Info("interface in service", zap.String("interface", l.name), zap.Int("index", l.ifindex),
 		zap.String("driver", l.driver), zap.Stringer("xdp", l.program.Mode()), zap.Int("queues", len(l.sockets)),
 		zap.Bool("zero_copy", l.sockets[0].ZeroCopy()), zap.Bool("busy_poll", d.cfg.BusyPoll))
@@ -218,7 +219,7 @@ func (d *Daemon) revive(l *link) error {
 		}
 	})
 	errs = append(errs, err)
-	l.stalled, l.revived = false, time.Now()
+	l.stalled = false
 	return errors.Join(errs...)
 }
 

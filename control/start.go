@@ -135,7 +135,7 @@ func (d *Daemon) startDataplane(_ context.Context, down *undo) error {
 	down.add(umem.Close)
 	o := dataplane.Options{
 		Workers: d.cfg.Workers, UMEM: umem.Bytes(), FrameSize: umem.FrameSize(),
-		Flows: d.cfg.MaxFlows, LocalPorts: plan.PortRanges(d.cfg),
+		Flows: d.cfg.MaxFlows, LocalPorts: plan.PortRanges(d.cfg), Spread: d.spread(),
 	}
 	if _, err := rand.Read(o.Secret[:]); err != nil {
 		return fmt.Errorf("secret: %w", err)

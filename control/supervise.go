@@ -106,6 +106,7 @@ func (d *Daemon) linkEvent(ctx context.Context, e follow.LinkEvent) {
 		d.announce(l, l.mine)
 	}
 	l.dark = !e.Up
+	l.wasDown = l.wasDown || l.dark
 	if err := nic.CheckMTU(l.name, e.MTU, d.umem.MaxPacket()); err != nil {
 		d.log.Error("packets will be lost", zap.Error(err))
 	}
@@ -124,8 +125,10 @@ func (d *Daemon) look(ctx context.Context, l *link) {
 	same := err == nil && info.Index == l.ifindex
 	switch {
 	case errors.Is(err, errDown):
+		l.wasDown = true
 		return // its sockets stay bound, and so does the program
-	case same && time.Since(l.revived) > 2*retryPeriod:
+	case same && (l.wasDown || time.Since(l.revived) > 2*retryPeriod):
+		l.wasDown, l.revived = false, time.Now()
 		if err := d.revive(l); err != nil {
 			d.log.Warn("taking an interface into use again", zap.String("interface", l.name), zap.Error(err))
 		}

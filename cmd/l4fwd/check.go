@@ -47,7 +47,7 @@ func check(cmd *cobra.Command, file string) error {
 		return unreadable(err)
 	}
 	for _, p := range cfg.Warnings() {
-		fmt.Fprintln(cmd.ErrOrStderr(), "warning:", p)
+		cmd.PrintErrln("warning:", p)
 	}
 	if list := cfg.Unsupported(); len(list) > 0 {
 		return unreadable(config.Errors(list))

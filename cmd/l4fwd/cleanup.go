@@ -1,7 +1,9 @@
 package main
 
 import (
-	"fmt"
+	"errors"
+	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -18,13 +20,15 @@ instances are left alone. A new "l4fwd run" does the same first.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			names, err := nic.Repair(nic.Options{})
-			for _, n := range names {
-				fmt.Fprintln(cmd.OutOrStdout(), "put back the settings of", n)
+			said := "nothing to clean up\n"
+			if len(names) > 0 {
+				said = "put back the settings of " + strings.Join(names, ", ") + "\n"
 			}
-			if err == nil && len(names) == 0 {
-				fmt.Fprintln(cmd.OutOrStdout(), "nothing to clean up")
+			if err != nil && len(names) == 0 {
+				return err
 			}
-			return err
+			_, werr := io.WriteString(cmd.OutOrStdout(), said)
+			return errors.Join(err, werr)
 		},
 	}
 }

@@ -3,7 +3,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"strings"
 
@@ -43,7 +42,7 @@ func execute(cmd *cobra.Command, args []string) int {
 	}
 	if text := err.Error(); text != "" {
 		for line := range strings.SplitSeq(text, "\n") {
-			fmt.Fprintln(cmd.ErrOrStderr(), prefix+line)
+			cmd.PrintErrln(prefix + line)
 		}
 	}
 	var e *exitError

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -151,10 +152,23 @@ func (f *Follower) Run(ctx context.Context) error {
 	return f.loop(ctx, failed)
 }
 
+// isHere reports whether ns is the calling thread's namespace.
+func isHere(ns netns.NsHandle) bool {
+	here, err := netns.Get()
+	if err != nil {
+		return false
+	}
+	defer func() { _ = here.Close() }()
+	return here.Equal(ns)
+}
+
 // open subscribes before anything is read, so that no change is missed.
 func (f *Follower) open() (*netlink.Handle, *nl.NetlinkSocket, error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	ns := f.opt.Namespace
-	if ns <= 0 {
+	// To enter a namespace takes CAP_SYS_ADMIN, even if one is in it already.
+	if ns <= 0 || isHere(ns) {
 		ns = netns.None()
 	}
 	handle, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
