@@ -225,7 +225,7 @@ func TestExamplesParse(t *testing.T) {
 			}
 		}
 	}
-	if total < 7 {
+	if total < 6 {
 		t.Errorf("only %d examples found", total)
 	}
 }
