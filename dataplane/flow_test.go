@@ -3,12 +3,14 @@ package dataplane
 import (
 	"encoding/binary"
 	"fmt"
+	"net/netip"
 	"testing"
 
 	"github.com/google/gopacket"
 	"github.com/google/gopacket/layers"
 
 	"github.com/l4fwd/l4fwd/conntrack"
+	"github.com/l4fwd/l4fwd/dataplane/route"
 )
 
 // conv is one TCP conversation through the rig: it learns how l4fwd changed
@@ -293,5 +295,38 @@ func TestEveryRefusalOfConntrackHasADrop(t *testing.T) {
 		if out != conntrack.Pass && out != conntrack.Reopen && untracked[out] == DropInternal {
 			t.Errorf("%v has none", out)
 		}
+	}
+}
+
+// TestAnswersANewNeighbour has a client whose neighbour entry is missing: the
+// answer goes to where its packet came from, and the kernel is asked.
+func TestAnswersANewNeighbour(t *testing.T) {
+	r := newRig(t, 1, testSpec())
+	hops := []route.Hop{{},
+		route.NewHop(0, [6]byte{}, nicMAC[0], 0, 1500),
+		route.NewHop(1, serverMAC, nicMAC[1], 0, 1500)}
+	hops[1].State = route.Unresolved
+	prefix := func(s string, id route.HopID) route.Prefix {
+		return route.Prefix{Prefix: netip.MustParsePrefix(s), Hop: id}
+	}
+	table := route.New(7, hops, []route.Prefix{prefix("198.51.100.0/24", 1), prefix("10.0.1.0/24", 2)})
+	r.dp.PublishRoutes(table)
+	ask := build(t, seg{src: "198.51.100.7:4000", dst: "192.0.2.11:5000", udp: true, srcMAC: clientMAC})
+	reply := build(t, seg{src: "10.0.1.20:5000", dst: "198.51.100.7:4000", udp: true})
+	r.one(0, 0, 1, ask)
+	if out := r.one(0, 1, 0, reply); [6]byte(out[:6]) != clientMAC || [6]byte(out[6:12]) != nicMAC[0] {
+		t.Errorf("answer goes to % x", out[:12])
+	}
+	if e, ok := r.dp.Workers[0].Event(); !ok || e.Kind != EventResolve || e.Addr != addr("198.51.100.7") {
+		t.Errorf("event %+v, %v", e, ok)
+	}
+	// From the servers' side it is no neighbour of the NIC the way back leads to.
+	r.one(0, 1, 1, build(t, seg{src: "198.51.100.8:4000", dst: "192.0.2.11:5000", udp: true, srcMAC: clientMAC}))
+	r.refused(0, 1, DropNeighbour, build(t, seg{src: "10.0.1.20:5000", dst: "198.51.100.8:4000", udp: true}))
+	// Once the kernel knows, its word counts.
+	known := [6]byte{2, 9, 9, 9, 9, 9}
+	r.dp.PublishRoutes(table.WithHops([]route.Hop{{}, route.NewHop(0, known, nicMAC[0], 0, 1500), hops[2]}))
+	if out := r.one(0, 1, 0, reply); [6]byte(out[:6]) != known {
+		t.Errorf("answer goes to % x, the kernel says % x", out[:6], known)
 	}
 }

@@ -1,6 +1,8 @@
 package dataplane
 
 import (
+	"encoding/binary"
+
 	"github.com/l4fwd/l4fwd/conntrack"
 	"github.com/l4fwd/l4fwd/dataplane/route"
 	"github.com/l4fwd/l4fwd/packet"
@@ -31,10 +33,50 @@ func (w *Worker) clientHop(e *conntrack.Entry) (*route.Hop, Verdict) {
 	if e.HopGen != w.routes.Gen {
 		e.HopGen, e.HopID = w.routes.Gen, uint16(w.routes.Lookup(e.Client))
 	}
-	if h := w.routes.Hop(route.HopID(e.HopID)); h.State == route.Resolved {
+	h := w.routes.Hop(route.HopID(e.HopID))
+	if h.State == route.Resolved {
 		return h, Replied
 	}
-	return nil, w.noHop(route.HopID(e.HopID), e.Client)
+	v := w.noHop(route.HopID(e.HopID), e.Client)
+	if l := w.learned.slot(e.Client); v == DropNeighbour && l.addr == e.Client {
+		return &l.hop, Replied
+	}
+	return nil, v
+}
+
+// learned remembers, for clients whose next hop the kernel has yet to resolve,
+// where their own packets came from: without it the answer to a new neighbour's
+// first packet is lost and its connection begins a retransmission late. It is
+// asked only while the kernel does not know, so it cannot go stale for long,
+// and believes no more than ARP itself does: a frame's word for its sender. A
+// direct-mapped table: a collision forgets, which costs that retransmission.
+type learned [256]learnedHop
+
+type learnedHop struct {
+	addr packet.Addr
+	hop  route.Hop
+}
+
+func (l *learned) slot(a packet.Addr) *learnedHop {
+	return &l[uint8(a.Lo)^uint8(a.Lo>>8)]
+}
+
+// learn notes the sender of row i, which opens flow e, if the way back leads
+// out by the NIC and VLAN it came in by and only the neighbour is missing.
+func (w *Worker) learn(i int, e *conntrack.Entry) {
+	h := w.routes.Hop(route.HopID(e.HopID))
+	p, frame := &w.b.pkt[i], w.frame(i)
+	if h.State != route.Unresolved || h.Port != uint16(w.b.nic[i]) || uint16(h.HeaderLen) != p.L3 ||
+		frame[packet.EthSrc]&1 != 0 {
+		return
+	}
+	if tci, tagged := p.VLAN(frame); tagged && tci&0xfff != binary.BigEndian.Uint16(h.Header[packet.VLANTCI:])&0xfff {
+		return
+	}
+	l := w.learned.slot(e.Client)
+	*l = learnedHop{addr: e.Client, hop: *h}
+	l.hop.State = route.Resolved
+	copy(l.hop.Header[packet.EthDst:], frame[packet.EthSrc:packet.EthSrc+6])
 }
 
 // noHop names the reason, and asks the control plane to resolve what can be.

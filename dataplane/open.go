@@ -103,7 +103,9 @@ func (w *Worker) open(i int, id uint32, was *conntrack.Entry) Verdict {
 		if v == Forwarded {
 			// Should the way back be unresolved, the kernel is asked now and not
 			// only when the answer stands waiting.
-			_, _ = w.clientHop(w.table.Entry(r))
+			if hop, v := w.clientHop(w.table.Entry(r)); hop == nil && v == DropNeighbour {
+				w.learn(i, w.table.Entry(r))
+			}
 			return w.forward(i, r)
 		}
 		if verdict = v; v != DropTupleConflict && v != DropPortsExhausted {

@@ -39,6 +39,8 @@ type Worker struct {
 	here   *Locality // snap.Locality[id]
 	routes *route.Table
 
+	learned learned // ways back the kernel does not know yet
+
 	nanos int64  // monotonic, once a burst
 	tick  uint32 // the same in conntrack ticks
 
