@@ -78,7 +78,7 @@ type Flags uint8
 
 // Flag bits.
 const (
-	HasServerISN   Flags = 1 << iota // SYN-ACK seen, ServerNext is valid
+	HasServerISN   Flags = 1 << iota // SYN-ACK seen, ServerNext is valid; see noteSYNACK for ServerAcked alone
 	ServerAcked                      // the client acknowledged server data: TOA is no longer sent
 	HalfOpen                         // counted in the half-open budget
 	WindowScaled                     // both SYN and SYN-ACK carried the window scale option

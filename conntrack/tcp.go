@@ -112,7 +112,8 @@ func (t *Table) trackSYNACK(r Ref, e *Entry, p *packet.Packet, frame []byte, now
 	c, s := &e.Win[Forward], &e.Win[Reply]
 	ack := p.Ack - e.SeqDelta
 	if e.State != SynSent {
-		return Pass // a retransmission
+		e.noteSYNACK(p, ack)
+		return Pass
 	}
 	if before(ack, c.MaxEnd) || before(c.End, ack) {
 		e.expectRST(ack)
@@ -135,6 +136,9 @@ func (t *Table) trackACK(r Ref, e *Entry, d Dir, p *packet.Packet, now uint32, t
 	ack := p.Ack
 	if d == Reply {
 		ack -= e.SeqDelta
+	}
+	if d == Forward && e.takesNewServer(ack) {
+		e.renew(p)
 	}
 	switch {
 	case e.State == None:

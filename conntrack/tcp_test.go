@@ -91,6 +91,24 @@ var talk = append(append([]step{}, handshake...),
 	step{d: Forward, flags: fACK, seq: 101, ack: 101, state: Established},
 )
 
+// newTalk is a whole connection on the tuple of one that the table takes to be
+// in state old, but the server has forgotten.
+func newTalk(old State) []step {
+	const c, s = 0x20000000, 0x30000000
+	return []step{
+		{d: Forward, flags: fSYN, seq: c, state: old},
+		{d: Reply, flags: fSYNACK, seq: s, ack: c + 1, state: old},
+		{d: Reply, flags: fSYNACK, seq: s, ack: c + 1, state: old},
+		{d: Forward, flags: fACK, seq: c + 1, ack: s + 1, state: Established},
+		{d: Forward, flags: fACK, seq: c + 1, ack: s + 1, length: 100, state: Established},
+		{d: Reply, flags: fACK, seq: s + 1, ack: c + 101, length: 1000, state: Established},
+		{d: Reply, flags: fRST, seq: 101, state: Established, out: DropBadRST},
+		{d: Reply, flags: fFIN, seq: s + 1001, ack: c + 101, state: CloseWait},
+		{d: Forward, flags: fFIN, seq: c + 101, ack: s + 1002, state: LastAck},
+		{d: Reply, flags: fACK, seq: s + 1002, ack: c + 102, state: TimeWait},
+	}
+}
+
 func after(head []step, tail ...step) []step { return append(append([]step{}, head...), tail...) }
 
 func TestTCPScenarios(tt *testing.T) {
@@ -226,6 +244,24 @@ func TestTCPScenarios(tt *testing.T) {
 			step{d: Reply, flags: fACK, seq: 101, ack: 101, state: Established},
 			step{d: Forward, flags: fRST, seq: 101, state: Closed},
 			step{d: Forward, flags: fSYN, seq: 777777, state: Closed, out: Reopen})},
+		{"server forgot, takes the new SYN", after(talk, newTalk(Established)...)},
+		{"server forgot while closing", after(talk, after([]step{
+			{d: Reply, flags: fFIN, seq: 101, ack: 101, state: CloseWait},
+			{d: Forward, flags: fACK, seq: 101, ack: 102, state: CloseWait}}, newTalk(CloseWait)...)...)},
+		{"SYN-ACK that nobody answers", after(talk,
+			step{d: Reply, flags: fSYNACK, seq: 0x30000000, ack: 0x20000001, state: Established},
+			step{d: Forward, flags: fRST, seq: 0x20000001, state: Established, out: DropBadRST},
+			step{d: Forward, flags: fACK, seq: 0x20000001, ack: 0x30000002, state: Established},
+			step{d: Forward, flags: fACK, seq: 101, ack: 101, length: 10, state: Established},
+			step{d: Reply, flags: fFIN, seq: 101, ack: 111, state: CloseWait},
+			step{d: Forward, flags: fRST, seq: 111, state: Closed})},
+		{"server chose another ISN for the SYN again", after(handshake[:2],
+			step{d: Forward, flags: fSYN, seq: 0, state: SynRecv},
+			step{d: Reply, flags: fSYNACK, seq: 0x30000000, ack: 5, state: SynRecv},
+			step{d: Forward, flags: fACK, seq: 1, ack: 0x30000001, state: SynRecv},
+			step{d: Reply, flags: fSYNACK, seq: 0x30000000, ack: 1, state: SynRecv},
+			step{d: Forward, flags: fACK, seq: 1, ack: 0x30000001, state: Established},
+			step{d: Reply, flags: fRST, seq: 0x30000001, state: Closed})},
 		{"SYN in TIME_WAIT", after(timeWait,
 			step{d: Forward, flags: fSYN, seq: 3, state: TimeWait, out: Reopen})},
 		{"RST in TIME_WAIT", after(timeWait, // RFC 1337

@@ -99,6 +99,52 @@ func (e *Entry) oneSided(p *packet.Packet) bool {
 // window is not in use before its SYN-ACK, so the note goes there.
 func (e *Entry) expectRST(ack uint32) { e.Win[Reply] = Window{End: ack, MaxWin: 1} }
 
+// noteSYNACK: a SYN-ACK after the first, mostly the same again. Another
+// sequence number is another connection: a live one never answers so. In
+// SynRecv the server forgot its first answer, or it was a SYN cookie, and what
+// counts is the latest. Later the server forgot the connection, because it was
+// started anew or gave up long before us, while the client takes its port for
+// a new one. A SYN-ACK can be forged, so the number is only noted until the
+// client acknowledges just this, see takesNewServer. ServerNext is not in use
+// then: ServerAcked without HasServerISN says that it holds the note.
+func (e *Entry) noteSYNACK(p *packet.Packet, ack uint32) {
+	next := p.Seq + 1
+	if e.Flags&HasServerISN != 0 && next == e.ServerNext {
+		return
+	}
+	switch e.State {
+	case SynRecv:
+		if c := &e.Win[Forward]; ack == c.End {
+			e.Win[Reply] = Window{End: next + payloadLen(p), MaxEnd: next + c.MaxWin, MaxWin: max(uint32(p.Window), 1)}
+			e.ServerNext = next
+		}
+	case Established, FinWait, CloseWait, LastAck:
+		e.ServerNext = next
+		e.Flags = e.Flags&^HasServerISN | ServerAcked
+	}
+}
+
+// takesNewServer reports whether a client's acknowledgement is the handshake's
+// last of a connection that noteSYNACK noted.
+func (e *Entry) takesNewServer(ack uint32) bool {
+	return e.Flags&(HasServerISN|ServerAcked) == ServerAcked && ack == e.ServerNext &&
+		e.State >= SynRecv && e.State <= LastAck
+}
+
+// renew makes e the new connection, of which p is the handshake's last segment.
+// The options of its SYNs were not looked at; if the old connection scaled its
+// windows so does this one, by how much is not known, so the most is assumed.
+func (e *Entry) renew(p *packet.Packet) {
+	e.State = SynRecv
+	e.Flags = e.Flags&^(ServerAcked|clientFinAcked|serverFinAcked) | HasServerISN
+	if e.Flags&WindowScaled != 0 {
+		e.WScale = [2]uint8{packet.MaxWindowScale, packet.MaxWindowScale}
+	}
+	const unscaled = 1<<16 - 1
+	e.Win[Forward] = Window{End: p.Seq, MaxEnd: p.Seq + unscaled, MaxWin: max(uint32(p.Window), 1)}
+	e.Win[Reply] = Window{End: e.ServerNext, MaxEnd: e.ServerNext, MaxWin: unscaled}
+}
+
 // noteFinAcked notes whether a segment of side d acknowledges the other side's
 // FIN, and reports whether now both are. End stands right behind a FIN once it
 // was seen: nothing can be sent after it.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/google/gopacket/layers"
 	"golang.org/x/sys/unix"
 
 	"github.com/l4fwd/l4fwd/conntrack"
@@ -64,5 +65,27 @@ func TestReopenFallsBackToAnother(t *testing.T) {
 			t.Errorf("%v, though 10.0.1.21 is free", v)
 		}
 		w.flush()
+	}
+}
+
+// TestPortReusedBehindTheBack: the backend has forgotten a connection that is
+// open here, the client takes its port again. The new connection must be
+// tracked, and its client be told to the backend.
+func TestPortReusedBehindTheBack(t *testing.T) {
+	r := newRig(t, 1, testSpec())
+	c := r.open(0, "198.51.100.7:40000", "192.0.2.10:80")
+	c.fromServer(seg{ack: true, seq: 9001, ackNum: c.isn + 1, payload: 10})
+	c.fromClient(seg{ack: true, seq: 1001, ackNum: 9011, payload: 10})
+
+	const seq, serverSeq = 0x70000000, 0x30000000
+	syn := tcpOf(c.fromClient(seg{syn: true, seq: seq, opts: []layers.TCPOption{mss(1460)}}))
+	c.fromServer(seg{syn: true, ack: true, seq: serverSeq, ackNum: syn.Seq + 1, opts: []layers.TCPOption{mss(1460)}})
+	if got := toa(c.fromClient(seg{ack: true, seq: seq + 1, ackNum: serverSeq + 1})); got == nil {
+		t.Error("the backend is not told the client")
+	}
+	c.fromClient(seg{ack: true, seq: seq + 1, ackNum: serverSeq + 1, payload: 10})
+	c.fromServer(seg{rst: true, ack: true, seq: serverSeq + 1, ackNum: syn.Seq + 11})
+	if got := r.counts(); got.Drops() != 0 {
+		t.Errorf("%d dropped", got.Drops())
 	}
 }
