@@ -39,6 +39,10 @@ func Build(ctx context.Context, pkg string, race bool) (string, error) {
 		if builds.dir, err = os.MkdirTemp("", "testbed-bin-"); err != nil {
 			return "", fmt.Errorf("build %s: %w", pkg, err)
 		}
+		// Tests start programs as other users.
+		if err := os.Chmod(builds.dir, 0o755); err != nil {
+			return "", fmt.Errorf("build %s: %w", pkg, err)
+		}
 	}
 	path := filepath.Join(builds.dir, fmt.Sprintf("%s-%d", filepath.Base(pkg), len(builds.done)))
 	args := []string{"build", "-o", path}
@@ -89,6 +93,9 @@ type ProcessOptions struct {
 	// Echo receives a copy of the output as it comes; nil = nobody.
 	Echo         io.Writer
 	PrivateSysfs bool // see Cmd
+	// Prepare changes the command before it is started, its credentials for
+	// instance; nil = nobody.
+	Prepare func(*Cmd)
 }
 
 // Process is a running program whose output is collected. Stop it with
@@ -111,6 +118,9 @@ func (ns *Namespace) StartProcess(ctx context.Context, o ProcessOptions) (*Proce
 	p.cmd.PrivateSysfs = o.PrivateSysfs
 	p.cmd.Env = append(os.Environ(), o.Env...)
 	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
+	if o.Prepare != nil {
+		o.Prepare(p.cmd)
+	}
 	if err := p.cmd.Start(); err != nil {
 		return nil, err
 	}
