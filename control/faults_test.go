@@ -240,11 +240,12 @@ func TestMissingCapabilities(t *testing.T) {
 		"all":           {all, 1 << 50, nil},
 		"no net admin":  {without(unix.CAP_NET_ADMIN), 0, []string{"CAP_NET_ADMIN"}},
 		"no net raw":    {without(unix.CAP_NET_RAW), 0, []string{"CAP_NET_RAW"}},
-		"sys admin":     {without(unix.CAP_BPF), 0, nil},
+		"sys admin":     {without(unix.CAP_BPF, unix.CAP_PERFMON), 0, nil},
 		"no BPF at all": {without(unix.CAP_BPF, unix.CAP_SYS_ADMIN), 0, []string{"CAP_BPF"}},
+		"no perfmon":    {without(unix.CAP_PERFMON, unix.CAP_SYS_ADMIN), 0, []string{"CAP_PERFMON"}},
 		"no lock":       {without(unix.CAP_IPC_LOCK), 1 << 50, []string{"CAP_IPC_LOCK"}},
 		"small lock":    {without(unix.CAP_IPC_LOCK), 0, nil},
-		"nobody":        {0, 0, []string{"CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_BPF"}},
+		"nobody":        {0, 0, []string{"CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_BPF", "CAP_PERFMON"}},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -99,6 +99,10 @@ func missingCapabilities(have capabilities, pinned int) (errs []error) {
 	if !have.has(unix.CAP_BPF) && !have.has(unix.CAP_SYS_ADMIN) {
 		lack("CAP_BPF", "load the XDP program")
 	}
+	if !have.has(unix.CAP_PERFMON) && !have.has(unix.CAP_SYS_ADMIN) {
+		// Without it the verifier refuses pointers with variable offsets.
+		lack("CAP_PERFMON", "load the XDP program")
+	}
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &limit); err == nil && !have.has(unix.CAP_IPC_LOCK) && limit.Cur < uint64(pinned) {
 		lack("CAP_IPC_LOCK", fmt.Sprintf("lock %d KiB of packet memory (the limit, ulimit -l, is %d KiB)", pinned>>10, limit.Cur>>10))
