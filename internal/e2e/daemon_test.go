@@ -69,8 +69,10 @@ type daemon struct {
 
 // program is what to run and how.
 type program struct {
-	race bool
+	race bool     // built with the race detector
 	args []string // beyond run -c FILE
+	// prepare changes the command before it starts; nil = nobody.
+	prepare func(*testbed.Cmd)
 }
 
 // limit bounds a wait for l4fwd to start or stop on a busy machine.
@@ -98,7 +100,7 @@ func (p program) start(t *testing.T, ns *testbed.Namespace, config string) *daem
 	path, args, statsFile := p.command(t, config)
 	// Not the test's context: it ends before the cleanups, which stop l4fwd.
 	proc, err := ns.StartProcess(context.Background(), testbed.ProcessOptions{
-		Path: path, Args: args, Ready: "ready", ReadyTimeout: limit, PrivateSysfs: true,
+		Path: path, Args: args, Ready: "ready", ReadyTimeout: limit, PrivateSysfs: true, Prepare: p.prepare,
 	})
 	if err != nil {
 		t.Fatalf("l4fwd: %v\nconfiguration:\n%s", err, config)
