@@ -10,7 +10,7 @@ func (w *Worker) Attach(nic uint8, mac [6]byte, p Port) error {
 		return fmt.Errorf("worker %d: NIC %d: at most %d", w.id, nic, MaxNICs)
 	}
 	if w.egress[nic] < 0 {
-		w.egress[nic] = int8(len(w.queues))
+		w.egress[nic] = int16(len(w.queues))
 	}
 	w.queues = append(w.queues, queue{Port: p, nic: nic, mac: mac})
 	for w.refill(&w.queues[len(w.queues)-1]) == BurstSize {
@@ -38,7 +38,7 @@ func (w *Worker) Detach(nic uint8) []Port {
 		w.egress[i] = -1
 	}
 	for i := len(kept) - 1; i >= 0; i-- {
-		w.egress[kept[i].nic] = int8(i)
+		w.egress[kept[i].nic] = int16(i)
 	}
 	return out
 }

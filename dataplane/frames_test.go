@@ -54,3 +54,22 @@ func TestShortAnswersArePadded(t *testing.T) {
 		}
 	}
 }
+
+// TestManyQueues: one worker may well have more than 127 queues.
+func TestManyQueues(t *testing.T) {
+	r := newRig(t, 1, testSpec())
+	w := r.dp.Workers[0]
+	second := w.Detach(1)[0]
+	for range 300 {
+		if err := w.Attach(0, nicMAC[0], memport.New(r.dp.umem, testFrame, testRing)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.Adopt(second.Held(nil))
+	last := memport.New(r.dp.umem, testFrame, testRing)
+	last.OnSend = r.port[0][1].OnSend
+	if err := w.Attach(1, nicMAC[1], last); err != nil {
+		t.Fatal(err)
+	}
+	r.one(0, 0, 1, build(t, seg{src: "198.51.100.7:40000", dst: "192.0.2.10:80", syn: true}))
+}

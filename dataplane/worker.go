@@ -29,8 +29,8 @@ type Worker struct {
 	owners    ownership
 	mesh      *mesh
 
-	queues []queue       // what it receives from
-	egress [MaxNICs]int8 // NIC → index in queues of the one it sends by, -1 if none
+	queues []queue        // what it receives from
+	egress [MaxNICs]int16 // NIC → index in queues of the one it sends by, -1 if none
 
 	table  *conntrack.Table
 	ports  *nat.Ports
