@@ -73,6 +73,24 @@ const idleSpin = int64(200 * time.Microsecond)
 // maxSleep bounds a sleep so that flows expire in time.
 const maxSleep = 100 * time.Millisecond
 
+// hungrySleep bounds it where frames are missing: nothing arrives that could
+// end it, and nobody says when frames come home.
+const hungrySleep = time.Millisecond
+
+// hungry reports whether a queue is short of frames to receive into and there
+// are none to give it.
+func (w *Worker) hungry() bool {
+	if len(w.pool.free) >= BurstSize {
+		return false
+	}
+	for i := range w.queues {
+		if q := &w.queues[i]; !q.down && q.FillFree() >= BurstSize {
+			return true
+		}
+	}
+	return false
+}
+
 // Run forwards until Stop is set. It takes the calling goroutine's thread for
 // itself. Go's scheduler still preempts it every 10 ms to look after the rest
 // of the process: a few microseconds, if the core is its own.
@@ -124,8 +142,12 @@ func (w *Worker) sleep() {
 		}
 	}
 	w.pollFDs = fds
+	sleep := maxSleep
+	if w.hungry() {
+		sleep = hungrySleep
+	}
 	// Every error means "look at the rings again", which happens anyway.
-	if n, _ := unix.Poll(fds, int(maxSleep.Milliseconds())); n > 0 && fds[0].Revents != 0 {
+	if n, _ := unix.Poll(fds, int(sleep.Milliseconds())); n > 0 && fds[0].Revents != 0 {
 		var b [8]byte
 		_, _ = unix.Read(w.wakeFD, b[:])
 	}

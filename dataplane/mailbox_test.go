@@ -75,3 +75,33 @@ func TestOneWakeUp(t *testing.T) {
 	}
 	r.step()
 }
+
+// TestNoLongSleepWithoutFrames: while all its frames are with others nothing
+// can arrive, so a worker must not wait for that, but look for its frames.
+func TestNoLongSleepWithoutFrames(t *testing.T) {
+	r := newRig(t, 2, testSpec())
+	w := r.dp.Workers[0]
+	var list [][]byte
+	for port := 1000; len(list) < testRing; port++ {
+		client := fmt.Sprintf("198.51.100.7:%d", port)
+		if w.owners.client(endpoint(client, 17).Addr, uint16(port)) == 1 {
+			list = append(list, build(t, seg{src: client, dst: "192.0.2.11:5000", udp: true}))
+		}
+	}
+	kept := append([]uint64(nil), w.pool.take(1<<20)...)
+	r.port[0][0].Feed(list, 1)
+	w.Poll(r.now)
+	slept := func() time.Duration {
+		start := time.Now()
+		w.sleep()
+		return time.Since(start)
+	}
+	if got := slept(); got > maxSleep/2 {
+		t.Errorf("slept %v with no frame to receive into", got)
+	}
+	r.dp.Workers[1].Poll(r.now)
+	w.pool.free = append(w.pool.free, kept...)
+	if got := slept(); got < maxSleep/2 {
+		t.Errorf("slept %v with frames enough", got)
+	}
+}
