@@ -21,6 +21,10 @@ func (t *Table) Track(r Ref, d Dir, p *packet.Packet, frame []byte, now uint32, 
 	d &= 1
 	e.Packets[d]++
 	e.Bytes[d] += uint64(p.End - p.L3)
+	if e.State == Established && p.Kind == packet.KindTCP && e.plain(p) {
+		t.trackPlain(r, e, d, p, now, to)
+		return Pass
+	}
 	switch p.Kind {
 	case packet.KindTCP:
 		if e.Proto == packet.ProtoTCP {

@@ -80,7 +80,6 @@ type burst struct {
 	flow [BurstSize]uint8 // rows that belong to flows, in order of arrival
 	hash [BurstSize]uint32
 	cand [BurstSize]conntrack.Cand
-	turn [BurstSize]uint8 // indices into flow, hash and cand, in order of treatment
 	// What the lookup found, by row of flow, hash and cand; a Ref of 0 is no
 	// flow. Nothing of it may be believed once changed is set: a flow has been
 	// opened, and may have been found, or removed, and its Ref be another's.
