@@ -38,7 +38,7 @@ func (w *Worker) clientHop(e *conntrack.Entry) (*route.Hop, Verdict) {
 		return h, Replied
 	}
 	v := w.noHop(route.HopID(e.HopID), e.Client)
-	if l := w.learned.slot(e.Client); v == DropNeighbour && l.addr == e.Client {
+	if l := w.learned.slot(e.Client); v == DropNeighbour && l.addr == e.Client && l.leads(h) {
 		return &l.hop, Replied
 	}
 	return nil, v
@@ -55,6 +55,13 @@ type learned [256]learnedHop
 type learnedHop struct {
 	addr packet.Addr
 	hop  route.Hop
+}
+
+// leads reports whether what was learned is still the way of the route, whose
+// hop is h: by the same NIC, its MAC, and VLAN.
+func (l *learnedHop) leads(h *route.Hop) bool {
+	return l.hop.Port == h.Port && l.hop.HeaderLen == h.HeaderLen &&
+		string(l.hop.Header[packet.EthSrc:]) == string(h.Header[packet.EthSrc:])
 }
 
 func (l *learned) slot(a packet.Addr) *learnedHop {

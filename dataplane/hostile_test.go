@@ -91,3 +91,21 @@ func TestDamagedSolicitation(t *testing.T) {
 		t.Errorf("answered: %x", out[0].bytes)
 	}
 }
+
+// TestLearnedWayIsTheRoutes: what was learned of a client on one NIC says
+// nothing once its route leads out by another.
+func TestLearnedWayIsTheRoutes(t *testing.T) {
+	r := newRig(t, 1, testSpec())
+	hops := []route.Hop{{}, route.NewHop(0, [6]byte{}, nicMAC[0], 0, 1500), route.NewHop(1, serverMAC, nicMAC[1], 0, 1500), route.NewHop(1, [6]byte{}, nicMAC[1], 0, 1500)}
+	hops[1].State, hops[3].State = route.Unresolved, route.Unresolved
+	table := func(gen uint32, clients route.HopID) *route.Table {
+		return route.New(gen, append([]route.Hop(nil), hops...), []route.Prefix{
+			{Prefix: netip.MustParsePrefix("198.51.100.0/24"), Hop: clients}, {Prefix: netip.MustParsePrefix("10.0.1.0/24"), Hop: 2}})
+	}
+	r.dp.PublishRoutes(table(7, 1))
+	r.one(0, 0, 1, build(t, seg{src: "198.51.100.7:4000", dst: "192.0.2.11:5000", udp: true, srcMAC: clientMAC}))
+	reply := build(t, seg{src: "10.0.1.20:5000", dst: "198.51.100.7:4000", udp: true})
+	r.one(0, 1, 0, reply)
+	r.dp.PublishRoutes(table(8, 3))
+	r.refused(0, 1, DropNeighbour, reply)
+}
