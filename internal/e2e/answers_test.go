@@ -173,11 +173,17 @@ func (p place) silent(t *testing.T, when string) {
 	p.forgetAll(t)
 }
 
+// timedOut reports whether a dial got no answer at all.
+func timedOut(err error) bool {
+	var slow net.Error
+	return errors.As(err, &slow) && slow.Timeout()
+}
+
 // forgetAll removes the addresses from the asker's neighbour table.
 func (p place) forgetAll(t *testing.T) {
 	t.Helper()
 	for _, f := range testbed.Families {
-		if err := p.forget(p.addr(f, 0)); err != nil {
+		if err := forget(p.dev, p.addr(f, 0)); err != nil {
 			t.Error(err)
 		}
 	}
@@ -199,8 +205,7 @@ func (p place) knock(t *testing.T, when string) {
 			if err == nil {
 				_ = c.Close()
 			}
-			var slow net.Error
-			if !errors.As(err, &slow) || !slow.Timeout() {
+			if !timedOut(err) {
 				t.Errorf("%s: TCP to %s %s: %v, want silence", when, p.what, a, err)
 			}
 		})
@@ -208,9 +213,10 @@ func (p place) knock(t *testing.T, when string) {
 	wg.Wait()
 }
 
-func (p place) forget(a netip.Addr) error {
-	nl := p.dev.NS.Netlink()
-	all, err := nl.NeighList(p.dev.Index, 0)
+// forget removes an address from a device's neighbour table.
+func forget(dev *testbed.Device, a netip.Addr) error {
+	nl := dev.NS.Netlink()
+	all, err := nl.NeighList(dev.Index, 0)
 	if err != nil {
 		return fmt.Errorf("neighbours: %w", err)
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -151,7 +152,7 @@ func (d *daemon) end() {
 	if !d.t.Failed() {
 		return
 	}
-	d.t.Logf("l4fwd's log, the end of it:\n%s", tail(d.Output(), 60))
+	d.t.Logf("l4fwd's log, the end of it, without stats:\n%s", tail(d.Output(), 60))
 	b, err := os.ReadFile(d.statsFile)
 	d.t.Logf("l4fwd's stats (%v):\n%s", err, b)
 }
@@ -232,8 +233,9 @@ func await(t *testing.T, what string, ok func() error) {
 	}
 }
 
-// tail is the last lines of a text.
+// tail is the last lines of a log that are not stats.
 func tail(text string, lines int) string {
 	all := strings.Split(strings.TrimRight(text, "\n"), "\n")
+	all = slices.DeleteFunc(all, func(line string) bool { return strings.Contains(line, statsLine) })
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
 }
