@@ -112,9 +112,9 @@ var topFields = []field[Config]{
 		"Source ports of Full-NAT on local addresses that have none of their own."),
 	{key: "services", decode: decodeServices, required: true,
 		doc: "What is forwarded. Address and protocol together are unique. No default."},
-	integer("workers", 0, 1024, func(c *Config) *int { return &c.Workers },
-		"Number of workers, each a thread of its own. 0: one for each of the cpus, or\n"+
-			"what l4fwd finds fit for the NICs' queues.").needsRestart(),
+	integer("workers", 0, 255, func(c *Config) *int { return &c.Workers },
+		"Number of workers, each a thread of its own; every NIC needs as many queues.\n"+
+			"0: one for each of the cpus, or one.").needsRestart(),
 	plain("cpus", anyPlain, wantCPUs, func(c *Config) *[]int { return &c.CPUs }, ParseCPUList,
 		func(cpus []int) string { return strconv.Quote(formatCPUList(cpus)) },
 		`CPUs to run on, one worker each, such as "2,4-5". Empty: l4fwd's choice.`).needsRestart(),

@@ -27,7 +27,7 @@ func createMemory(name string, size uint64, lazy bool) (mapping, error) {
 		m, err := newMemfd(name, roundUp(size, hugePage), unix.MFD_HUGETLB|unix.MFD_HUGE_2MB)
 		if err == nil {
 			// Reserved by mapping already; zeroed now, not under traffic.
-			err = unix.Madvise(m.bytes(), unix.MADV_POPULATE_WRITE)
+			err = m.populate(hugePage)
 			m.backing = fmt.Sprintf("memfd, %d MiB in 2 MiB pages of the huge page pool", m.size>>20)
 		}
 		if err == nil {
@@ -46,7 +46,7 @@ func createMemory(name string, size uint64, lazy bool) (mapping, error) {
 		m.backing = "memfd, 4 KiB pages taken on first use"
 		return m, nil
 	}
-	if err := unix.Madvise(m.bytes(), unix.MADV_POPULATE_WRITE); err != nil {
+	if err := m.populate(pageSize); err != nil {
 		return mapping{}, errors.Join(fmt.Errorf("populate %d bytes: %w", m.size, err), m.close())
 	}
 	// MADV_HUGEPAGE does nothing on a memfd where shmem_enabled is "never";
@@ -54,6 +54,25 @@ func createMemory(name string, size uint64, lazy bool) (mapping, error) {
 	collapse := unix.Madvise(m.bytes(), unix.MADV_COLLAPSE)
 	m.backing = describe(m.size, hugeBytes(uintptr(m.base)), collapse)
 	return m, nil
+}
+
+// populate has the kernel allocate all pages now, so that running out is an
+// error here and not a crash under traffic. Before Linux 5.14 it can only be
+// asked by touching them.
+func (m *mapping) populate(page int) error {
+	err := unix.Madvise(m.bytes(), unix.MADV_POPULATE_WRITE)
+	if errors.Is(err, unix.EINVAL) {
+		touch(m.bytes(), page)
+		return nil
+	}
+	return err
+}
+
+// touch writes to every page of fresh, zeroed memory.
+func touch(b []byte, page int) {
+	for i := 0; i < len(b); i += page {
+		b[i] = 0
+	}
 }
 
 // newMemfd makes, sizes, seals and maps a memfd. The seals keep whoever else

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -34,8 +33,7 @@ type Stats struct {
 	TOA      map[string]uint64 `json:"toa"` // packets of new flows by what came of the option
 }
 
-// ServiceStats counts by service. Two services that share a backend share its
-// counts.
+// ServiceStats counts by service.
 type ServiceStats struct {
 	Name     string         `json:"name"`
 	Backends []BackendStats `json:"backends"`
@@ -84,16 +82,15 @@ type backendName struct {
 }
 
 func namesOf(c *config.Config, s *dataplane.Snapshot) []serviceNames {
-	ids := make(map[string]int)
-	for id, b := range s.Directory.Backends {
-		ids[fmt.Sprint(netip.AddrPortFrom(b.Addr.Netip(), b.Port), b.Proto)] = id
+	ids := make(map[string][]uint32, len(s.Services)) // service names are unique
+	for i := range s.Services {
+		ids[s.Services[i].Name] = s.Services[i].Backends
 	}
 	var out []serviceNames
-	for i, svc := range c.Services {
+	for _, svc := range c.Services {
 		n := serviceNames{name: svc.Name}
-		proto := s.Directory.Services[i].Proto
-		for _, b := range svc.Backends {
-			n.backends = append(n.backends, backendName{b.Address, ids[fmt.Sprint(b.Address, proto)]})
+		for i, b := range svc.Backends {
+			n.backends = append(n.backends, backendName{b.Address, int(ids[svc.Name][i])})
 		}
 		out = append(out, n)
 	}

@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/l4fwd/l4fwd/balance"
@@ -22,9 +23,10 @@ type Service struct {
 	Name     string
 	Set      *balance.Set
 	Timeouts conntrack.Timeouts
+	Backends []uint32 // backend ids in the order of the configuration
 	Locals   []uint16 // Full-NAT: local address ids of the backends' family
 	Mode     conntrack.Mode
-	V6       bool  // the VIP is IPv6
+	v4       bool  // the backends are IPv4
 	TOA      bool  // tell the client's address by TOA
 	TOAKind  uint8 // option kind, inserted if TOA and stripped from clients always
 	StripTS  bool  // erase the timestamps option from SYNs
@@ -71,8 +73,8 @@ type ServiceSpec struct {
 	Backends        []BackendSpec
 }
 
-// BackendSpec is one real server of a service. Two services may share one;
-// they then share its id.
+// BackendSpec is one real server of a service. One that two services share is
+// two backends.
 type BackendSpec struct {
 	Endpoint conntrack.Endpoint
 	Weight   uint32
@@ -95,8 +97,25 @@ type Registry struct {
 	workers  int
 	services registryOf[conntrack.Endpoint]
 	last     []Service // by id, for flows that outlive their service
-	backends registryOf[conntrack.Endpoint]
+	backends registryOf[backendKey]
+	reals    []conntrack.Endpoint // of backends, by id
 	locals   registryOf[packet.Addr]
+}
+
+// backendKey makes a real server that two services share two backends, so that
+// each service has its own counts of it.
+type backendKey struct {
+	service int
+	real    conntrack.Endpoint
+}
+
+// backend is the id of a service's real server.
+func (r *Registry) backend(service int, real conntrack.Endpoint) uint32 {
+	id := r.backends.id(backendKey{service, real})
+	if id == len(r.reals) {
+		r.reals = append(r.reals, real)
+	}
+	return uint32(id)
 }
 
 type registryOf[K comparable] struct {
@@ -128,42 +147,28 @@ func (r *Registry) Build(spec Spec) (*Snapshot, error) {
 	if err != nil {
 		return nil, err
 	}
-	type placed struct {
-		id  int
-		svc Service
-	}
-	all := make([]placed, 0, len(spec.Services))
+	all := make(map[int]Service, len(spec.Services))
 	for i := range spec.Services {
 		s := &spec.Services[i]
-		svc := Service{
-			Name: s.Name, Timeouts: s.Timeouts, Mode: s.Mode,
-			TOA: s.TOA, TOAKind: s.TOAKind, StripTS: s.StripTimestamps,
-		}
-		set := make([]balance.Backend, 0, len(s.Backends))
-		v4 := s.VIP.Addr.Is4()
-		for _, b := range s.Backends {
-			id := r.backends.id(b.Endpoint)
-			v4 = b.Endpoint.Addr.Is4()
-			set = append(set, balance.Backend{ID: uint32(id), Weight: b.Weight, Identity: balance.Identity(b.Endpoint.Addr, b.Endpoint.Port)})
-		}
-		if svc.Set, err = balance.New(s.Scheduler, set, spec.Seed); err != nil {
-			return nil, fmt.Errorf("service %s: %w", s.Name, err)
-		}
-		if s.Mode == conntrack.FullNAT {
-			svc.Locals = local6
-			if v4 {
+		id := r.services.id(s.VIP)
+		svc, err := r.service(id, s, spec.Seed)
+		if err == nil && s.Mode == conntrack.FullNAT {
+			if svc.Locals = local6; svc.v4 {
 				svc.Locals = local4
 			}
 			if len(svc.Locals) == 0 {
-				return nil, fmt.Errorf("service %s: no local address of its backends' family", s.Name)
+				err = errNoLocal
 			}
 		}
-		all = append(all, placed{r.services.id(s.VIP), svc})
+		if err != nil {
+			return nil, fmt.Errorf("service %s: %w", s.Name, err)
+		}
+		all[id] = svc
 	}
 	snap := &Snapshot{
 		Directory: conntrack.Directory{
 			Services: r.services.list[:len(r.services.list):len(r.services.list)],
-			Backends: r.backends.list[:len(r.backends.list):len(r.backends.list)],
+			Backends: r.reals[:len(r.reals):len(r.reals)],
 			Locals:   r.locals.list[:len(r.locals.list):len(r.locals.list)],
 		},
 		Services: make([]Service, len(r.services.list)),
@@ -172,13 +177,34 @@ func (r *Registry) Build(spec Spec) (*Snapshot, error) {
 		snap.Services[id] = r.last[id]
 		snap.Services[id].Set = nil
 	}
-	for _, p := range all {
-		snap.Services[p.id] = p.svc
+	for id, svc := range all {
+		snap.Services[id] = svc
 	}
 	r.last = snap.Services
 	snap.names = snap.nameAll(spec.Locals)
 	snap.Locality = r.localities(snap, spec.Seed)
 	return snap, nil
+}
+
+var errNoLocal = errors.New("no local address of its backends' family")
+
+// service makes one service and gives its real servers their ids.
+func (r *Registry) service(id int, s *ServiceSpec, seed uint64) (svc Service, err error) {
+	svc = Service{
+		Name: s.Name, Timeouts: s.Timeouts, Mode: s.Mode, v4: s.VIP.Addr.Is4(),
+		TOA: s.TOA, TOAKind: s.TOAKind, StripTS: s.StripTimestamps,
+	}
+	set := make([]balance.Backend, 0, len(s.Backends))
+	for _, b := range s.Backends {
+		svc.v4 = b.Endpoint.Addr.Is4()
+		svc.Backends = append(svc.Backends, r.backend(id, b.Endpoint))
+		set = append(set, balance.Backend{
+			ID: svc.Backends[len(svc.Backends)-1], Weight: b.Weight,
+			Identity: balance.Identity(b.Endpoint.Addr, b.Endpoint.Port),
+		})
+	}
+	svc.Set, err = balance.New(s.Scheduler, set, seed)
+	return svc, err
 }
 
 // nameAll lists the services and the addresses, of which locals are in the

@@ -20,7 +20,6 @@ const (
 	DropTTL                           // TTL or hop limit used up
 	DropFragment                      // an IP fragment
 	DropTooBig                        // larger than the egress MTU
-	DropTOANoRoom                     // no room for TOA in the TCP header
 	DropBadRST                        // RST outside the window (RFC 5961)
 	DropBadSYN                        // SYN that cannot belong to the flow (RFC 5961)
 	DropBadFlags                      // TCP flags that no host sends
@@ -59,7 +58,7 @@ var verdictNames = [...]string{
 	DropNoBackend: "no_backend", DropPortsExhausted: "ports_exhausted",
 	DropTupleConflict: "tuple_conflict", DropTableFull: "table_full",
 	DropBucketFull: "bucket_full", DropTTL: "ttl_exceeded", DropFragment: "fragment",
-	DropTooBig: "too_big", DropTOANoRoom: "toa_no_room", DropBadRST: "bad_rst",
+	DropTooBig: "too_big", DropBadRST: "bad_rst",
 	DropBadSYN: "bad_syn", DropBadFlags: "bad_tcp_flags", DropICMPTruncated: "icmp_truncated", DropNoRoute: "no_route",
 	DropBlackhole: "blackhole_route", DropForeignRoute: "foreign_route",
 	DropLocalRoute: "local_route",

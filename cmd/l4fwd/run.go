@@ -19,7 +19,7 @@ func runCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "run -c FILE",
 		Short: "Forward until Ctrl-C or SIGTERM",
-		Long: `Forward what the configuration says until SIGINT or SIGTERM, then put the
+		Long: `Forward what the configuration says until SIGINT, SIGTERM or SIGHUP, then put the
 network interfaces back as they were. Flags beat the file.
 
 Worker w of W serves every queue q of every interface with q modulo W = w, so
@@ -56,7 +56,8 @@ service manager is told by sd_notify(3).`,
 
 // run is the daemon from here to its end by a signal.
 func run(ctx context.Context, cfg *config.Config, o control.Options) error {
-	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM)
+	// SIGHUP too: a terminal that is closed must not leave NICs changed.
+	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	defer stop()
 	// A second Ctrl-C does not wait for anything.
 	context.AfterFunc(ctx, stop)

@@ -137,7 +137,8 @@ func (j *journal) ownedElsewhere() bool {
 
 // processStart is the start time of a process, which with its pid names it for
 // good: field 22 of /proc/PID/stat, counted behind the name in parentheses,
-// which may hold anything.
+// which may hold anything. One that has ended and only waits to be noticed by
+// its parent (state Z or X, field 3) is no process any more.
 func processStart(pid int) (uint64, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -148,6 +149,9 @@ func processStart(pid int) (uint64, error) {
 	const startTime = 22 - 3 // the first field here is the third
 	if len(fields) <= startTime {
 		return 0, fmt.Errorf("process %d: unexpected stat %q", pid, stat)
+	}
+	if fields[0] == "Z" || fields[0] == "X" {
+		return 0, fmt.Errorf("process %d: has ended", pid)
 	}
 	start, err := strconv.ParseUint(fields[startTime], 10, 64)
 	if err != nil {

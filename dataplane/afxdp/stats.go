@@ -19,28 +19,39 @@ type counters struct {
 // Stats are totals since the socket was opened.
 type Stats struct {
 	// Frames that went through the rings.
-	Received, Filled, Transmitted, Reclaimed uint64
+	Received    uint64 `json:"received"`
+	Filled      uint64 `json:"filled"`
+	Transmitted uint64 `json:"transmitted"`
+	Reclaimed   uint64 `json:"reclaimed"`
 	// System calls made by Kick: sendto for TX, recvfrom for RX.
-	Sends, Wakeups uint64
+	Sends   uint64 `json:"sends"`
+	Wakeups uint64 `json:"wakeups"`
 	// What those calls answered: EAGAIN (in copy mode also "more is left"),
 	// EBUSY (in copy mode: the driver dropped a packet, whose frame comes back
 	// all the same), ENOBUFS or ENOMEM, EINTR, and errors that Kick returned.
-	Again, Busy, NoBuffers, Interrupted, Failed uint64
+	Again       uint64 `json:"again"`
+	Busy        uint64 `json:"busy"`
+	NoBuffers   uint64 `json:"no_buffers"`
+	Interrupted uint64 `json:"interrupted"`
+	Failed      uint64 `json:"failed"`
 	// Descriptors not moved because they were invalid, by the method that found
 	// them, and frames found to have two owners. All four should stay zero.
-	RxRefused, FillRefused, TxRefused, Doubled uint64
+	RxRefused   uint64 `json:"rx_refused"`
+	FillRefused uint64 `json:"fill_refused"`
+	TxRefused   uint64 `json:"tx_refused"`
+	Doubled     uint64 `json:"doubled"`
 	// Kernel is XDP_STATISTICS (if_xdp.h).
-	Kernel KernelStats
+	Kernel KernelStats `json:"kernel"`
 }
 
 // KernelStats is struct xdp_statistics of if_xdp.h.
 type KernelStats struct {
-	RxDropped            uint64 // no frame to receive into, or too long for one
-	RxInvalidDescs       uint64 // bad addresses in the fill ring
-	TxInvalidDescs       uint64 // bad descriptors in the TX ring
-	RxRingFull           uint64 // packets lost because Receive came too late
-	RxFillRingEmptyDescs uint64 // times that no frame was there to receive into
-	TxRingEmptyDescs     uint64 // times that the kernel found nothing to send
+	RxDropped            uint64 `json:"rx_dropped"`               // no frame to receive into, or too long for one
+	RxInvalidDescs       uint64 `json:"rx_invalid_descs"`         // bad addresses in the fill ring
+	TxInvalidDescs       uint64 `json:"tx_invalid_descs"`         // bad descriptors in the TX ring
+	RxRingFull           uint64 `json:"rx_ring_full"`             // packets lost because Receive came too late
+	RxFillRingEmptyDescs uint64 `json:"rx_fill_ring_empty_descs"` // times that no frame was there to receive into
+	TxRingEmptyDescs     uint64 `json:"tx_ring_empty_descs"`      // times that the kernel found nothing to send
 }
 
 // Stats reads the counters. It takes the kernel's lock of the socket for a
