@@ -105,3 +105,28 @@ func TestNoLongSleepWithoutFrames(t *testing.T) {
 		t.Errorf("slept %v with frames enough", got)
 	}
 }
+
+// TestDownPortTellsOnce: a word that waits for room is not lost at every round.
+func TestDownPortTellsOnce(t *testing.T) {
+	r := newRig(t, 1, testSpec())
+	w := r.dp.Workers[0]
+	for w.events.push(Event{Kind: EventResolve}) {
+	}
+	before := w.Counts().LostEvents
+	w.portDown(&w.queues[1])
+	for range 1000 {
+		w.Poll(r.now)
+	}
+	if got := w.Counts().LostEvents - before; got != 0 {
+		t.Errorf("%d words lost, though the one there is waits", got)
+	}
+	w.Event()
+	w.Poll(r.now)
+	told := false
+	for e, ok := w.Event(); ok; e, ok = w.Event() {
+		told = told || e == Event{Kind: EventPortDown, NIC: 1}
+	}
+	if !told {
+		t.Error("nobody was told")
+	}
+}

@@ -299,7 +299,7 @@ func (w *Worker) portDown(q *queue) {
 // complain tells the control plane that a port is down, once, and again only
 // while there is no room for the word.
 func (w *Worker) complain(q *queue) {
-	if !q.told {
+	if !q.told && w.events.ring.room() > 0 {
 		q.told = w.events.push(Event{Kind: EventPortDown, NIC: q.nic})
 	}
 }
