@@ -1,6 +1,8 @@
 package dataplane
 
 import (
+	"slices"
+
 	"github.com/l4fwd/l4fwd/conntrack"
 	"github.com/l4fwd/l4fwd/dataplane/route"
 	"github.com/l4fwd/l4fwd/nat"
@@ -126,7 +128,7 @@ func (w *Worker) insert(i int, svc *Service, id, backend uint32, was *conntrack.
 	}
 	if svc.Mode == conntrack.FullNAT {
 		var ok bool
-		if e.Local, e.LocalPort, ok = w.ports.Pick(w.table, dir, svc.Locals, backend); !ok {
+		if e.Local, e.LocalPort, ok = w.ports.Pick(w.table, dir, svc.Locals, backend); !ok && !w.takePort(&e, svc) {
 			return 0, DropPortsExhausted
 		}
 		if p.Kind == packet.KindTCP {
@@ -166,6 +168,26 @@ func (w *Worker) insert(i int, svc *Service, id, backend uint32, was *conntrack.
 	c.Active++
 	w.count.Opened++
 	return r, Forwarded
+}
+
+// handshakeTime is how long a half-open flow keeps its port against newer ones:
+// most handshakes are over by then.
+const handshakeTime = conntrack.TicksPerSecond / 4
+
+// takePort gives e the local port of the oldest half-open flow, which goes, if
+// that has a port e can use. Else a flood of SYNs from invented addresses, six
+// thousand a second for one local address and backend, would keep everybody out.
+func (w *Worker) takePort(e *conntrack.Entry, svc *Service) bool {
+	r := w.table.OldestHalfOpen()
+	o := w.table.Entry(r)
+	if r == 0 || o.Mode != e.Mode || o.Service != e.Service || o.Backend != e.Backend ||
+		w.tick-o.Created < handshakeTime || !slices.Contains(svc.Locals, o.Local) {
+		return false
+	}
+	e.Local, e.LocalPort = o.Local, o.LocalPort
+	w.close(r)
+	w.count.Evicted++
+	return true
 }
 
 // reopen starts flow r afresh for row i, a SYN on a connection that is over:

@@ -89,3 +89,34 @@ func TestPortReusedBehindTheBack(t *testing.T) {
 		t.Errorf("%d dropped", got.Drops())
 	}
 }
+
+// TestHalfOpenGivesItsPort: a SYN flood that has taken all ports keeps nobody
+// out for long; connections and fresh handshakes keep theirs.
+func TestHalfOpenGivesItsPort(t *testing.T) {
+	spec := testSpec()
+	spec.Locals, spec.Services = spec.Locals[:1], spec.Services[:1]
+	spec.Services[0].Backends = spec.Services[0].Backends[:1]
+	r := newRigWith(t, 1, spec, func(o *Options) { o.LocalPorts = []nat.PortRange{{First: 2000, Last: 2003}} })
+	syn := func(i int) []byte {
+		return build(t, seg{src: fmt.Sprintf("198.51.100.7:%d", 1024+i), dst: "192.0.2.10:80", syn: true})
+	}
+	first := verify(t, r.one(0, 0, 1, syn(0)))
+	for i := 1; i < 4; i++ {
+		r.one(0, 0, 1, syn(i))
+	}
+	r.refused(0, 0, DropPortsExhausted, syn(4))
+	r.now += 1e9
+	if got := tcpOf(verify(t, r.one(0, 0, 1, syn(4)))).SrcPort; got != tcpOf(first).SrcPort {
+		t.Errorf("port %d, the oldest had %d", got, tcpOf(first).SrcPort)
+	}
+	for i := 5; i < 8; i++ {
+		r.open(0, fmt.Sprintf("198.51.100.7:%d", 1024+i), "192.0.2.10:80")
+	}
+	r.now += 1e9
+	r.open(0, "198.51.100.7:9000", "192.0.2.10:80")
+	r.now += 1e9
+	r.refused(0, 0, DropPortsExhausted, syn(8))
+	if c := r.counts(); c.Evicted != 5 || r.dp.Workers[0].BackendCounts()[0].Active != 4 {
+		t.Errorf("%d evicted, %+v", c.Evicted, r.dp.Workers[0].BackendCounts())
+	}
+}
