@@ -20,8 +20,11 @@ type Capture struct {
 	Frames [][]byte // parts of a few large blocks, in order
 	// Times are nanoseconds since the first frame. They never go back: a frame
 	// that the file has before an earlier one counts as captured with it.
+	// No two are more than a day apart.
 	Times []int64
 	Start time.Time // of the first frame
+
+	newest time.Time
 }
 
 // ErrCapture is a file that is no capture that can be used, or ends within a
@@ -32,10 +35,10 @@ var ErrCapture = errors.New("unusable capture")
 // take all memory: tcpdump's own bound.
 const maxPacket = 262144
 
-// packetSource is what the readers of both formats have in common. The data
-// are the reader's.
+// packetSource is what the readers of both formats have in common. (What they
+// call zero copy allocates as much as a pcapng file's snap length says.)
 type packetSource interface {
-	ZeroCopyReadPacketData() (data []byte, ci gopacket.CaptureInfo, err error)
+	gopacket.PacketDataSource
 	LinkType() layers.LinkType
 }
 
@@ -53,7 +56,18 @@ func LoadCapture(path string) (*Capture, error) {
 // file's, for messages; an error names the packet it occurred at, counted from
 // 1. Interfaces of a pcapng file that are not Ethernet are passed over if the
 // first one is.
-func ReadCapture(name string, r io.Reader) (*Capture, error) {
+func ReadCapture(name string, r io.Reader) (c *Capture, err error) {
+	// pcapgo divides by the time resolution of a pcapng interface, which may
+	// come out as zero, and trusts more of a file than it should.
+	defer func() {
+		if p := recover(); p != nil {
+			c, err = nil, fmt.Errorf("%s: %w: %v", name, ErrCapture, p)
+		}
+	}()
+	return readCapture(name, r)
+}
+
+func readCapture(name string, r io.Reader) (*Capture, error) {
 	src, err := openCapture(r)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w: %w", name, ErrCapture, err)
@@ -64,7 +78,7 @@ func ReadCapture(name string, r io.Reader) (*Capture, error) {
 	c := &Capture{Name: name}
 	var block []byte
 	for {
-		data, ci, err := src.ZeroCopyReadPacketData()
+		data, ci, err := src.ReadPacketData()
 		// At the end of the file between two packets there is nothing in ci.
 		if errors.Is(err, io.EOF) && ci.CaptureLength == 0 {
 			break
@@ -98,12 +112,21 @@ func (c *Capture) add(frame []byte, at time.Time) {
 	if len(c.Frames) == 0 {
 		c.Start = at.UTC()
 	}
-	t := max(at.Sub(c.Start).Nanoseconds(), 0)
+	t := int64(0)
 	if n := len(c.Times); n > 0 {
-		t = max(t, c.Times[n-1])
+		gap := min(max(at.Sub(c.newest), 0), maxGap)
+		t = c.Times[n-1] + gap.Nanoseconds()
+	}
+	if at.After(c.newest) {
+		c.newest = at
 	}
 	c.Frames, c.Times = append(c.Frames, frame), append(c.Times, t)
 }
+
+// maxGap bounds the time between two packets: longer than any flow stays that
+// nobody uses, by default, and short enough for the sum to mean something where
+// a file's times do not.
+const maxGap = 24 * time.Hour
 
 // span is how much time a pass over the capture takes: up to the last frame
 // and half a gap as they are on average.
@@ -122,7 +145,7 @@ func openCapture(r io.Reader) (packetSource, error) {
 		return nil, errors.New("too short for pcap or pcapng")
 	}
 	if binary.LittleEndian.Uint32(magic) == magicSection {
-		ng, err := pcapgo.NewNgReader(b, pcapgo.NgReaderOptions{})
+		ng, err := pcapgo.NewNgReader(&blockReader{r: b}, pcapgo.NgReaderOptions{})
 		if err != nil {
 			return nil, fmt.Errorf("pcapng: %w", err)
 		}

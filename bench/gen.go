@@ -283,5 +283,17 @@ func (g *generator) write(s *segment) error {
 	g.left--
 	err := g.out.WritePacket(gopacket.CaptureInfo{Timestamp: g.at, CaptureLength: len(f), Length: len(f)}, f)
 	g.at = g.at.Add(genGap)
+	return cause(err, g.flush)
+}
+
+// cause is err as the buffered writer met it, which pcapgo tells as text only:
+// flushing a writer that has failed says why again.
+func cause(err error, flush func() error) error {
+	if err == nil {
+		return nil
+	}
+	if first := flush(); first != nil {
+		return first
+	}
 	return err
 }

@@ -143,13 +143,15 @@ const lookEvery = 1024
 func (m *meter) drive(ctx context.Context, id int, l *lane) {
 	w, p := m.r.dp.Workers[id], m.r.ports[id]
 	span := m.c.span()
-	bursts := 0
+	bursts, now := 0, m.time
 	for len(l.frames) > 0 && (m.o.Duration > 0 || 1+l.loops < m.o.Loops) {
 		l.loops++
 		offset := base + int64(l.loops)*span
 		for at := 0; at < len(l.frames); at += dataplane.BurstSize {
 			end := min(at+dataplane.BurstSize, len(l.frames))
-			now := max(offset+l.times[end-1], m.time)
+			was := now
+			now = max(offset+l.times[end-1], now)
+			idle(w, was, now)
 			p.Feed(l.frames[at:end], 1)
 			if m.out == nil {
 				for !p.Idle() {
@@ -171,6 +173,17 @@ func (m *meter) drive(ctx context.Context, id int, l *lane) {
 		if m.over(ctx, id, l, 0) {
 			return
 		}
+	}
+}
+
+// idleStep is the longest a worker is left without a round. It bounds what it
+// does about timers in one, so that after a leap in time it would lag behind.
+const idleStep = int64(5 * time.Second)
+
+// idle gives a worker its rounds over a time without packets.
+func idle(w *dataplane.Worker, from, to int64) {
+	for from += idleStep; from < to; from += idleStep {
+		w.Poll(from)
 	}
 }
 

@@ -53,7 +53,7 @@ func (o *output) write(at int64) {
 	for _, end := range o.ends {
 		if o.err == nil {
 			ci.CaptureLength, ci.Length = end-from, end-from
-			o.err = o.w.WritePacket(ci, o.data[from:end])
+			o.err = cause(o.w.WritePacket(ci, o.data[from:end]), o.buf.Flush)
 		}
 		from = end
 	}

@@ -24,7 +24,8 @@ type stepper struct {
 	origin   []int32    // by chunk: the place of the frame it received last
 	busy     []int64    // nanoseconds of each worker
 	packets  uint64
-	time     int64
+	time     int64 // of the window's last frame
+	polled   int64 // of the window before
 
 	taught  [dataplane.BurstSize]lesson
 	lessons int
@@ -45,7 +46,7 @@ const lessonLen = 256
 
 func newStepper(m *meter) *stepper {
 	s := &stepper{
-		m: m, learning: true, number: 1, time: m.time,
+		m: m, learning: true, number: 1, time: m.time, polled: m.time,
 		lists: make([][][]byte, len(m.r.ports)), ids: make([][]int32, len(m.r.ports)),
 		origin: make([]int32, len(m.r.umem)/m.r.chunk),
 		busy:   make([]int64, len(m.r.ports)),
@@ -128,6 +129,10 @@ func (s *stepper) step() {
 	if s.size == 0 {
 		return
 	}
+	for _, w := range s.m.r.dp.Workers {
+		idle(w, s.polled, s.time)
+	}
+	s.polled = s.time
 	for q, p := range s.m.r.ports {
 		p.Feed(s.lists[q], 1)
 	}
