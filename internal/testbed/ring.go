@@ -12,9 +12,11 @@ import (
 )
 
 // A ring is made of blocks that the kernel fills with many frames and hands
-// over when full, or retireMillis after their first frame.
+// over when full, or retireMillis after their first frame. A reader that is
+// late loses whole blocks, so many small ones last longer: 64 MiB of these for
+// 2.5 s at least.
 const (
-	blockSize    = 1 << 20
+	blockSize    = 1 << 17
 	retireMillis = 5
 )
 
@@ -92,7 +94,7 @@ func (r *ring) setUp(ifindex int, o SnifferOptions) error {
 		Frame_nr: uint32(r.blocks * blockSize / frameSize), Retire_blk_tov: retireMillis,
 	}
 	if err := unix.SetsockoptTpacketReq3(r.fd, unix.SOL_PACKET, unix.PACKET_RX_RING, &req); err != nil {
-		return fmt.Errorf("ring of %d MiB: %w", r.blocks, err)
+		return fmt.Errorf("ring of %d MiB: %w", r.blocks*blockSize>>20, err)
 	}
 	var err error
 	r.mem, err = unix.Mmap(r.fd, 0, r.blocks*blockSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)

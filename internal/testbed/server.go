@@ -11,6 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Ports of the servers' services, and of the VIPs in the configuration that
@@ -130,7 +132,30 @@ func (s *Server) listen(ns *Namespace) error {
 			return err
 		}
 		s.udp = append(s.udp, echo)
+		if err := roomy(echo.(*net.UDPConn)); err != nil {
+			return err
+		}
 		s.wg.Go(func() { s.serveEcho(echo.(*net.UDPConn)) })
+	}
+	return nil
+}
+
+// roomy lets a socket hold the datagrams of thousands of clients at once: a
+// server that loses some in its own buffer says nothing about who forwards.
+func roomy(c *net.UDPConn) error {
+	const size = 16 << 20
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var set error
+	if err := raw.Control(func(fd uintptr) {
+		set = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, size)
+	}); err != nil {
+		return err
+	}
+	if set != nil {
+		return fmt.Errorf("receive buffer: %w", set)
 	}
 	return nil
 }
