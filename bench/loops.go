@@ -119,13 +119,13 @@ func (m *meter) laterLoops(ctx context.Context) error {
 	} else {
 		before, nanos = m.together(ctx, lanes)
 	}
-	m.mallo, m.mfor = allocated()-before, 0
+	m.allocs, m.allocsOver = allocated()-before, 0
 	for i := range lanes {
-		m.mfor += lanes[i].fed
+		m.allocsOver += lanes[i].fed
 		m.bytes += lanes[i].size()
 		m.loops = max(m.loops, 1+lanes[i].loops)
 	}
-	m.part[1].packets, m.part[1].nanos = m.mfor, nanos
+	m.part[1].packets, m.part[1].nanos = m.allocsOver, nanos
 	return ctx.Err()
 }
 

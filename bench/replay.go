@@ -116,13 +116,13 @@ type meter struct {
 	started time.Time
 	since   int64 // when the later loops began, by now
 
-	order []int32 // what loop 1 fed, in its order
-	time  int64   // capture time of the last burst, nanoseconds; see base
-	loops int
-	mallo uint64 // heap objects allocated while it counted
-	mfor  uint64 // packets they are for
-	bytes uint64 // fed, without Ethernet checksums
-	part  [2]struct {
+	order      []int32 // what loop 1 fed, in its order
+	time       int64   // capture time of the last burst, nanoseconds; see base
+	loops      int
+	allocs     uint64 // heap objects allocated while it counted
+	allocsOver uint64 // packets they are for
+	bytes      uint64 // fed, without Ethernet checksums
+	part       [2]struct {
 		packets uint64
 		nanos   int64
 	} // loop 1, later loops
@@ -182,8 +182,8 @@ func (m *meter) report() *Report {
 		s := newPart(later.packets, later.nanos)
 		rep.Steady = &s
 	}
-	if m.mfor > 0 {
-		rep.AllocsPerPacket = float64(m.mallo) / float64(m.mfor)
+	if m.allocsOver > 0 {
+		rep.AllocsPerPacket = float64(m.allocs) / float64(m.allocsOver)
 	}
 	rep.count(&counts)
 	rep.time(m.clocks)

@@ -199,7 +199,7 @@ func (m *meter) firstLoop(ctx context.Context) error {
 		}
 	}
 	s.step()
-	m.mallo, m.mfor = allocated()-before, s.packets
+	m.allocs, m.allocsOver = allocated()-before, s.packets
 	m.heldBack = s.nHeld
 	s.learning = false
 	for i := range m.c.Frames { // in vain
