@@ -95,6 +95,9 @@ type Service struct {
 	Scheduler Scheduler `yaml:"scheduler"`
 	// ClientAddress is how a backend learns the client's address. Default: none.
 	ClientAddress ClientAddress `yaml:"client_address"`
+	// NoFlow is what becomes of a TCP segment that belongs to no flow and opens
+	// none. Default: drop.
+	NoFlow NoFlow `yaml:"no_flow"`
 	// TOAKind is Config.TOAKind unless the service has its own.
 	TOAKind uint8 `yaml:"toa_kind"`
 	// Timeouts are Config.Timeouts save for those the service has its own for.
@@ -159,7 +162,9 @@ func Defaults() *Config {
 
 // defaultService holds the defaults of a service. What is zero here is either
 // required or taken from the global keys when all of the file is read.
-func defaultService() Service { return Service{Scheduler: WRR, ClientAddress: ClientAddressNone} }
+func defaultService() Service {
+	return Service{Scheduler: WRR, ClientAddress: ClientAddressNone, NoFlow: NoFlowDrop}
+}
 
 // defaultBackend holds the defaults of a backend.
 func defaultBackend() Backend { return Backend{Weight: 1} }

@@ -78,15 +78,15 @@ func TestContract(t *testing.T) {
 	}
 	want.Services = []Service{{
 		Name: "web", Address: addrPort("192.0.2.10:80"), Protocol: TCP, Mode: FullNAT,
-		Scheduler: WRR, ClientAddress: ClientAddressTOA, TOAKind: 254, Timeouts: want.Timeouts,
+		Scheduler: WRR, ClientAddress: ClientAddressTOA, NoFlow: NoFlowDrop, TOAKind: 254, Timeouts: want.Timeouts,
 		Backends: []Backend{{addrPort("10.0.1.20:8080"), 1}, {addrPort("10.0.1.21:8080"), 2}},
 	}}
 	got := mustLoad(t, "testdata/good/contract.yaml")
 	if diff := cmp.Diff(want, got, same); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	if w, u := got.Warnings(), got.Unsupported(); len(w)+len(u) > 0 {
-		t.Error(w, u)
+	if w := got.Warnings(); len(w) > 0 {
+		t.Error(w)
 	}
 }
 
@@ -109,13 +109,13 @@ func TestAllKeys(t *testing.T) {
 		},
 		LocalPorts: PortRange{2000, 3000},
 		Services: []Service{
-			{"web", addrPort("192.0.2.10:80"), TCP, FullNAT, Maglev, ClientAddressTOA, 200, webTimes,
+			{"web", addrPort("192.0.2.10:80"), TCP, FullNAT, Maglev, ClientAddressTOA, NoFlowReset, 200, webTimes,
 				[]Backend{{addrPort("10.0.2.1:8080"), 1}, {addrPort("10.0.2.2:8080"), 0}}},
-			{"web6", addrPort("[2001:db8::10]:80"), TCP, FullNAT, WRR, ClientAddressNone, 253, times,
+			{"web6", addrPort("[2001:db8::10]:80"), TCP, FullNAT, WRR, ClientAddressNone, NoFlowDrop, 253, times,
 				[]Backend{{addrPort("[2001:db8:2::1]:80"), 65535}}},
-			{"dns", addrPort("192.0.2.10:53"), UDP, DNAT, SH, ClientAddressNone, 253, times,
+			{"dns", addrPort("192.0.2.10:53"), UDP, DNAT, SH, ClientAddressNone, NoFlowDrop, 253, times,
 				[]Backend{{addrPort("10.0.2.1:53"), 1}}},
-			{"dns-tcp", addrPort("192.0.2.10:53"), TCP, DNAT, RR, ClientAddressNone, 253, times,
+			{"dns-tcp", addrPort("192.0.2.10:53"), TCP, DNAT, RR, ClientAddressNone, NoFlowDrop, 253, times,
 				[]Backend{{addrPort("10.0.2.1:53"), 1}}},
 		},
 		Workers: 3, CPUs: []int{4, 5, 2}, PollMode: PollBusy, BusyPoll: true,
@@ -189,17 +189,16 @@ func TestWarnings(t *testing.T) {
 			", scheduler: " + scheduler + ",\n     backends: [" + backends + "]}\n"
 	}
 	tests := []struct {
-		name, src             string
-		warnings, unsupported []string
+		name, src string
+		warnings  []string
 	}{
-		{"nothing", service("192.0.2.1:1", "dnat", "rr", `{address: "10.0.0.1:1"}`), nil, nil},
+		{"nothing", service("192.0.2.1:1", "dnat", "rr", `{address: "10.0.0.1:1"}`), nil},
 		{"all drained", service("192.0.2.1:1", "dnat", "wrr", `{address: "10.0.0.1:1", weight: 0}`),
-			[]string{"f:5:16: services[0].backends: all weights are 0: the service takes no new flows"}, nil},
+			[]string{"f:5:16: services[0].backends: all weights are 0: the service takes no new flows"}},
 		{"rr weighs nothing", service("192.0.2.1:1", "dnat", "rr", `{address: "10.0.0.1:1", weight: 2}, {address: "10.0.0.2:1"}`),
-			[]string{"f:4:77: services[0].scheduler: rr does not look at weights; wrr does"}, nil},
-		{"rr and drained", service("192.0.2.1:1", "dnat", "rr", `{address: "10.0.0.1:1", weight: 0}, {address: "10.0.0.2:1"}`), nil, nil},
-		{"NAT64", service("[2001:db8::1]:1", "full-nat", "wrr", `{address: "10.0.0.1:1"}`), nil,
-			[]string{"f:5:27: services[0].backends[0].address: IPv4 backends behind an IPv6 VIP (NAT64) are not supported yet"}},
+			[]string{"f:4:77: services[0].scheduler: rr does not look at weights; wrr does"}},
+		{"rr and drained", service("192.0.2.1:1", "dnat", "rr", `{address: "10.0.0.1:1", weight: 0}, {address: "10.0.0.2:1"}`), nil},
+		{"NAT64", service("[2001:db8::1]:1", "full-nat", "wrr", `{address: "10.0.0.1:1"}`), nil},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -209,9 +208,6 @@ func TestWarnings(t *testing.T) {
 			}
 			if diff := cmp.Diff(tt.warnings, lines(c.Warnings())); diff != "" {
 				t.Errorf("warnings (-want +got):\n%s", diff)
-			}
-			if diff := cmp.Diff(tt.unsupported, lines(c.Unsupported())); diff != "" {
-				t.Errorf("unsupported (-want +got):\n%s", diff)
 			}
 		})
 	}
@@ -272,7 +268,7 @@ func TestOverrideErrors(t *testing.T) {
 		{"interfaces", "eth1,", `--flag: expected an interface name of 1 to 15 characters, got ""`},
 		{"services", "x", "--flag: no flag can set the key services"},
 		{"nonsense", "x", "--flag: no flag can set the key nonsense"},
-		{"ring_size", "128", "all.yaml:37:19: frames_per_queue: frames_per_queue must be at least twice ring_size, 256; it is 128"},
+		{"ring_size", "128", "all.yaml:38:19: frames_per_queue: frames_per_queue must be at least twice ring_size, 256; it is 128"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.key, func(t *testing.T) {

@@ -46,6 +46,15 @@ const (
 	ClientAddressTOA                // a TCP option, see Config.TOAKind
 )
 
+// NoFlow is what becomes of a TCP segment that belongs to no flow and opens none.
+type NoFlow uint8
+
+// What to do with it.
+const (
+	NoFlowDrop  NoFlow = iota + 1 // say nothing: a peer l4fwd that knows the flow may be about to take over
+	NoFlowReset                   // tell its sender at once
+)
+
 // XDPMode is where the XDP program is attached.
 type XDPMode uint8
 
@@ -104,6 +113,7 @@ var (
 	modeNames          = names{"full-nat", "dnat"}
 	schedulerNames     = names{"rr", "wrr", "sh", "maglev"}
 	clientAddressNames = names{"none", "toa"}
+	noFlowNames        = names{"drop", "reset"}
 	xdpModeNames       = names{"auto", "native", "generic"}
 	zeroCopyNames      = names{"auto", "on", "off"}
 	pollModeNames      = names{"busy", "adaptive"}
@@ -143,6 +153,9 @@ func (s Scheduler) String() string { return schedulerNames.name(uint8(s)) }
 func (c ClientAddress) String() string { return clientAddressNames.name(uint8(c)) }
 
 // String returns the name used in the configuration.
+func (n NoFlow) String() string { return noFlowNames.name(uint8(n)) }
+
+// String returns the name used in the configuration.
 func (x XDPMode) String() string { return xdpModeNames.name(uint8(x)) }
 
 // String returns the name used in the configuration.
@@ -170,6 +183,9 @@ func ParseScheduler(s string) (Scheduler, error) { return parseEnum[Scheduler](s
 func ParseClientAddress(s string) (ClientAddress, error) {
 	return parseEnum[ClientAddress](clientAddressNames, s)
 }
+
+// ParseNoFlow parses drop or reset.
+func ParseNoFlow(s string) (NoFlow, error) { return parseEnum[NoFlow](noFlowNames, s) }
 
 // ParseXDPMode parses auto, native or generic.
 func ParseXDPMode(s string) (XDPMode, error) { return parseEnum[XDPMode](xdpModeNames, s) }

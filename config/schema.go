@@ -186,6 +186,9 @@ var serviceFields = []field[Service]{
 			"address and port, with few changes when backends come and go."),
 	enum("client_address", clientAddressNames, func(s *Service) *ClientAddress { return &s.ClientAddress },
 		"none, or toa: tell backends the client's address in a TCP option (full-nat, tcp)."),
+	enum("no_flow", noFlowNames, func(s *Service) *NoFlow { return &s.NoFlow },
+		"What becomes of a TCP segment that belongs to no flow and opens none. drop: it\n"+
+			"vanishes. reset: its sender gets a RST."),
 	toaKind(func(s *Service) *uint8 { return &s.TOAKind }, "Default: the global toa_kind."),
 	{key: "timeouts", decode: func(d *decoder, path string, n ast.Node, s *Service) {
 		decodeMap(d, path, n, timeoutFields, &s.Timeouts)

@@ -244,19 +244,6 @@ func family(a netip.Addr) string {
 	return "IPv6"
 }
 
-// Unsupported returns what is legal but not built yet; a daemon must refuse to
-// run with it.
-func (c *Config) Unsupported() []Problem {
-	var out []Problem
-	for i, s := range c.Services {
-		if s.Mode == FullNAT && s.Address.Addr().Is6() && len(s.Backends) > 0 && s.Backends[0].Address.Addr().Is4() {
-			out = append(out, c.Problem(fmt.Sprintf("services[%d].backends[0].address", i),
-				"IPv4 backends behind an IPv6 VIP (NAT64) are not supported yet"))
-		}
-	}
-	return out
-}
-
 // Warnings returns what is legal but probably not meant.
 func (c *Config) Warnings() []Problem {
 	var out []Problem

@@ -158,6 +158,8 @@ func TestEnums(t *testing.T) {
 	check("scheduler", err, s, Maglev)
 	c, err := ParseClientAddress("toa")
 	check("client address", err, c, ClientAddressTOA)
+	n, err := ParseNoFlow("reset")
+	check("no_flow", err, n, NoFlowReset)
 	x, err := ParseXDPMode("generic")
 	check("XDP mode", err, x, XDPGeneric)
 	z, err := ParseZeroCopy("off")

@@ -20,9 +20,6 @@ import (
 // changed, and reports all of it.
 func (d *Daemon) preflight() error {
 	var errs []error
-	for _, p := range d.cfg.Unsupported() {
-		errs = append(errs, errors.New(p.String()))
-	}
 	for _, p := range d.cfg.Warnings() {
 		d.log.Warn("configuration", zap.Stringer("problem", p))
 	}

@@ -25,6 +25,7 @@ type Stats struct {
 	Opened   uint64            `json:"opened"`   // flows
 	Expired  uint64            `json:"expired"`  // flows that idled out
 	Evicted  uint64            `json:"evicted"`  // half-open flows that made room
+	Refusals uint64            `json:"refusals"` // ICMP errors and RSTs of our own
 	Verdicts map[string]uint64 `json:"verdicts"` // packets by outcome, drops by reason; zero ones left out
 	Dropped  uint64            `json:"dropped"`  // all drops together
 	Services []ServiceStats    `json:"services"`
@@ -156,7 +157,8 @@ func (d *Daemon) stats(ctx context.Context) (Stats, error) {
 	if err != nil {
 		return Stats{}, err
 	}
-	out.Opened, out.Expired, out.Evicted, out.Dropped = total.Opened, total.Expired, total.Evicted, total.Drops()
+	out.Opened, out.Expired, out.Evicted = total.Opened, total.Expired, total.Evicted
+	out.Refusals, out.Dropped = total.Refusals, total.Drops()
 	for v := range dataplane.NumVerdicts {
 		if n := total.Verdicts[v]; n > 0 {
 			out.Verdicts[v.String()] = n

@@ -76,7 +76,7 @@ func (w *Worker) act(n int, handed bool) {
 // finish counts a row's verdict; a dropped packet's frame goes home.
 func (w *Worker) finish(i int, v Verdict) {
 	w.count.Verdicts[v]++
-	if v.IsDrop() {
+	if v.IsDrop() && w.b.desc[i].Addr != gone {
 		w.release(w.b.desc[i].Addr)
 	}
 }

@@ -16,6 +16,7 @@ type Counts struct {
 	Reopened   uint64 // flows started afresh by a new SYN
 	Expired    uint64 // flows that idled out
 	Evicted    uint64 // half-open flows that made room for newer ones
+	Refusals   uint64 // ICMP errors and RSTs sent of our own accord
 	LostEvents uint64 // words to the control plane that found no room
 }
 
@@ -36,6 +37,7 @@ func (c *Counts) Add(o *Counts) {
 	c.Reopened += o.Reopened
 	c.Expired += o.Expired
 	c.Evicted += o.Evicted
+	c.Refusals += o.Refusals
 	c.LostEvents += o.LostEvents
 }
 

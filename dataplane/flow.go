@@ -18,13 +18,22 @@ func (w *Worker) forward(i int, r conntrack.Ref) Verdict {
 	svc := &w.snap.Services[e.Service]
 	frame := w.frame(i)
 	if p.TTL(frame) <= 1 {
-		return DropTTL
+		return w.ttlExceeded(i, p.Dst)
 	}
 	hop, v := w.serverHop(e.Backend)
 	if hop == nil {
 		return v
 	}
-	ipLen := uint64(p.End - p.L3)
+	mtu, ipLen := int(hop.MTU), p.IPLen()
+	if translated(e) {
+		mtu -= nat.Growth64(p)
+	}
+	if ipLen > mtu {
+		if svc.TOA && e.Flags&conntrack.ServerAcked == 0 {
+			mtu -= int(nat.TOALen(e)) // by which the next one will grow
+		}
+		return w.tooBig(i, p.Dst, mtu)
+	}
 	if p.Kind == packet.KindTCP && p.Payload-p.L4 > tcpBareHeader {
 		// Only l4fwd may say who the client is, to whatever backend.
 		nat.StripOption(frame, p, svc.TOAKind)
@@ -39,20 +48,19 @@ func (w *Worker) forward(i int, r conntrack.Ref) Verdict {
 		return untracked[out]
 	}
 	if svc.TOA && nat.TOANeeded(e, p) {
-		if v := w.insertTOA(i, e, svc, hop); v != Forwarded {
-			return v
-		}
+		w.insertTOA(i, e, svc, mtu)
 		frame = w.frame(i)
 	}
-	if p.End-p.L3 > hop.MTU {
-		return DropTooBig
-	}
-	if !nat.Forward(frame, p, e, &w.snap.Directory) {
+	if translated(e) {
+		if !w.forward64(i, e) {
+			return DropInternal
+		}
+	} else if !nat.Forward(frame, p, e, &w.snap.Directory) {
 		return DropInternal
 	}
 	c := &w.here.Backends[e.Backend]
 	c.Packets[conntrack.Forward]++
-	c.Bytes[conntrack.Forward] += ipLen
+	c.Bytes[conntrack.Forward] += uint64(ipLen)
 	return w.send(i, hop, Forwarded)
 }
 
@@ -64,29 +72,60 @@ func (w *Worker) reply(i int, r conntrack.Ref) Verdict {
 	svc := &w.snap.Services[e.Service]
 	frame := w.frame(i)
 	if p.TTL(frame) <= 1 {
-		return DropTTL
+		return w.ttlExceeded(i, w.serverPeer(p, e))
 	}
 	hop, v := w.clientHop(e)
 	if hop == nil {
 		return v
 	}
-	if p.End-p.L3 > hop.MTU {
-		return DropTooBig
+	mtu, ipLen := int(hop.MTU), p.IPLen()
+	if translated(e) {
+		mtu -= nat.Growth64(p)
+	}
+	if ipLen > mtu {
+		return w.tooBig(i, w.serverPeer(p, e), mtu)
 	}
 	if out := w.table.Track(r, conntrack.Reply, p, frame, w.tick, &svc.Timeouts); out != conntrack.Pass {
 		return untracked[out]
 	}
-	// The client must leave room for the option we shall add.
-	if svc.TOA && p.Kind == packet.KindTCP && p.TCPFlags&packet.SYN != 0 {
-		nat.LowerMSS(frame, p, nat.TOALen(e))
+	if p.Kind == packet.KindTCP && p.TCPFlags&packet.SYN != 0 {
+		w.leaveRoom(frame, p, e, svc)
 	}
-	if !nat.Reply(frame, p, e, &w.snap.Directory) {
+	if translated(e) {
+		if !w.reply64(i, e) {
+			return DropInternal
+		}
+	} else if !nat.Reply(frame, p, e, &w.snap.Directory) {
 		return DropInternal
 	}
 	c := &w.here.Backends[e.Backend]
 	c.Packets[conntrack.Reply]++
-	c.Bytes[conntrack.Reply] += uint64(p.End - p.L3)
+	c.Bytes[conntrack.Reply] += uint64(ipLen)
 	return w.send(i, hop, Replied)
+}
+
+// serverPeer is who p's server thinks it talks to, if that is us: in Full-NAT
+// the local address; in DNAT nobody is but the VIP.
+func (w *Worker) serverPeer(p *packet.Packet, e *conntrack.Entry) packet.Addr {
+	if e.Mode == conntrack.FullNAT {
+		return p.Dst
+	}
+	return w.snap.Directory.Services[e.Service].Addr
+}
+
+// leaveRoom lowers the MSS in a SYN-ACK by what the client's segments will grow
+// by on their way.
+func (w *Worker) leaveRoom(frame []byte, p *packet.Packet, e *conntrack.Entry, svc *Service) {
+	var cut uint16
+	if svc.TOA {
+		cut = nat.TOALen(e)
+	}
+	if translated(e) {
+		cut = nat.MSSCut64(cut)
+	}
+	if cut > 0 {
+		nat.LowerMSS(frame, p, cut)
+	}
 }
 
 // untracked names the drop for what conntrack will not have.
@@ -97,17 +136,14 @@ var untracked = [conntrack.NumOutcomes]Verdict{
 	conntrack.DropNoFlow:   DropNoFlow,
 }
 
-// insertTOA grows the packet at its front. A packet that is full up goes on
-// without the option, as in DPVS: a later one of the same handshake carries it
-// again. Either outcome is counted.
-func (w *Worker) insertTOA(i int, e *conntrack.Entry, svc *Service, hop *route.Hop) Verdict {
-	d, p := &w.b.desc[i], &w.b.pkt[i]
-	start := d.Addr &^ (w.frameSize - 1)
-	off, n, res := nat.InsertTOA(w.umem[start:start+w.frameSize:start+w.frameSize],
-		int(d.Addr-start), int(d.Len), p, e, svc.TOAKind, int(hop.MTU))
-	d.Addr, d.Len = start+uint64(off), uint32(n)
+// insertTOA grows the packet at its front, to mtu at most. One that is full up
+// goes on without the option, as in DPVS: a later one of the same handshake
+// carries it again. Either outcome is counted.
+func (w *Worker) insertTOA(i int, e *conntrack.Entry, svc *Service, mtu int) {
+	chunk, off := w.chunk(i)
+	off, n, res := nat.InsertTOA(chunk, off, int(w.b.desc[i].Len), &w.b.pkt[i], e, svc.TOAKind, mtu)
+	w.moved(i, off, n)
 	w.count.TOA[res]++
-	return Forwarded
 }
 
 // relayError translates an ICMP error about flow r and sends it the way it was
@@ -117,7 +153,7 @@ func (w *Worker) relayError(i int, r conntrack.Ref, dir conntrack.Dir) Verdict {
 	e := w.table.Entry(r)
 	frame := w.frame(i)
 	if p.TTL(frame) <= 1 {
-		return DropTTL
+		return DropTTL // no error about an error
 	}
 	var hop *route.Hop
 	var v Verdict
@@ -134,7 +170,11 @@ func (w *Worker) relayError(i int, r conntrack.Ref, dir conntrack.Dir) Verdict {
 	if p.End-p.L3 > hop.MTU {
 		return DropTooBig
 	}
-	if !nat.TranslateError(frame, p, e, dir, &w.snap.Directory) {
+	if translated(e) {
+		if !w.relayError64(i, e, dir) {
+			return DropICMPTruncated
+		}
+	} else if !nat.TranslateError(frame, p, e, dir, &w.snap.Directory) {
 		return DropICMPTruncated
 	}
 	return w.send(i, hop, done)

@@ -230,7 +230,6 @@ func TestDrops(t *testing.T) {
 		{"RST without flow", testSpec(), DropNoFlow, seg{src: client, dst: vip, rst: true}},
 		{"SYN-ACK without flow", testSpec(), DropNoFlow, seg{src: client, dst: vip, syn: true, ack: true}},
 		{"reply without flow", testSpec(), DropNoFlow, seg{src: "10.0.1.20:8080", dst: "10.0.1.10:5000", ack: true}},
-		{"TTL used up", testSpec(), DropTTL, seg{src: client, dst: vip, syn: true, ttl: 1}},
 		{"all drained", drained, DropNoBackend, seg{src: client, dst: vip, syn: true}},
 		{"no route", noRoute, DropNoRoute, seg{src: client, dst: vip, syn: true}},
 		{"unresolved", unresolved, DropNeighbour, seg{src: client, dst: vip, syn: true}},

@@ -62,6 +62,8 @@ func testSpec() Spec {
 			service("fnat4u", "192.0.2.10:5000", packet.ProtoUDP, conntrack.FullNAT, false, "10.0.1.20:5001"),
 			service("dnat4", "192.0.2.11:80", packet.ProtoTCP, conntrack.DNAT, false, "10.0.1.20:80", "10.0.1.21:80"),
 			service("dnat6", "[2001:db8::11]:80", packet.ProtoTCP, conntrack.DNAT, false, "[2001:db8:1::20]:80"),
+			service("nat64", "[2001:db8::64]:80", packet.ProtoTCP, conntrack.FullNAT, true, "10.0.1.20:8064"),
+			service("nat64u", "[2001:db8::64]:5000", packet.ProtoUDP, conntrack.FullNAT, false, "10.0.1.20:5064"),
 			service("dnat4u", "192.0.2.11:5000", packet.ProtoUDP, conntrack.DNAT, false, "10.0.1.20:5000"),
 		},
 	}

@@ -29,7 +29,9 @@ type Service struct {
 	v4       bool  // the backends are IPv4
 	TOA      bool  // tell the client's address by TOA
 	TOAKind  uint8 // option kind, inserted if TOA and stripped from clients always
-	StripTS  bool  // erase the timestamps option from SYNs
+	// ResetStray answers a segment without flow by a RST instead of silence.
+	ResetStray bool
+	StripTS    bool // erase the timestamps option from SYNs
 }
 
 // Locality is the part of a snapshot that one worker writes: made by the
@@ -69,6 +71,7 @@ type ServiceSpec struct {
 	TOA             bool
 	TOAKind         uint8
 	StripTimestamps bool
+	ResetStray      bool // see Service
 	Timeouts        conntrack.Timeouts
 	Backends        []BackendSpec
 }
@@ -192,7 +195,7 @@ var errNoLocal = errors.New("no local address of its backends' family")
 func (r *Registry) service(id int, s *ServiceSpec, seed uint64) (svc Service, err error) {
 	svc = Service{
 		Name: s.Name, Timeouts: s.Timeouts, Mode: s.Mode, v4: s.VIP.Addr.Is4(),
-		TOA: s.TOA, TOAKind: s.TOAKind, StripTS: s.StripTimestamps,
+		TOA: s.TOA, TOAKind: s.TOAKind, StripTS: s.StripTimestamps, ResetStray: s.ResetStray,
 	}
 	set := make([]balance.Backend, 0, len(s.Backends))
 	for _, b := range s.Backends {

@@ -53,6 +53,9 @@ const (
 	NumVerdicts
 )
 
+// own marks what l4fwd sends of its own accord; no packet has it for a verdict.
+const own = NumVerdicts
+
 var verdictNames = [...]string{
 	DropInternal: "internal", DropNoService: "no_service", DropNoFlow: "no_flow",
 	DropNoBackend: "no_backend", DropPortsExhausted: "ports_exhausted",

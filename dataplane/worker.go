@@ -35,6 +35,9 @@ type Worker struct {
 	table  *conntrack.Table
 	ports  *nat.Ports
 	isn    nat.ISN
+	errors nat.Bucket // ICMP errors of our own
+	resets nat.Bucket // and RSTs
+	ipID   uint16     // the last IPv4 identification given
 	snap   *Snapshot
 	here   *Locality // snap.Locality[id]
 	routes *route.Table
@@ -219,6 +222,7 @@ func (w *Worker) receiveHanded(r *spsc) int {
 func (w *Worker) expire() {
 	var due [32]conntrack.Ref
 	for _, r := range due[:w.table.Advance(w.tick, due[:])] {
+		w.giveUp(r)
 		w.close(r)
 		w.count.Expired++
 	}
@@ -269,8 +273,10 @@ func (w *Worker) transmit(q *queue) {
 // taken back: a packet has one.
 func (w *Worker) dropQueued(q *queue, i int, why Verdict) {
 	for ; i < q.n; i++ {
-		w.count.Verdicts[q.done[i]]--
-		w.count.Verdicts[why]++
+		if q.done[i] != own {
+			w.count.Verdicts[q.done[i]]--
+			w.count.Verdicts[why]++
+		}
 		w.release(q.out[i].Addr)
 	}
 	q.n = 0

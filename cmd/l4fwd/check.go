@@ -49,9 +49,6 @@ func check(cmd *cobra.Command, file string) error {
 	for _, p := range cfg.Warnings() {
 		cmd.PrintErrln("warning:", p)
 	}
-	if list := cfg.Unsupported(); len(list) > 0 {
-		return unreadable(config.Errors(list))
-	}
 	_, err = fmt.Fprintln(cmd.OutOrStdout(), summary(file, cfg))
 	return err
 }

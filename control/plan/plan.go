@@ -37,6 +37,7 @@ func Spec(c *config.Config) dataplane.Spec {
 			// Behind one local address a real server sees many clients' clocks
 			// as one, and would drop segments as too old (RFC 7323 section 5).
 			StripTimestamps: s.Mode == config.FullNAT,
+			ResetStray:      s.NoFlow == config.NoFlowReset,
 			Timeouts:        Timeouts(&s.Timeouts),
 		}
 		if s.Mode == config.DNAT {
