@@ -129,7 +129,7 @@ type receiver struct {
 func (r *receiver) take(p *packet.Packet, frame []byte) (conflict bool) {
 	at := int(int32(p.Seq - r.start))
 	for i, b := range frame[p.Payload:p.End] {
-		if at+i < r.next || at+i > r.next+8000 {
+		if at+i < r.next || at+i > r.next+8000 || r.fin >= 0 && at+i >= r.fin {
 			continue
 		}
 		if was, ok := r.bytes[at+i]; ok && was != b {
@@ -266,6 +266,92 @@ func TestProxyStream(t *testing.T) {
 			t.Fatal("not done")
 		}
 	})
+}
+
+// TestProxyForgery: a client sends whatever it likes, much of it damaged such that
+// l4fwd believes it and the server does not, RSTs and SYNs in between. Whatever the
+// server takes as the first bytes of a connection is the header.
+func TestProxyForgery(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		f := flow4(conntrack.FullNAT)
+		isn := edgy(t, "ISN")
+		f.e.SeqDelta = ProxyDelta(edgy(t, "server's ISN"), isn)
+		c := newProxied(t, f, ProxyVersion(rapid.IntRange(1, 2).Draw(t, "version")))
+		defer c.close()
+		r := c.handshake(isn)
+		size := len(c.header)
+		for range rapid.IntRange(1, 30).Draw(t, "steps") {
+			if rapid.IntRange(0, 3).Draw(t, "server") == 0 {
+				c.down(shape{ttl: 9, flags: packet.ACK, seq: serverISN + 1, ack: r.ack(), opts: r.sack()})
+				continue
+			}
+			s := shape{ttl: 9, ack: serverISN, flags: packet.ACK, payload: bytesOf(0xbd, rapid.SampledFrom([]int{0, 1, 3, 60, 200}).Draw(t, "length"))}
+			s.ack++
+			s.flags = rapid.SampledFrom([]uint8{packet.ACK, packet.ACK, packet.ACK, packet.ACK | packet.FIN, packet.RST, packet.RST | packet.ACK,
+				packet.SYN, packet.SYN | packet.FIN, 0xff, 0, packet.ACK | packet.URG}).Draw(t, "flags")
+			s.seq = isn + 1 + uint32(rapid.SampledFrom([]int{0, 0, 0, 1, 3, 60, -1, -2, -3, -60, -199, -size, 1 - size, -size - 1, -2 * size, 1 << 30, -1 << 30}).Draw(t, "seq"))
+			b, _ := c.up(s)
+			if b == nil || rapid.IntRange(0, 2).Draw(t, "damaged") == 0 {
+				continue
+			}
+			p := parse(t, b)
+			if p.TCPFlags&packet.SYN != 0 && p.Seq+1 != r.start {
+				t.Fatalf("another SYN reaches the server: %+v", p)
+			}
+			if p.TCPFlags&(packet.RST|packet.SYN) == 0 {
+				r.take(&p, b)
+			}
+			for k, v := range r.bytes {
+				if k < size && v != c.header[k] {
+					t.Fatalf("byte %d of the header is %#x", k, v)
+				}
+			}
+		}
+	})
+}
+
+// TestProxySecondSYN: a client takes its port again while the flow stands. The
+// server is asked, and either answer leads to a RST that ends the flow.
+func TestProxySecondSYN(t *testing.T) {
+	for _, alive := range []bool{true, false} {
+		for _, done := range []bool{true, false} {
+			f := flow4(conntrack.FullNAT)
+			f.e.SeqDelta = 12345
+			c := newProxied(t, f, ProxyV1)
+			r := c.handshake(1000)
+			b, _ := c.up(shape{ttl: 9, flags: packet.ACK, seq: 1001, ack: serverISN + 1, payload: []byte("data")})
+			if p := parse(t, b); done {
+				r.take(&p, b)
+				c.down(shape{ttl: 9, flags: packet.ACK, seq: serverISN + 1, ack: r.ack()})
+			}
+			if ProxyDone(c.entry()) != done {
+				t.Fatal("phase")
+			}
+			b, res := c.up(shape{ttl: 9, flags: packet.SYN, seq: 7_000_000, opts: []byte{2, 4, 5, 180}, payload: []byte("early")})
+			p := parse(t, b)
+			if res != ProxyProbe || p.TCPFlags != packet.ACK || p.End != p.Payload || int32(p.Seq-r.start) >= 0 || p.Ack != serverISN+1 {
+				t.Fatalf("%v %+v", res, p)
+			}
+			if alive { // it says what it expects, and the client, being in SYN-SENT, resets just that
+				b = c.down(shape{ttl: 9, flags: packet.ACK, seq: serverISN + 1, ack: r.ack()})
+				q := parse(t, b)
+				b, _ = c.up(shape{ttl: 9, flags: packet.RST, seq: q.Ack})
+				if got := parse(t, b); got.Seq != r.ack() {
+					t.Errorf("RST at %d, server expects %d", got.Seq, r.ack())
+				}
+			} else {
+				c.down(shape{ttl: 9, flags: packet.RST, seq: p.Ack})
+			}
+			// With data that never arrived the server alone knows where it is.
+			if e := c.entry(); e.State != conntrack.Closed && (done || !alive) {
+				t.Errorf("alive %v, done %v: %v", alive, done, e.State)
+			}
+			if c.down(shape{ttl: 9, flags: packet.SYN | packet.ACK, seq: 99, ack: 5}) != nil {
+				t.Error("a SYN-ACK of an unknown connection passes")
+			}
+			c.close()
+		}
+	}
 }
 
 func pickOne(t *rapid.T, from [][]byte) int {
