@@ -73,7 +73,7 @@ func (r *rig) sniff(ns *testbed.Namespace, device string, o testbed.SnifferOptio
 }
 
 // sniff listens at a device until the end of the test, at which no frame may
-// have been wrong and none unseen.
+// have been wrong and none unseen, unless a sample is all that was asked for.
 func sniff(t *testing.T, ns *testbed.Namespace, device string, o testbed.SnifferOptions) *testbed.Sniffer {
 	t.Helper()
 	s, err := ns.Sniff(device, o)
@@ -92,7 +92,7 @@ func sniff(t *testing.T, ns *testbed.Namespace, device string, o testbed.Sniffer
 				t.Error(v)
 			}
 		}
-		if report.Dropped > 0 {
+		if report.Dropped > 0 && o.Every <= 1 {
 			t.Errorf("%s: the sniffer missed %d frames of %d", where, report.Dropped, report.Frames)
 		}
 	})
