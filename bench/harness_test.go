@@ -2,6 +2,7 @@ package bench_test
 
 import (
 	"bytes"
+	"errors"
 	"context"
 	"io"
 	"slices"
@@ -96,7 +97,6 @@ type frame struct {
 }
 
 func (f frame) tcp() *layers.TCP { l, _ := f.Layer(layers.LayerTypeTCP).(*layers.TCP); return l }
-func (f frame) udp() *layers.UDP { l, _ := f.Layer(layers.LayerTypeUDP).(*layers.UDP); return l }
 
 // ends are source and destination as addr:port.
 func (f frame) ends() (src, dst string) {
@@ -116,7 +116,7 @@ func frames(t testing.TB, pcap []byte) (out []frame) {
 	}
 	for {
 		data, ci, err := r.ReadPacketData()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return out
 		}
 		if err != nil {

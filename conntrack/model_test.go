@@ -6,8 +6,9 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/l4fwd/l4fwd/packet"
 	"pgregory.net/rapid"
+
+	"github.com/l4fwd/l4fwd/packet"
 )
 
 // twin is the table as a fool would write it: every flow by both its tuples.
@@ -69,7 +70,7 @@ func TestTableTwin(tt *testing.T) {
 				if err != nil {
 					rt.Fatal(err)
 				}
-				defer t.Close()
+				defer func() { _ = t.Close() }()
 				if equal {
 					t.keys = keys{} // every product is zero
 				}
@@ -331,11 +332,10 @@ func TestFillToTheBrim(tt *testing.T) {
 	e := numbered(flows)
 	fwd, rev := tuples(&e, dir)
 	// Half-open flows make room for each other; once proven, they do not.
-	r := t.OldestHalfOpen()
 	if _, st, gone := t.Insert(&e, &fwd, rev, dir, 0, nil); st != Inserted || !gone {
 		tt.Errorf("%v, evicted %v", st, gone)
 	}
-	for r = t.OldestHalfOpen(); r != 0; r = t.OldestHalfOpen() {
+	for r := t.OldestHalfOpen(); r != 0; r = t.OldestHalfOpen() {
 		t.proven(r, t.Entry(r))
 	}
 	e = numbered(0)

@@ -3,8 +3,9 @@ package conntrack
 import (
 	"testing"
 
-	"github.com/l4fwd/l4fwd/packet"
 	"pgregory.net/rapid"
+
+	"github.com/l4fwd/l4fwd/packet"
 )
 
 // tcpTwin knows a connection as the two ends would tell it: who sent what, and

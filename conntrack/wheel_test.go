@@ -41,7 +41,7 @@ func TestWheelTwin(tt *testing.T) {
 		if err != nil {
 			rt.Fatal(err)
 		}
-		defer t.Close()
+		defer func() { _ = t.Close() }()
 		now := start
 		twin := map[Ref]uint32{} // ticks of the deadline
 		next := 0

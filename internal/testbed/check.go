@@ -217,7 +217,7 @@ func (c *checker) check6(f *frame, data []byte, sums bool) error {
 		}
 		end = len(data)
 	}
-	rest, next := data[40:end], uint8(data[6])
+	rest, next := data[40:end], data[6]
 	for next == extHopByHop || next == extRouting || next == extDestination || next == extFragment {
 		size := 8
 		if len(rest) >= 2 && next != extFragment {

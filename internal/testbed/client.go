@@ -269,9 +269,7 @@ func (r *EchoResult) merge(o EchoResult) {
 	r.Lost += o.Lost
 	r.Wrong += o.Wrong
 	r.Moved += o.Moved
-	for _, e := range o.Errors[:min(len(o.Errors), keepErrors-len(r.Errors))] {
-		r.Errors = append(r.Errors, e)
-	}
+	r.Errors = append(r.Errors, o.Errors[:min(len(o.Errors), keepErrors-len(r.Errors))]...)
 	for s, n := range o.ByServer {
 		r.ByServer[s] += n
 	}
