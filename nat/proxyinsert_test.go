@@ -319,6 +319,31 @@ func TestProxyReplyTwin(t *testing.T) {
 	})
 }
 
+func TestProxyReplyRefuses(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		size int
+		edit func(p *packet.Packet)
+	}{
+		{"no header", 0, func(*packet.Packet) {}},
+		{"UDP", 44, func(p *packet.Packet) { p.Kind = packet.KindUDP }},
+		{"frame cut", 44, func(p *packet.Packet) { p.Payload = 900 }},
+		{"header cut", 44, func(p *packet.Packet) { p.Payload = p.L4 + 19 }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f := flow4(conntrack.FullNAT)
+			f.pend(1000, 10)
+			s := f.fromServer(shape{ttl: 9, flags: packet.ACK, seq: 600, ack: 1044})
+			frame := s.frame()
+			p := parse(t, frame)
+			c.edit(&p)
+			if ProxyReply(frame, &p, &f.e, c.size) || ProxyDone(&f.e) {
+				t.Error("accepted")
+			}
+		})
+	}
+}
+
 // TestProxyNumbers: the two maps are inverse but for the header, which shows as
 // its start.
 func TestProxyNumbers(t *testing.T) {

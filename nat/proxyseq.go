@@ -179,13 +179,13 @@ func resize(frame []byte, p *packet.Packet, grow int) (diff uint16) {
 // the phase: size is added to e.SeqDelta, and the packet stays as it is.
 //
 // It returns false for a SYN-ACK of a connection that this flow does not know of,
-// which must not reach the client.
+// which must not reach the client, and for what cannot be a packet of this flow.
 func ProxyReply(frame []byte, p *packet.Packet, e *conntrack.Entry, size int) bool {
 	at := proxyPhase(e)
 	if at == proxyDone && p.TCPFlags&packet.SYN == 0 {
 		return true
 	}
-	if p.Kind != packet.KindTCP || int(p.Payload) > len(frame) || int(p.L4)+packet.TCPMinLen > int(p.Payload) {
+	if size < 1 && at != proxyDone || p.Kind != packet.KindTCP || int(p.Payload) > len(frame) || int(p.L4)+packet.TCPMinLen > int(p.Payload) {
 		return false
 	}
 	if p.TCPFlags&packet.SYN != 0 && at != proxyOpening && p.Seq+1 != e.ServerNext {
