@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -12,9 +13,12 @@ import (
 )
 
 // session is what ssh is to an administrator: a TCP connection to the kernel
-// under l4fwd, over the NIC that l4fwd forwards on, in use all the time.
+// under l4fwd, over the NIC that l4fwd forwards on, in use all the time. Another
+// goes the other way, as a health check or an update of the host does.
 type session struct {
 	t     *testing.T
+	name  string
+	from  *testbed.Namespace
 	to    netip.AddrPort
 	conns *testbed.Conns
 	quit  chan struct{}
@@ -26,7 +30,7 @@ type session struct {
 }
 
 // logIn opens a session to an address of l4fwd's own host, where a kernel
-// socket listens, and keeps it busy until the end of the test.
+// socket listens.
 func (r *rig) logIn(to netip.Addr) *session {
 	r.t.Helper()
 	srv, err := testbed.StartServer(r.LB, testbed.ServerOptions{Addrs: []netip.Addr{to}})
@@ -38,8 +42,16 @@ func (r *rig) logIn(to netip.Addr) *session {
 			r.t.Error(err)
 		}
 	})
-	s := &session{t: r.t, to: netip.AddrPortFrom(to, testbed.PortHash), quit: make(chan struct{}), done: make(chan struct{})}
-	if s.conns, err = r.Client.OpenConns(r.t.Context(), s.to, 1); err != nil {
+	return r.openSession("the ssh-like session", r.Client, to)
+}
+
+// openSession opens a session and keeps it busy until the end of the test.
+func (r *rig) openSession(name string, from *testbed.Namespace, to netip.Addr) *session {
+	r.t.Helper()
+	s := &session{t: r.t, name: name, from: from, to: netip.AddrPortFrom(to, testbed.PortHash),
+		quit: make(chan struct{}), done: make(chan struct{})}
+	var err error
+	if s.conns, err = from.OpenConns(r.t.Context(), s.to, 1); err != nil {
 		r.t.Fatal(err)
 	}
 	go s.work()
@@ -69,16 +81,16 @@ func (s *session) work() {
 
 // alive waits for two more exchanges, of which the second began after the call,
 // and for a fresh connection.
-func (s *session) alive(ns *testbed.Namespace, when string) {
+func (s *session) alive(when string) {
 	s.t.Helper()
 	s.mu.Lock()
 	before := s.exchanges
 	s.mu.Unlock()
-	await(s.t, "the ssh-like session "+when, func() error {
+	await(s.t, s.name+" "+when, func() error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if s.err != nil {
-			s.t.Fatalf("the ssh-like session broke %s: %v", when, s.err)
+			s.t.Fatalf("%s broke %s: %v", s.name, when, s.err)
 		}
 		if s.exchanges < before+2 {
 			return fmt.Errorf("%d exchanges, %d before", s.exchanges, before)
@@ -87,8 +99,8 @@ func (s *session) alive(ns *testbed.Namespace, when string) {
 	})
 	ctx, cancel := context.WithTimeout(s.t.Context(), limit)
 	defer cancel()
-	if _, err := (testbed.Transfer{To: s.to, Up: 10, Down: 10}).Run(ctx, ns); err != nil {
-		s.t.Errorf("a new session %s: %v", when, err)
+	if _, err := (testbed.Transfer{To: s.to, Up: 10, Down: 10}).Run(ctx, s.from); err != nil {
+		s.t.Errorf("a new connection like %s, %s: %v", s.name, when, err)
 	}
 }
 
@@ -100,63 +112,96 @@ func (s *session) logOut() {
 
 // TestSessionToKernel: whoever administers the machine over the very NIC that
 // l4fwd forwards on notices nothing: not of its start, its work, its end, its
-// death; also where the VIP is the host's only address.
+// death; also where the VIP is the host's only address, and where even the
+// Full-NAT sources are ports of a host's address. Nor do the host's own
+// connections to the real servers.
 func TestSessionToKernel(t *testing.T) {
 	for _, f := range testbed.Families {
-		for _, own := range []bool{false, true} {
-			name := f.String() + "/vip of nobody"
-			if own {
-				name = f.String() + "/vip is the host's address"
-			}
-			t.Run(name, func(t *testing.T) { sessionToKernel(t, f, own) })
+		for _, c := range []beside{
+			{name: "dnat", mode: dnat},
+			{name: "vip is the host's address", mode: fullNAT, ownVIP: true},
+			{name: "vip and source are the host's addresses", mode: fullNAT, ownVIP: true, ownLocal: true, oneArm: true},
+		} {
+			t.Run(f.String()+"/"+c.name, func(t *testing.T) { sessionToKernel(t, f, c) })
 		}
 	}
 }
 
-func sessionToKernel(t *testing.T, f testbed.Family, own bool) {
-	r := network(t, testbed.TopologyOptions{}, testbed.SnifferOptions{})
-	host := r.gateway(f)
-	vip := r.VIP(f, 0)
-	var address netip.Addr
-	if own {
-		vip, address = host, host
-	}
-	config := r.Config([]testbed.Service{{Name: "web", Family: f, Address: address, Port: 80, BackendPort: testbed.PortHTTP,
-		Protocol: "tcp", Mode: fullNAT, Scheduler: "rr"}})
-	s := r.logIn(host)
-	s.alive(r.Client, "before l4fwd")
-	web := netip.AddrPortFrom(vip, 80)
-	d := program{}.start(t, r.LB, config)
-	s.alive(r.Client, "after the start")
-	s.underLoad(r, d, web)
-	d.stop()
-	s.alive(r.Client, "after the stop")
-	d = program{}.start(t, r.LB, config)
-	s.underLoad(r, d, web)
-	d.Kill()
-	s.alive(r.Client, "after kill -9")
-	d = program{}.start(t, r.LB, config)
-	s.underLoad(r, d, web)
-	d.stop()
-	s.alive(r.Client, "at the end")
-	noResets(t, r.client)
+// beside says what l4fwd shares with its host.
+type beside struct {
+	name             string
+	mode             string
+	ownVIP, ownLocal bool
+	oneArm           bool
 }
 
-// underLoad has l4fwd forward as much as it can while the session goes on.
-func (s *session) underLoad(r *rig, d *daemon, web netip.AddrPort) {
-	s.t.Helper()
+// config is a web service on the address that is returned.
+func (c beside) config(t *testing.T, r *rig, f testbed.Family) (text string, vip netip.Addr) {
+	t.Helper()
+	s := testbed.Service{Name: "web", Family: f, Port: 80, BackendPort: testbed.PortHTTP, Protocol: "tcp", Mode: c.mode, Scheduler: "rr"}
+	if vip = r.VIP(f, 0); c.ownVIP {
+		vip = r.gateway(f)
+		s.Address = vip
+	}
+	text = r.Config([]testbed.Service{s})
+	if !c.ownLocal {
+		return text, vip
+	}
+	// The kernel keeps its hands off the ports it does not give out.
+	if err := r.LB.Sysctl("net.ipv4.ip_local_port_range", "32768 60999"); err != nil {
+		t.Fatal(err)
+	}
+	from := strings.Index(text, "local_addresses:")
+	return fmt.Sprintf("%slocal_addresses:\n  - {address: %q, ports: 20000-29999}\n%s", text[:from], r.LBServer.Addr(f), text[strings.Index(text, "services:"):]), vip
+}
+
+func sessionToKernel(t *testing.T, f testbed.Family, c beside) {
+	r := network(t, testbed.TopologyOptions{OneArm: c.oneArm}, testbed.SnifferOptions{})
+	config, vip := c.config(t, r, f)
+	all := sessions{r.logIn(r.gateway(f)), r.openSession("the host's own connection", r.LB, r.ServerAddr(f, 0))}
+	all.alive("before l4fwd")
+	web := netip.AddrPortFrom(vip, 80)
+	d := program{}.start(t, r.LB, config)
+	all.alive("after the start")
+	all.underLoad(r, d, web)
+	d.stop()
+	all.alive("after the stop")
+	d = program{}.start(t, r.LB, config)
+	all.underLoad(r, d, web)
+	d.Kill()
+	all.alive("after kill -9")
+	d = program{}.start(t, r.LB, config)
+	all.underLoad(r, d, web)
+	d.stop()
+	all.alive("at the end")
+	noResets(t, append(r.behind, r.client)...)
+}
+
+// sessions are those that must not notice anything.
+type sessions []*session
+
+func (all sessions) alive(when string) {
+	for _, s := range all {
+		s.t.Helper()
+		s.alive(when)
+	}
+}
+
+// underLoad has l4fwd forward as much as it can while the sessions go on.
+func (all sessions) underLoad(r *rig, d *daemon, web netip.AddrPort) {
+	r.t.Helper()
 	l := testbed.HTTPLoad{To: web, Requests: 300, Timeout: limit}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		res, err := l.Run(s.t.Context(), r.Client)
+		res, err := l.Run(r.t.Context(), r.Client)
 		if err != nil || res.OK != l.Requests {
-			s.t.Errorf("%d of %d requests answered: %v %v", res.OK, l.Requests, err, res.Errors)
+			r.t.Errorf("%d of %d requests answered: %v %v", res.OK, l.Requests, err, res.Errors)
 		}
 	}()
-	s.alive(r.Client, "during load")
+	all.alive("during load")
 	<-done
 	if n := d.stats().forwarding(); n == 0 {
-		s.t.Error("l4fwd has forwarded nothing")
+		r.t.Error("l4fwd has forwarded nothing")
 	}
 }

@@ -54,15 +54,27 @@ func TestGenericFallback(t *testing.T) {
 // and by `l4fwd cleanup` or the next start after kill -9.
 func TestNICPutBack(t *testing.T) {
 	r := network(t, testbed.TopologyOptions{Queues: 2}, testbed.SnifferOptions{})
-	devices := r.LBDevices()
+	// A NIC with its offloads on: l4fwd must see VLAN tags where they are.
+	if _, _, err := testbed.Veth(r.LB, "x0", r.Switch, "x1", testbed.VethOptions{Queues: 2, KeepOffloads: true}); err != nil {
+		t.Fatal(err)
+	}
+	devices := append(r.LBDevices(), "x0")
 	before := conditionOf(t, r.LB, devices)
 	config := r.Config(testbed.Services(0, fullNAT, "", "wrr"))
 	p := program{args: []string{"--busy-poll", "--workers", "2"}}
-	d := p.start(t, r.LB, config)
 	for _, name := range devices {
-		if during := conditionOf(t, r.LB, devices); during[name+" sysfs"] == before[name+" sysfs"] || during[name+" xdp"] != "true" || during["journals"] == "" {
+		p.args = append(p.args, "--interface", name)
+	}
+	d := p.start(t, r.LB, config)
+	during := conditionOf(t, r.LB, devices)
+	for _, name := range devices {
+		if during[name+" sysfs"] == before[name+" sysfs"] || during[name+" xdp"] != "true" {
 			t.Errorf("%s: nothing is seen of l4fwd: %v", name, during)
 		}
+	}
+	const strip = "x0 rx-vlan-hw-parse"
+	if before[strip] != "true" || during[strip] != "false" || during["journals"] == "" {
+		t.Errorf("%s: %s before, %s during; journals: %s", strip, before[strip], during[strip], during["journals"])
 	}
 	r.warmUp()
 	d.stop()
