@@ -2,8 +2,8 @@ package bench_test
 
 import (
 	"bytes"
-	"errors"
 	"context"
+	"errors"
 	"io"
 	"slices"
 	"testing"
