@@ -193,26 +193,26 @@ type header64 struct {
 	frag     uint16 // the word at packet.IPv4Frag
 }
 
-// put4 writes the 20 bytes of an IPv4 header.
+// put4 writes the 20 bytes of an IPv4 header. The checksum is made of the words
+// before they are written: reading bytes just written would wait for them.
 func (h *header64) put4(b []byte) {
 	b = b[:packet.IPv4MinLen]
-	b[0], b[packet.IPv4TOS] = 0x45, h.class
-	binary.BigEndian.PutUint16(b[packet.IPv4TotalLen:], uint16(min(packet.IPv4MinLen+h.size, 0xffff)))
-	binary.BigEndian.PutUint16(b[packet.IPv4ID:], h.id)
-	binary.BigEndian.PutUint16(b[packet.IPv4Frag:], h.frag)
-	b[packet.IPv4TTL], b[packet.IPv4Proto] = h.hops, h.proto
-	binary.BigEndian.PutUint16(b[packet.IPv4Checksum:], 0)
-	h.src.Put4(b[packet.IPv4Src:])
-	h.dst.Put4(b[packet.IPv4Dst:])
-	binary.BigEndian.PutUint16(b[packet.IPv4Checksum:], packet.Checksum(b, 0))
+	first := 0x45<<24 | uint32(h.class)<<16 | uint32(min(packet.IPv4MinLen+h.size, 0xffff))
+	second := uint32(h.id)<<16 | uint32(h.frag)
+	third := uint32(h.hops)<<24 | uint32(h.proto)<<16
+	addrs := uint64(h.src.V4())<<32 | uint64(h.dst.V4())
+	sum := uint64(first) + uint64(second) + uint64(third) + addrs>>32 + addrs&0xffffffff
+	binary.BigEndian.PutUint32(b, first)
+	binary.BigEndian.PutUint32(b[packet.IPv4ID:], second)
+	binary.BigEndian.PutUint32(b[packet.IPv4TTL:], third|uint32(^packet.Fold(sum)))
+	binary.BigEndian.PutUint64(b[packet.IPv4Src:], addrs)
 }
 
 // put6 writes the 40 bytes of an IPv6 header, flow label 0.
 func (h *header64) put6(b []byte) {
 	b = b[:packet.IPv6Len]
-	binary.BigEndian.PutUint32(b, 6<<28|uint32(h.class)<<20)
-	binary.BigEndian.PutUint16(b[packet.IPv6PayloadLen:], uint16(h.size))
-	b[packet.IPv6NextHeader], b[packet.IPv6HopLimit] = h.proto, h.hops
+	word := 6<<60 | uint64(h.class)<<52 | uint64(uint16(h.size))<<16 | uint64(h.proto)<<8 | uint64(h.hops)
+	binary.BigEndian.PutUint64(b, word)
 	h.src.Put16(b[packet.IPv6Src:])
 	h.dst.Put16(b[packet.IPv6Dst:])
 }

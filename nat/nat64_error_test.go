@@ -125,7 +125,7 @@ func TestError64FalseExtensions(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f := flow64()
-			orig, seen := f.quoted64(t, shape64{shape: shape{ttl: 9, flags: packet.ACK, payload: bytesOf(3, 120)}}, conntrack.Reply)
+			orig, seen := f.quoted64(t, shape64{shape: shape{ttl: 9, flags: packet.ACK, payload: bytesOf(0x23, 120)}}, conntrack.Reply)
 			in, want := about64(f, conntrack.Reply), expected64(f, conntrack.Reply)
 			in.rest = uint32(c.attr) << 16
 			in.inner = slices.Concat(seen.whole(t), c.ext)
@@ -141,6 +141,27 @@ func TestError64FalseExtensions(t *testing.T) {
 				t.Errorf("(-want +got):\n%s", d)
 			}
 		})
+	}
+}
+
+// TestError64ExtensionBeforeTransport: an embedded packet that ends, as the length
+// attribute has it, before its transport header.
+func TestError64ExtensionBeforeTransport(t *testing.T) {
+	f := flow64()
+	orig, seen := f.quoted64(t, shape64{shape: shape{ttl: 9, flags: packet.ACK, payload: bytesOf(3, 50)}}, conntrack.Forward)
+	seen.first, seen.ext = 60, append([]byte{6, 11, 1, 92}, bytesOf(0x20, 92)...)
+	in, want := about64(f, conntrack.Forward), expected64(f, conntrack.Forward)
+	in.rest = 128 / 8 << 24
+	in.inner, want.inner = seen.whole(t), orig.whole(t)
+	frame := in.frame64(t)
+	chunk := inChunk(frame, headroom)
+	p := parse(t, frame)
+	off, n, res := TranslateError64(chunk, headroom, len(frame), &p, &f.e, conntrack.Forward, &f.dir, 1, 0)
+	if res != Error64Translated {
+		t.Fatal(res)
+	}
+	if d := cmp.Diff(want.frame64(t), chunk[off:off+n]); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
 	}
 }
 
@@ -165,6 +186,13 @@ func TestError64Embedded(t *testing.T) {
 		}, func(_ *shape64, b []byte) []byte { b[4], b[5] = 5, 0xdc-20; return b }},
 		{"fragmented on the way", 1, func(s *shape64) []byte { s.frag = 0x2000; return s.whole(t) }, nil},
 		{"extension headers", 0, func(s *shape64) []byte { s.extend(0); s.extend(60); return s.whole(t) }, nil},
+		{"1260 bytes in IPv4", 0, func(s *shape64) []byte { s.payload = bytesOf(3, 1220); return s.whole(t) },
+			func(o *shape64, _ []byte) []byte { o.payload, o.frag = bytesOf(3, 1220), 0; return o.whole(t)[:548] }},
+		{"1261 bytes in IPv4", 0, func(s *shape64) []byte { s.payload = bytesOf(3, 1221); return s.whole(t) },
+			func(o *shape64, _ []byte) []byte {
+				o.payload, o.frag = bytesOf(3, 1221), 0x4000
+				return o.whole(t)[:548]
+			}},
 		{"flow label", 0, func(s *shape64) []byte { s.label = 0x12345; return s.whole(t) }, nil},
 		{"atomic fragment", 0, func(s *shape64) []byte { s.extend(44); return s.whole(t) },
 			func(o *shape64, _ []byte) []byte { o.id, o.frag = 0x5678, 0; return o.whole(t) }},

@@ -234,6 +234,14 @@ func TestForward64Headers(t *testing.T) {
 		{"1280 bytes with somebody else's option", func(s *shape64) {
 			s.payload, s.opts = bytesOf(1, 1220), append([]byte{254, 20}, make([]byte, 18)...)
 		}, header{ttl: 9, id: 7, frag: 0x4000, size: 1280}},
+		{"1280 bytes with another port's TOA", func(s *shape64) {
+			s.payload, s.opts = bytesOf(1, 1220), slowTOA(&flow64().e, 254)
+			s.opts[3]++
+		}, header{ttl: 9, id: 7, frag: 0x4000, size: 1280}},
+		{"1280 bytes with a longer option", func(s *shape64) {
+			s.payload, s.opts = bytesOf(1, 1216), append(slowTOA(&flow64().e, 254), 0, 0, 0, 0)
+			s.opts[1] += 4
+		}, header{ttl: 9, id: 7, frag: 0x4000, size: 1280}},
 		{"1280 bytes of UDP", func(s *shape64) { s.payload, s.udp = bytesOf(1, 1252), true }, header{ttl: 9, id: 7, frag: 0x4000, size: 1280}},
 		{"destination options", func(s *shape64) { s.extend(60) }, header{ttl: 9, id: 7, size: 40}},
 		{"hop-by-hop, routing, options", func(s *shape64) {
@@ -431,51 +439,4 @@ func TestRewrite64AllocatesNothing(t *testing.T) {
 			t.Errorf("%s: %v allocations", name, n)
 		}
 	}
-}
-
-func bench64(b *testing.B, s shape, fn func(chunk []byte, off, n int, p *packet.Packet) bool) {
-	frame := s.frame()
-	good := parse(b, frame)
-	var burst [64][]byte
-	for i := range burst {
-		burst[i] = inChunk(frame, headroom)
-	}
-	b.ReportAllocs()
-	for i := 0; b.Loop(); i++ {
-		p := good
-		chunk := burst[i%len(burst)]
-		copy(chunk[headroom:], frame[:min(len(frame), 94)]) // the headers
-		if !fn(chunk, headroom, len(frame), &p) {
-			b.Fatal("refused")
-		}
-	}
-}
-
-func BenchmarkForward64TCP(b *testing.B) {
-	f := flow64()
-	f.e.SeqDelta = 0x12345678
-	bench64(b, f.fromClient(shape{flags: packet.ACK}), func(chunk []byte, off, n int, p *packet.Packet) bool {
-		_, _, ok := Forward64(chunk, off, n, p, &f.e, &f.dir, 1)
-		return ok
-	})
-}
-
-func BenchmarkReply64TCP(b *testing.B) {
-	f := flow64()
-	f.e.SeqDelta = 0x12345678
-	bench64(b, f.fromServer(shape{flags: packet.ACK}), func(chunk []byte, off, n int, p *packet.Packet) bool {
-		_, _, ok := Reply64(chunk, off, n, p, &f.e, &f.dir)
-		return ok
-	})
-}
-
-// BenchmarkReply64UDPZeroChecksum has to read 1400 bytes of data.
-func BenchmarkReply64UDPZeroChecksum(b *testing.B) {
-	f := flow64()
-	f.e.Proto = packet.ProtoUDP
-	s := shape{udp: true, noCsum: true, payload: bytesOf('x', 1400)}
-	bench64(b, f.fromServer(s), func(chunk []byte, off, n int, p *packet.Packet) bool {
-		_, _, ok := Reply64(chunk, off, n, p, &f.e, &f.dir)
-		return ok
-	})
 }
