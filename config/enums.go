@@ -42,8 +42,10 @@ type ClientAddress uint8
 
 // Ways to tell the client's address.
 const (
-	ClientAddressNone ClientAddress = iota + 1
-	ClientAddressTOA                // a TCP option, see Config.TOAKind
+	ClientAddressNone    ClientAddress = iota + 1
+	ClientAddressTOA                   // a TCP option, see Config.TOAKind
+	ClientAddressProxyV1               // a PROXY protocol header before the first byte, as text
+	ClientAddressProxyV2               // the same, binary
 )
 
 // NoFlow is what becomes of a TCP segment that belongs to no flow and opens none.
@@ -112,7 +114,7 @@ var (
 	protocolNames      = names{"tcp", "udp"}
 	modeNames          = names{"full-nat", "dnat"}
 	schedulerNames     = names{"rr", "wrr", "sh", "maglev"}
-	clientAddressNames = names{"none", "toa"}
+	clientAddressNames = names{"none", "toa", "proxy-v1", "proxy-v2"}
 	noFlowNames        = names{"drop", "reset"}
 	xdpModeNames       = names{"auto", "native", "generic"}
 	zeroCopyNames      = names{"auto", "on", "off"}
@@ -179,7 +181,7 @@ func ParseMode(s string) (Mode, error) { return parseEnum[Mode](modeNames, s) }
 // ParseScheduler parses rr, wrr, sh or maglev.
 func ParseScheduler(s string) (Scheduler, error) { return parseEnum[Scheduler](schedulerNames, s) }
 
-// ParseClientAddress parses none or toa.
+// ParseClientAddress parses none, toa, proxy-v1 or proxy-v2.
 func ParseClientAddress(s string) (ClientAddress, error) {
 	return parseEnum[ClientAddress](clientAddressNames, s)
 }

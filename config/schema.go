@@ -185,7 +185,8 @@ var serviceFields = []field[Service]{
 		"rr: in turn. wrr: in turn by weight. sh: by client address. maglev: by client\n"+
 			"address and port, with few changes when backends come and go."),
 	enum("client_address", clientAddressNames, func(s *Service) *ClientAddress { return &s.ClientAddress },
-		"none, or toa: tell backends the client's address in a TCP option (full-nat, tcp)."),
+		"How backends learn the client's address (full-nat, tcp). toa: by a TCP option.\n"+
+			"proxy-v1, proxy-v2: by a PROXY protocol header, which they must expect."),
 	enum("no_flow", noFlowNames, func(s *Service) *NoFlow { return &s.NoFlow },
 		"What becomes of a TCP segment that belongs to no flow and opens none. drop: it\n"+
 			"vanishes. reset: its sender gets a RST."),

@@ -166,14 +166,14 @@ func (v *validator) services() {
 }
 
 func (v *validator) clientAddress(path string, s Service) {
-	if s.ClientAddress != ClientAddressTOA {
+	if s.ClientAddress <= ClientAddressNone {
 		return
 	}
 	switch {
 	case s.Protocol == UDP:
-		v.fail(path+".client_address", "toa is a TCP option; a udp service cannot have it")
+		v.fail(path+".client_address", "%v is for TCP; a udp service cannot have it", s.ClientAddress)
 	case s.Mode == DNAT:
-		v.fail(path+".client_address", "toa is for full-nat; in dnat the backend sees the client's address")
+		v.fail(path+".client_address", "%v is for full-nat; in dnat the backend sees the client's address", s.ClientAddress)
 	}
 }
 

@@ -29,10 +29,7 @@ func (w *Worker) forward(i int, r conntrack.Ref) Verdict {
 		mtu -= nat.Growth64(p)
 	}
 	if ipLen > mtu {
-		if svc.TOA && e.Flags&conntrack.ServerAcked == 0 {
-			mtu -= int(nat.TOALen(e)) // by which the next one will grow
-		}
-		return w.tooBig(i, p.Dst, mtu)
+		return w.tooBig(i, p.Dst, mtu-w.growth(e, svc))
 	}
 	if p.Kind == packet.KindTCP && p.Payload-p.L4 > tcpBareHeader {
 		// Only l4fwd may say who the client is, to whatever backend.
@@ -41,7 +38,12 @@ func (w *Worker) forward(i int, r conntrack.Ref) Verdict {
 			nat.StripTimestamps(frame, p)
 		}
 	}
-	if out := w.table.Track(r, conntrack.Forward, p, frame, w.tick, &svc.Timeouts); out != conntrack.Pass {
+	if svc.Proxy != nat.NoProxy {
+		if v := w.forwardProxy(i, r, e, svc, mtu); v != Forwarded {
+			return v
+		}
+		frame = w.frame(i)
+	} else if out := w.table.Track(r, conntrack.Forward, p, frame, w.tick, &svc.Timeouts); out != conntrack.Pass {
 		if out == conntrack.Reopen {
 			return w.reopen(i, r)
 		}
@@ -85,7 +87,11 @@ func (w *Worker) reply(i int, r conntrack.Ref) Verdict {
 	if ipLen > mtu {
 		return w.tooBig(i, w.serverPeer(p, e), mtu)
 	}
-	if out := w.table.Track(r, conntrack.Reply, p, frame, w.tick, &svc.Timeouts); out != conntrack.Pass {
+	if svc.Proxy != nat.NoProxy {
+		if v := w.replyProxy(i, r, e, svc); v != Replied {
+			return v
+		}
+	} else if out := w.table.Track(r, conntrack.Reply, p, frame, w.tick, &svc.Timeouts); out != conntrack.Pass {
 		return untracked[out]
 	}
 	if p.Kind == packet.KindTCP && p.TCPFlags&packet.SYN != 0 {
@@ -116,10 +122,7 @@ func (w *Worker) serverPeer(p *packet.Packet, e *conntrack.Entry) packet.Addr {
 // leaveRoom lowers the MSS in a SYN-ACK by what the client's segments will grow
 // by on their way.
 func (w *Worker) leaveRoom(frame []byte, p *packet.Packet, e *conntrack.Entry, svc *Service) {
-	var cut uint16
-	if svc.TOA {
-		cut = nat.TOALen(e)
-	}
+	cut := uint16(w.growth(e, svc))
 	if translated(e) {
 		cut = nat.MSSCut64(cut)
 	}
@@ -167,8 +170,11 @@ func (w *Worker) relayError(i int, r conntrack.Ref, dir conntrack.Dir) Verdict {
 	if hop == nil {
 		return v
 	}
-	if p.End-p.L3 > hop.MTU {
+	if p.End-p.L3 > hop.MTU && !translated(e) { // those are cut to size
 		return DropTooBig
+	}
+	if svc := &w.snap.Services[e.Service]; svc.Proxy != nat.NoProxy && dir == conntrack.Reply {
+		nat.ProxyError(frame, p, e, w.proxySize(e, svc))
 	}
 	if translated(e) {
 		if !w.relayError64(i, e, dir) {

@@ -13,6 +13,7 @@ import (
 	"github.com/l4fwd/l4fwd/conntrack"
 	"github.com/l4fwd/l4fwd/dataplane/memport"
 	"github.com/l4fwd/l4fwd/dataplane/route"
+	"github.com/l4fwd/l4fwd/nat"
 	"github.com/l4fwd/l4fwd/packet"
 )
 
@@ -49,6 +50,13 @@ func service(name, vip string, proto uint8, mode conntrack.Mode, toa bool, backe
 	return s
 }
 
+// proxied is a Full-NAT TCP service with PROXY headers.
+func proxied(name, vip string, v nat.ProxyVersion, backend string) ServiceSpec {
+	s := service(name, vip, packet.ProtoTCP, conntrack.FullNAT, false, backend)
+	s.Proxy = v
+	return s
+}
+
 // testSpec has a service for every mode, protocol and family. Clients are in
 // 198.51.100.0/24 and 2001:db8:c::/64 behind NIC 0, servers in 10.0.1.0/24 and
 // 2001:db8:1::/64 behind NIC 1.
@@ -64,6 +72,8 @@ func testSpec() Spec {
 			service("dnat6", "[2001:db8::11]:80", packet.ProtoTCP, conntrack.DNAT, false, "[2001:db8:1::20]:80"),
 			service("nat64", "[2001:db8::64]:80", packet.ProtoTCP, conntrack.FullNAT, true, "10.0.1.20:8064"),
 			service("nat64u", "[2001:db8::64]:5000", packet.ProtoUDP, conntrack.FullNAT, false, "10.0.1.20:5064"),
+			proxied("proxy1", "192.0.2.13:80", nat.ProxyV1, "10.0.1.20:8013"),
+			proxied("proxy2", "[2001:db8::13]:80", nat.ProxyV2, "10.0.1.20:8013"),
 			service("dnat4u", "192.0.2.11:5000", packet.ProtoUDP, conntrack.DNAT, false, "10.0.1.20:5000"),
 		},
 	}

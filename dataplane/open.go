@@ -137,9 +137,12 @@ func (w *Worker) insert(i int, svc *Service, id, backend uint32, was *conntrack.
 		if p.Kind == packet.KindTCP {
 			isn := w.isn.Next(dir.Locals[e.Local], e.LocalPort, rs.Addr, rs.Port, w.nanos)
 			if was != nil && was.Mode == e.Mode && was.Backend == backend && was.Local == e.Local && was.LocalPort == e.LocalPort {
-				isn = nat.BeyondLast(isn, was.Win[conntrack.Forward].End+was.SeqDelta)
+				isn = nat.BeyondLast(isn, was.Win[conntrack.Forward].End+was.SeqDelta+nat.MaxProxyLen)
 			}
 			e.SeqDelta = isn - p.Seq
+			if svc.Proxy != nat.NoProxy {
+				e.SeqDelta = nat.ProxyDelta(isn, p.Seq)
+			}
 		}
 	}
 	if !nat.Prepare(&e, dir) {

@@ -6,6 +6,7 @@ import (
 
 	"github.com/l4fwd/l4fwd/balance"
 	"github.com/l4fwd/l4fwd/conntrack"
+	"github.com/l4fwd/l4fwd/nat"
 	"github.com/l4fwd/l4fwd/packet"
 )
 
@@ -26,9 +27,10 @@ type Service struct {
 	Backends []uint32 // backend ids in the order of the configuration
 	Locals   []uint16 // Full-NAT: local address ids of the backends' family
 	Mode     conntrack.Mode
-	v4       bool  // the backends are IPv4
-	TOA      bool  // tell the client's address by TOA
-	TOAKind  uint8 // option kind, inserted if TOA and stripped from clients always
+	v4       bool             // the backends are IPv4
+	TOA      bool             // tell the client's address by TOA
+	Proxy    nat.ProxyVersion // tell it by a PROXY header; Full-NAT TCP only
+	TOAKind  uint8            // option kind, inserted if TOA and stripped from clients always
 	// ResetStray answers a segment without flow by a RST instead of silence.
 	ResetStray bool
 	StripTS    bool // erase the timestamps option from SYNs
@@ -70,6 +72,7 @@ type ServiceSpec struct {
 	Scheduler       balance.Kind
 	TOA             bool
 	TOAKind         uint8
+	Proxy           nat.ProxyVersion
 	StripTimestamps bool
 	ResetStray      bool // see Service
 	Timeouts        conntrack.Timeouts
@@ -195,7 +198,7 @@ var errNoLocal = errors.New("no local address of its backends' family")
 func (r *Registry) service(id int, s *ServiceSpec, seed uint64) (svc Service, err error) {
 	svc = Service{
 		Name: s.Name, Timeouts: s.Timeouts, Mode: s.Mode, v4: s.VIP.Addr.Is4(),
-		TOA: s.TOA, TOAKind: s.TOAKind, StripTS: s.StripTimestamps, ResetStray: s.ResetStray,
+		TOA: s.TOA, TOAKind: s.TOAKind, Proxy: s.Proxy, StripTS: s.StripTimestamps, ResetStray: s.ResetStray,
 	}
 	set := make([]balance.Backend, 0, len(s.Backends))
 	for _, b := range s.Backends {

@@ -23,6 +23,7 @@ const (
 	DropBadRST                        // RST outside the window (RFC 5961)
 	DropBadSYN                        // SYN that cannot belong to the flow (RFC 5961)
 	DropBadFlags                      // TCP flags that no host sends
+	DropProxy                         // the PROXY header cannot be put where it belongs
 	DropICMPTruncated                 // ICMP error whose embedded packet cannot be translated
 	DropNoRoute                       // the kernel has no route
 	DropBlackhole                     // the kernel's route is a blackhole, unreachable or prohibit
@@ -62,7 +63,8 @@ var verdictNames = [...]string{
 	DropTupleConflict: "tuple_conflict", DropTableFull: "table_full",
 	DropBucketFull: "bucket_full", DropTTL: "ttl_exceeded", DropFragment: "fragment",
 	DropTooBig: "too_big", DropBadRST: "bad_rst",
-	DropBadSYN: "bad_syn", DropBadFlags: "bad_tcp_flags", DropICMPTruncated: "icmp_truncated", DropNoRoute: "no_route",
+	DropBadSYN: "bad_syn", DropBadFlags: "bad_tcp_flags",
+	DropProxy: "proxy_refused", DropICMPTruncated: "icmp_truncated", DropNoRoute: "no_route",
 	DropBlackhole: "blackhole_route", DropForeignRoute: "foreign_route",
 	DropLocalRoute: "local_route",
 	DropNeighbour:  "neighbour_unresolved", DropPortDown: "port_down",

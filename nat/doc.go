@@ -24,6 +24,11 @@
 // it only the new offset, the new length and the updated packet.Packet are
 // true.
 //
+// A flow with a PROXY header goes through CutSYN, MarkProxy, Track, Tracked and
+// InsertProxy before Forward, and through ProxyReply, MarkProxy, Track and Tracked
+// before Reply: no byte of the client's may reach the server where the header has
+// to be, and only the server's acknowledgement ends that phase.
+//
 // A function that returns false has left the frame unfit to be sent: the packet
 // does not belong to the flow it was given with, or the ids of the flow mean
 // nothing in the directory. The caller drops it. Nothing here reads or writes

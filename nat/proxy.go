@@ -12,8 +12,9 @@ import (
 // doc/proxy-protocol.txt defines it.
 type ProxyVersion uint8
 
-// The versions: one line of text, or binary.
+// The versions: none, one line of text, or binary.
 const (
+	NoProxy ProxyVersion = 0
 	ProxyV1 ProxyVersion = 1
 	ProxyV2 ProxyVersion = 2
 )

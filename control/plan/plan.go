@@ -34,6 +34,7 @@ func Spec(c *config.Config) dataplane.Spec {
 			Scheduler: schedulers[s.Scheduler],
 			TOA:       s.ClientAddress == config.ClientAddressTOA,
 			TOAKind:   s.TOAKind,
+			Proxy:     proxies[s.ClientAddress],
 			// Behind one local address a real server sees many clients' clocks
 			// as one, and would drop segments as too old (RFC 7323 section 5).
 			StripTimestamps: s.Mode == config.FullNAT,
@@ -60,6 +61,11 @@ func PortRanges(c *config.Config) []nat.PortRange {
 		out = append(out, nat.PortRange{First: r.Ports.First, Last: r.Ports.Last})
 	}
 	return out
+}
+
+var proxies = map[config.ClientAddress]nat.ProxyVersion{
+	config.ClientAddressProxyV1: nat.ProxyV1,
+	config.ClientAddressProxyV2: nat.ProxyV2,
 }
 
 var schedulers = map[config.Scheduler]balance.Kind{

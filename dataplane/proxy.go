@@ -1,0 +1,70 @@
+package dataplane
+
+import (
+	"github.com/l4fwd/l4fwd/conntrack"
+	"github.com/l4fwd/l4fwd/nat"
+	"github.com/l4fwd/l4fwd/packet"
+)
+
+// proxySize is how long the PROXY header of flow e is while it is on its way, 0
+// once the server has it.
+func (w *Worker) proxySize(e *conntrack.Entry, svc *Service) int {
+	if nat.ProxyDone(e) {
+		return 0
+	}
+	return nat.ProxyLen(e, &w.snap.Directory, svc.Proxy)
+}
+
+// growth is by how much more than it is now a client's packet like row i's may
+// have to grow on its way, for what the client is told of an MTU.
+func (w *Worker) growth(e *conntrack.Entry, svc *Service) int {
+	switch {
+	case e.Proto != packet.ProtoTCP:
+	case svc.Proxy != nat.NoProxy:
+		return w.proxySize(e, svc)
+	case svc.TOA && e.Flags&conntrack.ServerAcked == 0:
+		return int(nat.TOALen(e))
+	}
+	return 0
+}
+
+// forwardProxy takes row i, a client's packet of a flow with PROXY, through
+// Track and puts the header in. The verdict is Forwarded, or why not.
+func (w *Worker) forwardProxy(i int, r conntrack.Ref, e *conntrack.Entry, svc *Service, mtu int) Verdict {
+	p := &w.b.pkt[i]
+	w.b.desc[i].Len = uint32(nat.CutSYN(w.frame(i), p))
+	mark := nat.MarkProxy(e)
+	out := w.table.Track(r, conntrack.Forward, p, w.frame(i), w.tick, &svc.Timeouts)
+	if out == conntrack.Reopen {
+		return w.reopen(i, r)
+	}
+	if out != conntrack.Pass {
+		return untracked[out]
+	}
+	mark.Tracked(e)
+	chunk, off := w.chunk(i)
+	off, n, res := nat.InsertProxy(chunk, off, int(w.b.desc[i].Len), p, e, &w.snap.Directory, svc.Proxy, mtu)
+	switch {
+	case res == nat.ProxyTooBig:
+		return w.tooBig(i, p.Dst, mtu-nat.ProxyLen(e, &w.snap.Directory, svc.Proxy))
+	case res.Drop():
+		return DropProxy
+	}
+	w.moved(i, off, n)
+	return Forwarded
+}
+
+// replyProxy takes row i, a server's packet of a flow with PROXY, through Track.
+func (w *Worker) replyProxy(i int, r conntrack.Ref, e *conntrack.Entry, svc *Service) Verdict {
+	p, frame := &w.b.pkt[i], w.frame(i)
+	if !nat.ProxyReply(frame, p, e, w.proxySize(e, svc)) {
+		return DropProxy
+	}
+	mark := nat.MarkProxy(e)
+	out := w.table.Track(r, conntrack.Reply, p, frame, w.tick, &svc.Timeouts)
+	if out != conntrack.Pass {
+		return untracked[out]
+	}
+	mark.Tracked(e)
+	return Replied
+}

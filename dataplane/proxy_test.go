@@ -1,0 +1,87 @@
+package dataplane
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"testing"
+
+	"github.com/google/gopacket/layers"
+)
+
+// TestProxyHeader speaks to a server that insists on PROXY: the header comes
+// with the bare ACK already, again with the data while the server has not
+// acknowledged it, and shifts the stream from then on.
+func TestProxyHeader(t *testing.T) {
+	v2 := append([]byte("\r\n\r\n\x00\r\nQUIT\n\x21\x21\x00\x24"), addr("2001:db8:c::7").Netip().AsSlice()...)
+	v2 = append(v2, addr("2001:db8::13").Netip().AsSlice()...)
+	v2 = binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(v2, 40000), 80)
+	tests := []struct {
+		name, client, vip string
+		want              []byte
+		mss               uint16 // seen by the client; the server says 1460
+	}{
+		{"v1", "198.51.100.7:40000", "192.0.2.13:80", []byte("PROXY TCP4 198.51.100.7 192.0.2.13 40000 80\r\n"), 1460 - 45},
+		{"v2 and NAT64", "[2001:db8:c::7]:40000", "[2001:db8::13]:80", v2, 1460 - 52},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newRig(t, 2, testSpec())
+			n := uint32(len(tt.want))
+			c := &conv{r: r, client: tt.client, vip: tt.vip}
+			syn := c.fromClient(seg{syn: true, seq: 1000, opts: []layers.TCPOption{mss(1440)}})
+			src, dst := ipOf(syn)
+			c.local, c.backend, c.isn = hostPort(src.String(), uint16(tcpOf(syn).SrcPort)), hostPort(dst.String(), 8013), tcpOf(syn).Seq
+			synAck := c.fromServer(seg{syn: true, ack: true, seq: 9000, ackNum: c.isn + 1, opts: []layers.TCPOption{mss(1460)}})
+			if got := binary.BigEndian.Uint16(tcpOf(synAck).Options[0].OptionData); got != tt.mss {
+				t.Errorf("MSS %d, want %d", got, tt.mss)
+			}
+			ack := tcpOf(c.fromClient(seg{ack: true, seq: 1001, ackNum: 9001}))
+			if !bytes.Equal(ack.Payload, tt.want) || ack.Seq != c.isn+1 {
+				t.Errorf("with the ACK, at %d: %q\nwant %q", ack.Seq-c.isn, ack.Payload, tt.want)
+			}
+			data := tcpOf(c.fromClient(seg{ack: true, seq: 1001, ackNum: 9001, payload: 33}))
+			if !bytes.HasPrefix(data.Payload, tt.want) || len(data.Payload) != int(n)+33 || data.Seq != c.isn+1 {
+				t.Errorf("with data: %q", data.Payload)
+			}
+			more := tcpOf(c.fromClient(seg{ack: true, seq: 1034, ackNum: 9001, payload: 7}))
+			if more.Seq != c.isn+34+n || len(more.Payload) != 7 {
+				t.Errorf("behind it at %d: %q", more.Seq-c.isn, more.Payload)
+			}
+			inside := tcpOf(c.fromServer(seg{ack: true, seq: 9001, ackNum: c.isn + 1 + n/2}))
+			if inside.Ack != 1001 {
+				t.Errorf("an acknowledgement inside the header shows as %d", inside.Ack)
+			}
+			whole := tcpOf(c.fromServer(seg{ack: true, seq: 9001, ackNum: c.isn + 1 + n + 40, payload: 5}))
+			if whole.Ack != 1041 {
+				t.Errorf("acknowledged to the client: %d, want 1041", whole.Ack)
+			}
+			late := tcpOf(c.fromClient(seg{ack: true, seq: 1041, ackNum: 9006, payload: 9}))
+			if late.Seq != c.isn+41+n || len(late.Payload) != 9 {
+				t.Errorf("afterwards at %d: %q", late.Seq-c.isn, late.Payload)
+			}
+			if got := r.counts(); got.Drops() != 0 {
+				t.Errorf("%+v", got.Verdicts)
+			}
+		})
+	}
+}
+
+func TestProxyDoesNotAllocate(t *testing.T) {
+	r := newRig(t, 1, testSpec())
+	r.port[0][0].OnSend, r.port[0][1].OnSend = nil, nil
+	n := 0
+	list := make([][]byte, 1)
+	frames := make([][]byte, 1000)
+	for i := range frames {
+		frames[i] = build(t, seg{src: fmt.Sprintf("198.51.100.7:%d", 2000+i), dst: "192.0.2.13:80", syn: true, seq: 1})
+	}
+	if allocs := testing.AllocsPerRun(500, func() {
+		n++
+		list[0] = frames[n]
+		r.port[0][0].Feed(list, 1)
+		r.step()
+	}); allocs != 0 {
+		t.Errorf("%v allocations", allocs)
+	}
+}
