@@ -21,8 +21,10 @@ import (
 type stats struct {
 	Flows    int               `json:"flows"`
 	Opened   uint64            `json:"opened"`
+	Evicted  uint64            `json:"evicted"`
 	Verdicts map[string]uint64 `json:"verdicts"`
 	Dropped  uint64            `json:"dropped"`
+	Refusals uint64            `json:"refusals"`
 	Services []struct {
 		Name     string `json:"name"`
 		Backends []struct {
