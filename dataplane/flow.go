@@ -39,7 +39,7 @@ func (w *Worker) forward(i int, r conntrack.Ref) Verdict {
 		}
 	}
 	if svc.Proxy != nat.NoProxy {
-		if v := w.forwardProxy(i, r, e, svc, mtu); v != Forwarded {
+		if v, goOn := w.forwardProxy(i, r, e, svc, mtu); !goOn {
 			return v
 		}
 		frame = w.frame(i)

@@ -29,29 +29,30 @@ func (w *Worker) growth(e *conntrack.Entry, svc *Service) int {
 }
 
 // forwardProxy takes row i, a client's packet of a flow with PROXY, through
-// Track and puts the header in. The verdict is Forwarded, or why not.
-func (w *Worker) forwardProxy(i int, r conntrack.Ref, e *conntrack.Entry, svc *Service, mtu int) Verdict {
+// Track and puts the header in. Unless it is to go on, the verdict is what has
+// become of it: reopened, it has been sent already, and e is nobody's.
+func (w *Worker) forwardProxy(i int, r conntrack.Ref, e *conntrack.Entry, svc *Service, mtu int) (v Verdict, goOn bool) {
 	p := &w.b.pkt[i]
 	w.b.desc[i].Len = uint32(nat.CutSYN(w.frame(i), p))
 	mark := nat.MarkProxy(e)
 	out := w.table.Track(r, conntrack.Forward, p, w.frame(i), w.tick, &svc.Timeouts)
 	if out == conntrack.Reopen {
-		return w.reopen(i, r)
+		return w.reopen(i, r), false
 	}
 	if out != conntrack.Pass {
-		return untracked[out]
+		return untracked[out], false
 	}
 	mark.Tracked(e)
 	chunk, off := w.chunk(i)
 	off, n, res := nat.InsertProxy(chunk, off, int(w.b.desc[i].Len), p, e, &w.snap.Directory, svc.Proxy, mtu)
 	switch {
 	case res == nat.ProxyTooBig:
-		return w.tooBig(i, p.Dst, mtu-nat.ProxyLen(e, &w.snap.Directory, svc.Proxy))
+		return w.tooBig(i, p.Dst, mtu-nat.ProxyLen(e, &w.snap.Directory, svc.Proxy)), false
 	case res.Drop():
-		return DropProxy
+		return DropProxy, false
 	}
 	w.moved(i, off, n)
-	return Forwarded
+	return Forwarded, true
 }
 
 // replyProxy takes row i, a server's packet of a flow with PROXY, through Track.
