@@ -151,8 +151,8 @@ func (rt *router) narrowLB(mtu int) {
 
 // routed is a one-arm rig whose client and only real server in use are behind
 // routers of their own.
-func routed(t *testing.T, o testbed.SnifferOptions) (r *rig, client, server *router) {
+func routed(t *testing.T, queues int, o testbed.SnifferOptions) (r *rig, client, server *router) {
 	t.Helper()
-	r = network(t, testbed.TopologyOptions{OneArm: true}, o)
+	r = network(t, testbed.TopologyOptions{OneArm: true, Queues: queues}, o)
 	return r, r.routeClient(), r.routeServer()
 }

@@ -1,0 +1,375 @@
+package e2e
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/l4fwd/l4fwd/internal/testbed"
+)
+
+const flagRST = 0x04
+
+// ends tells one TCP connection from others at a device.
+type ends struct{ self, peer netip.AddrPort }
+
+// talk is what a device has seen of a TCP connection.
+type talk struct {
+	in, out uint32 // the next sequence numbers, of what came in and what went out
+	segs    int    // before a RST
+	resets  []reset
+	after   int // segments after a RST
+}
+
+// reset is a RST and what was expected of it.
+type reset struct {
+	outgoing         bool
+	seq, ack         uint32
+	wantSeq, wantAck uint32
+	flags            byte
+}
+
+// talks notes TCP connections.
+type talks struct {
+	mu  sync.Mutex
+	all map[ends]*talk
+}
+
+func newTalks() *talks { return &talks{all: make(map[ends]*talk)} }
+
+func (l *talks) watch(frame []byte, outgoing bool) {
+	if len(frame) < ethernet {
+		return
+	}
+	d, ok := datagramOf(frame[ethernet:])
+	if !ok || d.proto != protoTCP || len(d.l4) < 20 {
+		return
+	}
+	key := ends{d.dst, d.src}
+	if outgoing {
+		key = ends{d.src, d.dst}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	t := l.all[key]
+	if t == nil {
+		t = &talk{}
+		l.all[key] = t
+	}
+	t.add(d, outgoing)
+}
+
+func (t *talk) add(d datagram, outgoing bool) {
+	seq, ack, flags := binary.BigEndian.Uint32(d.l4[4:]), binary.BigEndian.Uint32(d.l4[8:]), d.l4[13]
+	mine, theirs := &t.in, &t.out
+	if outgoing {
+		mine, theirs = theirs, mine
+	}
+	if flags&flagRST != 0 {
+		t.resets = append(t.resets, reset{outgoing, seq, ack, *mine, *theirs, flags})
+		return
+	}
+	if t.segs++; len(t.resets) > 0 {
+		t.after++
+	}
+	header := 20
+	if d.src.Addr().Is6() {
+		header = 40
+	}
+	const flagFIN = 0x01
+	next := seq + uint32(d.size-header-int(d.l4[12]>>4)*4)
+	if flags&(flagSYN|flagFIN) != 0 {
+		next++
+	}
+	if flags&flagSYN != 0 || int32(next-*mine) > 0 {
+		*mine = next
+	}
+}
+
+// of is a copy of what is known of a connection.
+func (l *talks) of(e ends) talk {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if t := l.all[e]; t != nil {
+		return *t
+	}
+	return talk{}
+}
+
+// pair is a connection of which the test holds both ends.
+type pair struct {
+	client, server net.Conn
+}
+
+// endsOf are a connection's ends as its own kernel knows them.
+func endsOf(c net.Conn) ends {
+	self, peer := c.LocalAddr().(*net.TCPAddr).AddrPort(), c.RemoteAddr().(*net.TCPAddr).AddrPort()
+	unmap := func(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()) }
+	return ends{unmap(self), unmap(peer)}
+}
+
+// portPair is where the tests' own server listens.
+const portPair = 9100
+
+// pairServices are services of every kind for such connections.
+func (r *rig) pairServices() []testbed.Service {
+	var out []testbed.Service
+	for _, k := range kinds {
+		s := r.services(k, 1, 0)[0]
+		s.Name, s.Port, s.BackendPort = strings.Replace(s.Name, "web", "pair", 1), portPair, portPair
+		out = append(out, s)
+	}
+	return out
+}
+
+// connect makes a connection through a kind's VIP to the first real server, and
+// has both ends hear something of the other.
+func (r *rig) connect(k kind) (p pair) {
+	r.t.Helper()
+	l, err := r.Topology.Servers[0].Listen("tcp", netip.AddrPortFrom(r.ServerAddr(k.server, 0), portPair).String())
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	if p.client, err = r.Client.Dialer(limit).Dial("tcp", r.vip(k.client, k.vip, portPair).String()); err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { _ = p.client.Close() })
+	if p.server, err = l.Accept(); err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { _ = p.server.Close() })
+	for _, c := range []struct{ from, to net.Conn }{{p.client, p.server}, {p.server, p.client}} {
+		in := make([]byte, 300)
+		_, err := c.from.Write(in)
+		if err == nil {
+			_, err = io.ReadFull(c.to, in)
+		}
+		if err != nil {
+			r.t.Fatal(err)
+		}
+	}
+	return p
+}
+
+// read waits for the end of a connection.
+func read(c net.Conn) error {
+	if err := c.SetReadDeadline(time.Now().Add(limit)); err != nil {
+		return err
+	}
+	_, err := c.Read(make([]byte, 1))
+	return err
+}
+
+// phase is how far a connection has come when its flow idles out.
+type phase struct {
+	name string
+	// reach brings it there; nil: established.
+	reach func(p pair) error
+}
+
+// closeWrite closes one direction and waits until the other end knows.
+func closeWrite(from, to net.Conn) error {
+	if err := from.(*net.TCPConn).CloseWrite(); err != nil {
+		return err
+	}
+	if err := read(to); !errors.Is(err, io.EOF) {
+		return fmt.Errorf("the other end: %w, want EOF", err)
+	}
+	return nil
+}
+
+// TestExpiry: a flow that idles out ends for its client and its server at once,
+// by RSTs that both kernels believe: each has exactly the number it expects.
+func TestExpiry(t *testing.T) {
+	r := network(t, testbed.TopologyOptions{Queues: 2}, testbed.SnifferOptions{})
+	at := [2]*talks{newTalks(), newTalks()} // the client's device, the server's
+	sniff(t, r.Client, "c0", testbed.SnifferOptions{Watch: at[0].watch})
+	sniff(t, r.Topology.Servers[0], "s0", testbed.SnifferOptions{Watch: at[1].watch})
+	config := r.Config(append(r.allKinds(1, 0), r.pairServices()...), "timeouts: {tcp_established: 2s, tcp_fin_wait: 1s, tcp_close_wait: 1s}")
+	d := program{args: []string{"--workers", "2"}}.start(t, r.LB, config)
+	r.warmUp()
+	before := d.stats()
+	phases := []phase{
+		{"established", nil},
+		{"client has closed", func(p pair) error { return closeWrite(p.client, p.server) }},
+		{"server has closed", func(p pair) error { return closeWrite(p.server, p.client) }},
+	}
+	// All are idle at the same time.
+	all := make(map[string]pair)
+	for _, ph := range phases {
+		for _, k := range kinds {
+			p := r.connect(k)
+			if ph.reach != nil {
+				if err := ph.reach(p); err != nil {
+					t.Fatalf("%s, %s: %v", ph.name, k, err)
+				}
+			}
+			all[ph.name+"/"+k.String()] = p
+		}
+	}
+	for name, p := range all {
+		t.Run(name, func(t *testing.T) { p.expire(t, at) })
+	}
+	n := uint64(len(all))
+	s := d.until("the flows to go", func(s stats) bool { return s.Expired-before.Expired >= n })
+	if got := s.Refusals - before.Refusals; got != 2*n {
+		t.Errorf("refusals counts %d for %d flows", got, n)
+	}
+	// A challenge ACK would have come to nobody.
+	if got := s.Verdicts["no_flow"]; got != before.Verdicts["no_flow"] {
+		t.Errorf("no_flow counts %d, %d before", got, before.Verdicts["no_flow"])
+	}
+	d.stop()
+}
+
+// expire waits for both ends of a connection to break, then looks at how.
+func (p pair) expire(t *testing.T, at [2]*talks) {
+	for i, c := range []net.Conn{p.client, p.server} {
+		if err := broken(c); err != nil {
+			t.Errorf("%s: %v", []string{"client", "server"}[i], err)
+		}
+	}
+	// What is on its way to a sniffer's reader arrives within this time, and so
+	// does what a kernel has to say about a RST.
+	time.Sleep(100 * time.Millisecond)
+	for i, c := range []net.Conn{p.client, p.server} {
+		who, e := []string{"client", "server"}[i], endsOf(c)
+		got := at[i].of(e)
+		if len(got.resets) != 1 || got.after != 0 {
+			t.Errorf("%s %s: %d RSTs, %d segments after: %+v", who, e.self, len(got.resets), got.after, got.resets)
+			continue
+		}
+		if s := got.resets[0]; s.outgoing || s.seq != s.wantSeq || s.ack != s.wantAck || s.flags != flagRST|flagACK {
+			t.Errorf("%s %s: %+v", who, e.self, s)
+		}
+	}
+}
+
+// broken waits until a connection is reset. A kernel that has had the other
+// end's FIN calls that a broken pipe (EPIPE), and only if one sends.
+func broken(c net.Conn) error {
+	err := read(c)
+	for deadline := time.Now().Add(limit); errors.Is(err, io.EOF) && time.Now().Before(deadline); {
+		state, infoErr := tcpState(c)
+		if infoErr != nil {
+			return infoErr
+		}
+		if state != tcpClosed {
+			time.Sleep(20 * time.Millisecond)
+			continue
+		}
+		if _, err = c.Write([]byte{0}); errors.Is(err, unix.EPIPE) {
+			return nil
+		}
+	}
+	if !errors.Is(err, unix.ECONNRESET) {
+		return fmt.Errorf("%w, want %w", err, unix.ECONNRESET)
+	}
+	return nil
+}
+
+// tcpClosed is TCP_CLOSE of the kernel's net/tcp_states.h.
+const tcpClosed = 7
+
+// tcpState asks the kernel for a connection's state.
+func tcpState(c net.Conn) (state uint8, err error) {
+	raw, err := c.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var failed error
+	err = raw.Control(func(fd uintptr) {
+		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+		if failed = err; err == nil {
+			state = info.State
+		}
+	})
+	return state, errors.Join(err, failed)
+}
+
+// TestNoFlow: after a restart l4fwd knows no flows. A connection that goes on is
+// reset at once where the service says so, and else hears nothing.
+func TestNoFlow(t *testing.T) {
+	r := network(t, testbed.TopologyOptions{Queues: 2}, testbed.SnifferOptions{})
+	client := newTalks()
+	sniff(t, r.Client, "c0", testbed.SnifferOptions{Watch: client.watch})
+	// The same connections by services that reset and by services that do not.
+	resetting := strings.ReplaceAll(r.Config(append(r.allKinds(1, 0), r.pairServices()...)), "    backends:\n", "    no_flow: reset\n    backends:\n")
+	dropping := strings.ReplaceAll(resetting, "no_flow: reset", "no_flow: drop")
+	p := program{args: []string{"--workers", "2"}}
+	for _, row := range []struct {
+		config string
+		resets bool
+	}{{resetting, true}, {dropping, false}} {
+		t.Run(fmt.Sprintf("reset=%t", row.resets), func(t *testing.T) {
+			d := p.start(t, r.LB, row.config)
+			r.warmUp()
+			var all []pair
+			for _, k := range kinds {
+				all = append(all, r.connect(k))
+			}
+			d.Kill()
+			d = p.start(t, r.LB, row.config)
+			r.warmUp()
+			noResets(t, r.behind...)
+			t.Run("speaks", func(t *testing.T) {
+				for i, k := range kinds {
+					t.Run(k.String(), func(t *testing.T) {
+						t.Parallel()
+						all[i].forgotten(t, client, row.resets)
+					})
+				}
+			})
+			noResets(t, r.behind...)
+			d.stop()
+		})
+	}
+}
+
+// forgotten has the client of a connection that l4fwd does not know speak.
+func (p pair) forgotten(t *testing.T, at *talks, resets bool) {
+	before := at.of(endsOf(p.client))
+	if len(before.resets) > 0 {
+		t.Fatalf("reset before it spoke: %+v", before)
+	}
+	start := time.Now()
+	if _, err := p.client.Write([]byte("still there?")); err != nil {
+		t.Fatal(err)
+	}
+	wait := quiet
+	if resets {
+		wait = limit
+	}
+	if err := p.client.SetReadDeadline(start.Add(wait)); err != nil {
+		t.Fatal(err)
+	}
+	_, err := p.client.Read(make([]byte, 1))
+	took := time.Since(start)
+	time.Sleep(100 * time.Millisecond) // as in expire
+	got := at.of(endsOf(p.client))
+	if !resets {
+		if !timedOut(err) || len(got.resets) > 0 {
+			t.Errorf("%v, %d RSTs; want silence", err, len(got.resets))
+		}
+		return
+	}
+	t.Logf("reset after %s", took)
+	if !errors.Is(err, unix.ECONNRESET) || len(got.resets) != 1 || got.after > 0 || got.segs != before.segs+1 {
+		t.Errorf("%v; %d segments before and %d after: %+v", err, got.segs-before.segs, got.after, got.resets)
+		return
+	}
+	// It knows no more than the segment it answers: what the client expects.
+	if s := got.resets[0]; s.outgoing || s.seq != s.wantSeq || s.flags != flagRST {
+		t.Errorf("%+v", s)
+	}
+}
