@@ -1,6 +1,9 @@
 package dataplane
 
-import "testing"
+import (
+	"fmt"
+	"testing"
+)
 
 // TestReopenWithProxy: a client takes the port of a connection that is over
 // again. Its SYN goes out once, rewritten once, and its frame is freed once.
@@ -25,5 +28,40 @@ func TestReopenWithProxy(t *testing.T) {
 				t.Errorf("%d reopened, %d sent, %d drops", n.Reopened, n.Sent, n.Drops())
 			}
 		})
+	}
+}
+
+// TestNoFlowForWhatGoesNoFurther: a packet whose TTL is used up must not cost a
+// flow and a local port.
+func TestNoFlowForWhatGoesNoFurther(t *testing.T) {
+	r := newRig(t, 1, testSpec())
+	for i := range 20 {
+		r.deliver(0, 0, build(t, seg{src: fmt.Sprintf("198.51.100.7:%d", 3000+i), dst: "192.0.2.10:80", syn: true, ttl: 1}),
+			build(t, seg{src: fmt.Sprintf("198.51.100.7:%d", 3000+i), dst: "192.0.2.10:5000", udp: true, ttl: 1}))
+	}
+	if n := r.counts(); n.Opened != 0 || n.Verdicts[DropTTL] != 40 || n.Refusals != 40 {
+		t.Errorf("%d flows opened, %d dropped, %d errors", n.Opened, n.Verdicts[DropTTL], n.Refusals)
+	}
+}
+
+// TestNoAnswerToOurselves: what claims to come from one of our own addresses is
+// forged or a loop, and gets no answer of any kind.
+func TestNoAnswerToOurselves(t *testing.T) {
+	spec := testSpec()
+	spec.Services[0].ResetStray = true
+	r := newRig(t, 1, spec)
+	for name, s := range map[string]seg{
+		"stray segment":       {src: "192.0.2.11:80", dst: "192.0.2.10:80", ack: true},
+		"TTL, service":        {src: "10.0.1.10:80", dst: "192.0.2.10:80", syn: true, ttl: 1},
+		"TTL, no service":     {src: "10.0.1.10:80", dst: "192.0.2.10:81", syn: true, ttl: 1},
+		"TTL, UDP":            {src: "10.0.1.11:5000", dst: "192.0.2.10:5000", udp: true, ttl: 1},
+		"stray, from a local": {src: "10.0.1.10:2000", dst: "192.0.2.10:80", syn: true, ack: true},
+	} {
+		if out := r.deliver(0, 0, build(t, s)); len(out) != 0 {
+			t.Errorf("%s: %d frames out", name, len(out))
+		}
+	}
+	if n := r.counts(); n.Refusals != 0 || n.Opened != 0 {
+		t.Errorf("%d answers, %d flows", n.Refusals, n.Opened)
 	}
 }

@@ -36,18 +36,18 @@ func (w *Worker) miss(i int, handed bool) Verdict {
 	switch {
 	case svc < 0 && (owned == notOwned || owned == formerLocal):
 		return w.pass(i)
-	case svc < 0 && owned == ownedVIP:
-		if p.TTL(w.frame(i)) <= 1 {
-			return w.ttlExceeded(i, p.Dst)
-		}
-		return DropNoService
-	case svc < 0, p.Kind == packet.KindICMPError:
+	case svc < 0 && owned != ownedVIP, p.Kind == packet.KindICMPError:
 		return DropNoFlow
-	case p.Kind == packet.KindTCP && p.TCPFlags&(packet.SYN|packet.ACK|packet.RST|packet.FIN) != packet.SYN:
-		return w.stray(i, &w.snap.Services[svc])
 	case w.snap.names.owns(p.Src):
 		// Answered, it would let two services talk to each other for ever.
 		return malformed(packet.ErrMartianSource)
+	case p.TTL(w.frame(i)) <= 1:
+		// Here and not only in forward: it must not cost a flow and a port.
+		return w.ttlExceeded(i, p.Dst)
+	case svc < 0:
+		return DropNoService
+	case p.Kind == packet.KindTCP && p.TCPFlags&(packet.SYN|packet.ACK|packet.RST|packet.FIN) != packet.SYN:
+		return w.stray(i, &w.snap.Services[svc])
 	}
 	return w.open(i, uint32(svc), nil)
 }
