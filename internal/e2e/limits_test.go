@@ -70,8 +70,9 @@ func (r *rig) exhaust(d *daemon, sockets int, reasons []string, fitted func(open
 		for _, reason := range reasons {
 			refused += after.Verdicts[reason] - before.Verdicts[reason]
 		}
-		if refused != uint64(res.Lost) {
-			t.Errorf("%s: %d datagrams lost, %d counted as %v", f, res.Lost, refused, reasons)
+		// A flow without an answer yet may have had to make room for another.
+		if evicted := after.Evicted - before.Evicted; refused == 0 || refused+evicted != uint64(res.Lost) {
+			t.Errorf("%s: %d datagrams lost, %d counted as %v, %d flows evicted", f, res.Lost, refused, reasons, evicted)
 		}
 		if err := conns.Exchange(1000, 1000, limit); err != nil {
 			t.Errorf("while full: %v", err)
