@@ -65,3 +65,15 @@ func TestNoAnswerToOurselves(t *testing.T) {
 		t.Errorf("%d answers, %d flows", n.Refusals, n.Opened)
 	}
 }
+
+// TestTracerouteFloodLeavesMTU: who makes TTLs run out must not use up the errors
+// that others' path MTU discovery waits for.
+func TestTracerouteFloodLeavesMTU(t *testing.T) {
+	r := newRig(t, 1, testSpec())
+	c := r.open(0, "198.51.100.7:40000", "192.0.2.10:80")
+	flood := build(t, seg{src: "198.51.100.9:1", dst: "192.0.2.10:80", syn: true, ttl: 1})
+	for range 2 * refusalBurst {
+		r.deliver(0, 0, flood)
+	}
+	r.answered(0, 0, 0, DropTooBig, build(t, seg{src: c.client, dst: c.vip, ack: true, seq: 1001, ackNum: 9001, payload: 1500}))
+}

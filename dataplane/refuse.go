@@ -38,7 +38,7 @@ func (w *Worker) ttlExceeded(i int, src packet.Addr) Verdict {
 
 // tooBig tells row i's sender how large a packet may be (RFC 1191, RFC 8201).
 func (w *Worker) tooBig(i int, src packet.Addr, mtu int) Verdict {
-	if w.errors.Allow(w.nanos) {
+	if w.tooBigs.Allow(w.nanos) {
 		chunk, off := w.chunk(i)
 		off, n, ok := nat.TooBig(chunk, off, int(w.b.desc[i].Len), &w.b.pkt[i], src, mtu)
 		w.answerWith(i, off, n, ok, DropTooBig)

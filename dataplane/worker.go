@@ -37,10 +37,13 @@ type Worker struct {
 	isn    nat.ISN
 	errors nat.Bucket // ICMP errors of our own
 	resets nat.Bucket // and RSTs
-	ipID   uint16     // the last IPv4 identification given
-	snap   *Snapshot
-	here   *Locality // snap.Locality[id]
-	routes *route.Table
+	// Errors about size have their own: path MTU discovery must not fail because
+	// somebody makes TTLs run out.
+	tooBigs nat.Bucket
+	ipID    uint16 // the last IPv4 identification given
+	snap    *Snapshot
+	here    *Locality // snap.Locality[id]
+	routes  *route.Table
 
 	learned learned // ways back the kernel does not know yet
 
