@@ -3,6 +3,8 @@ package dataplane
 import (
 	"fmt"
 	"testing"
+
+	"github.com/l4fwd/l4fwd/nat"
 )
 
 // TestReopenWithProxy: a client takes the port of a connection that is over
@@ -76,4 +78,66 @@ func TestTracerouteFloodLeavesMTU(t *testing.T) {
 		r.deliver(0, 0, flood)
 	}
 	r.answered(0, 0, 0, DropTooBig, build(t, seg{src: c.client, dst: c.vip, ack: true, seq: 1001, ackNum: 9001, payload: 1500}))
+}
+
+// TestProxyChangedUnderFlows: flows go on as they began when the service begins or
+// ceases to have PROXY headers.
+func TestProxyChangedUnderFlows(t *testing.T) {
+	for _, tt := range []struct {
+		name         string
+		before, then nat.ProxyVersion
+	}{{"switched on", nat.NoProxy, nat.ProxyV2}, {"switched off", nat.ProxyV1, nat.NoProxy}, {"other version", nat.ProxyV1, nat.ProxyV2}} {
+		t.Run(tt.name, func(t *testing.T) {
+			const workers, vip = 2, "192.0.2.13:80"
+			r := newRig(t, workers, testSpec())
+			g := NewRegistry(workers)
+			publish := func(v nat.ProxyVersion) {
+				t.Helper()
+				spec := testSpec()
+				spec.Services[7].Proxy = v
+				snap, err := g.Build(spec)
+				if err != nil {
+					t.Fatal(err)
+				}
+				r.dp.Publish(snap)
+				r.step()
+			}
+			publish(tt.before)
+			r.now = int64(5e9)
+			size := func(v nat.ProxyVersion) uint32 {
+				return [...]uint32{0, uint32(len("PROXY TCP4 198.51.100.7 192.0.2.13 40000 80\r\n")), 28}[v]
+			}
+			start := func(client string) *conv {
+				c := &conv{r: r, client: client, vip: vip}
+				syn := c.fromClient(seg{syn: true, seq: 1000})
+				src, dst := ipOf(syn)
+				c.local, c.backend, c.isn = hostPort(src.String(), uint16(tcpOf(syn).SrcPort)), hostPort(dst.String(), 8013), tcpOf(syn).Seq
+				c.fromServer(seg{syn: true, ack: true, seq: 9000, ackNum: c.isn + 1})
+				return c
+			}
+			c := start("198.51.100.7:40000")
+			publish(tt.then)
+			n := size(tt.before)
+			first := tcpOf(c.fromClient(seg{ack: true, seq: 1001, ackNum: 9001, payload: 10}))
+			if len(first.Payload) != int(n)+10 || first.Seq != c.isn+1 {
+				t.Errorf("%d bytes at %d, want %d at 1", len(first.Payload), first.Seq-c.isn, n+10)
+			}
+			if ack := tcpOf(c.fromServer(seg{ack: true, seq: 9001, ackNum: c.isn + 11 + n})).Ack; ack != 1011 {
+				t.Errorf("acknowledges %d, want 1011", ack)
+			}
+			if next := tcpOf(c.fromClient(seg{ack: true, seq: 1011, ackNum: 9001, payload: 10})); next.Seq != c.isn+11+n {
+				t.Errorf("at %d, want %d", next.Seq-c.isn, 11+n)
+			}
+			fresh := start("198.51.100.7:40001")
+			if got := tcpOf(fresh.fromClient(seg{ack: true, seq: 1001, ackNum: 9001})); len(got.Payload) != int(size(tt.then)) {
+				t.Errorf("a new flow's header has %d bytes, want %d", len(got.Payload), size(tt.then))
+			}
+			// Over, and the port taken again: a new flow.
+			c.fromClient(seg{rst: true, ack: true, seq: 1021, ackNum: 9001})
+			again := start(c.client)
+			if got := tcpOf(again.fromClient(seg{ack: true, seq: 1001, ackNum: 9001})); len(got.Payload) != int(size(tt.then)) {
+				t.Errorf("the next flow's header has %d bytes, want %d", len(got.Payload), size(tt.then))
+			}
+		})
+	}
 }

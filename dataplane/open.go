@@ -203,11 +203,14 @@ func (w *Worker) reopen(i int, r conntrack.Ref) Verdict {
 	w.former = *w.table.Entry(r)
 	w.close(r)
 	w.count.Reopened++
-	id := w.former.Service
-	if w.snap.Services[id].Set == nil {
-		return DropNoService
+	id := int32(w.former.Service)
+	if w.snap.Services[id].Set == nil { // or under another id now
+		vip := &w.snap.Directory.Services[id]
+		if id = w.snap.names.find(vip.Addr, vip.Port, vip.Proto); id < 0 || w.snap.Services[id].Set == nil {
+			return DropNoService
+		}
 	}
-	return w.open(i, id, &w.former)
+	return w.open(i, uint32(id), &w.former)
 }
 
 // pass sends row i on by the kernel's routes, untouched but for the TTL: XDP

@@ -101,8 +101,9 @@ type Spec struct {
 // safe for concurrent use.
 type Registry struct {
 	workers  int
-	services registryOf[conntrack.Endpoint]
-	last     []Service // by id, for flows that outlive their service
+	services registryOf[serviceKey]
+	vips     []conntrack.Endpoint // of services, by id
+	last     []Service            // by id, for flows that outlive their service
 	backends registryOf[backendKey]
 	reals    []conntrack.Endpoint // of backends, by id
 	locals   registryOf[packet.Addr]
@@ -113,6 +114,22 @@ type Registry struct {
 type backendKey struct {
 	service int
 	real    conntrack.Endpoint
+}
+
+// serviceKey makes a service another one when it begins or ceases to have PROXY
+// headers: a flow's numbers are shifted by its header, so it must end as it began.
+type serviceKey struct {
+	vip   conntrack.Endpoint
+	proxy nat.ProxyVersion
+}
+
+// serviceID is the id of a service.
+func (r *Registry) serviceID(s *ServiceSpec) int {
+	id := r.services.id(serviceKey{s.VIP, s.Proxy})
+	if id == len(r.vips) {
+		r.vips = append(r.vips, s.VIP)
+	}
+	return id
 }
 
 // backend is the id of a service's real server.
@@ -156,7 +173,7 @@ func (r *Registry) Build(spec Spec) (*Snapshot, error) {
 	all := make(map[int]Service, len(spec.Services))
 	for i := range spec.Services {
 		s := &spec.Services[i]
-		id := r.services.id(s.VIP)
+		id := r.serviceID(s)
 		svc, err := r.service(id, s, spec.Seed)
 		if err == nil && s.Mode == conntrack.FullNAT {
 			if svc.Locals = local6; svc.v4 {
@@ -173,11 +190,11 @@ func (r *Registry) Build(spec Spec) (*Snapshot, error) {
 	}
 	snap := &Snapshot{
 		Directory: conntrack.Directory{
-			Services: r.services.list[:len(r.services.list):len(r.services.list)],
+			Services: r.vips[:len(r.vips):len(r.vips)],
 			Backends: r.reals[:len(r.reals):len(r.reals)],
 			Locals:   r.locals.list[:len(r.locals.list):len(r.locals.list)],
 		},
-		Services: make([]Service, len(r.services.list)),
+		Services: make([]Service, len(r.vips)),
 	}
 	for id := range r.last { // retired, unless the spec has it again
 		snap.Services[id] = r.last[id]
@@ -223,9 +240,11 @@ func (s *Snapshot) nameAll(locals []packet.Addr) nameTable {
 		keys[nameKey{addr: a}] = formerLocal
 	}
 	for id, vip := range s.Directory.Services {
-		keys[nameKey{vip.Addr, vip.Port, vip.Proto}] = int32(id)
+		k := nameKey{vip.Addr, vip.Port, vip.Proto}
 		if s.Services[id].Set != nil {
-			keys[nameKey{addr: vip.Addr}] = ownedVIP
+			keys[k], keys[nameKey{addr: vip.Addr}] = int32(id), ownedVIP
+		} else if was, ok := keys[k]; !ok || s.Services[was].Set == nil {
+			keys[k] = int32(id)
 		}
 	}
 	for _, a := range locals {
