@@ -85,7 +85,9 @@ type backendName struct {
 func namesOf(c *config.Config, s *dataplane.Snapshot) []serviceNames {
 	ids := make(map[string][]uint32, len(s.Services)) // service names are unique
 	for i := range s.Services {
-		ids[s.Services[i].Name] = s.Services[i].Backends
+		if s.Services[i].Set != nil { // one that is gone may have had the name
+			ids[s.Services[i].Name] = s.Services[i].Backends
+		}
 	}
 	var out []serviceNames
 	for _, svc := range c.Services {

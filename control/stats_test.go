@@ -1,0 +1,48 @@
+package control
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/l4fwd/l4fwd/balance"
+	"github.com/l4fwd/l4fwd/config"
+	"github.com/l4fwd/l4fwd/conntrack"
+	"github.com/l4fwd/l4fwd/dataplane"
+	"github.com/l4fwd/l4fwd/packet"
+)
+
+// TestNamesOfNameThatMoved: a service's name goes to another VIP and comes back.
+// What bore it meanwhile keeps its id in the data plane, but not the name.
+func TestNamesOfNameThatMoved(t *testing.T) {
+	g := dataplane.NewRegistry(1)
+	backends := []netip.AddrPort{netip.MustParseAddrPort("10.0.0.1:80"), netip.MustParseAddrPort("10.0.0.2:80")}
+	for _, step := range []struct {
+		vip      string
+		backends int
+	}{{"192.0.2.1", 2}, {"192.0.2.2", 1}, {"192.0.2.1", 2}} {
+		end := func(a netip.AddrPort) conntrack.Endpoint {
+			return conntrack.Endpoint{Addr: packet.AddrFrom(a.Addr()), Port: a.Port(), Proto: packet.ProtoTCP}
+		}
+		spec := dataplane.ServiceSpec{
+			Name: "web", VIP: end(netip.AddrPortFrom(netip.MustParseAddr(step.vip), 80)), Mode: conntrack.DNAT,
+			Scheduler: balance.RoundRobin, Timeouts: conntrack.DefaultTimeouts(),
+		}
+		c := &config.Config{Services: []config.Service{{Name: "web"}}}
+		for _, b := range backends[:step.backends] {
+			spec.Backends = append(spec.Backends, dataplane.BackendSpec{Endpoint: end(b), Weight: 1})
+			c.Services[0].Backends = append(c.Services[0].Backends, config.Backend{Address: b})
+		}
+		snap, err := g.Build(dataplane.Spec{Services: []dataplane.ServiceSpec{spec}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, b := range namesOf(c, snap)[0].backends {
+			if got := snap.Directory.Backends[b.id].Addr; got != packet.AddrFrom(b.addr.Addr()) {
+				t.Errorf("%s: backend %v has the id of %v", step.vip, b.addr, got.Netip())
+			}
+		}
+		if n := len(namesOf(c, snap)[0].backends); n != step.backends {
+			t.Errorf("%s: %d backends", step.vip, n)
+		}
+	}
+}
