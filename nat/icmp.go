@@ -163,6 +163,6 @@ func lowerMTU(msg []byte, v6 bool, by uint16) {
 		return
 	}
 	if mtu := binary.BigEndian.Uint16(msg[packet.ICMPMTU:]); mtu > minMTU4 {
-		binary.BigEndian.PutUint16(msg[packet.ICMPMTU:], max(mtu-by, minMTU4))
+		binary.BigEndian.PutUint16(msg[packet.ICMPMTU:], uint16(max(int(mtu)-int(by), minMTU4)))
 	}
 }
