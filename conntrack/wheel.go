@@ -123,6 +123,10 @@ func (t *Table) Advance(now uint32, out []Ref) int {
 	return t.expired(n)
 }
 
+// Behind reports whether the last Advance, to tick now, has left something undone:
+// another has work at once.
+func (t *Table) Behind(now uint32) bool { return !before(now, t.hdr.wheelNow) }
+
 func (t *Table) expired(n int) int {
 	t.hdr.stats.Expired += uint64(n)
 	return n

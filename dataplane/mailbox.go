@@ -126,7 +126,7 @@ func (w *Worker) Run(o Run) error {
 func (w *Worker) sleep() {
 	w.asleep.Store(true)
 	defer w.asleep.Store(false)
-	if w.job.Load() != nil || w.nextSnap.Load() != w.snap {
+	if w.job.Load() != nil || w.nextSnap.Load() != w.snap || w.table.Behind(w.tick) {
 		return
 	}
 	for _, r := range w.inbox {
