@@ -130,7 +130,8 @@ func TestThereAndBack64(t *testing.T) {
 		frame := s.frame64(t)
 		chunk := inChunk(frame, headroom)
 		p := parse(t, frame)
-		off, n, ok := headroom, len(frame), false
+		off, n := headroom, len(frame)
+		var ok bool
 		if v6 {
 			if off, n, ok = Forward64(chunk, off, n, &p, &f.e, &f.dir, s.id); ok {
 				off, n, ok = Reply64(chunk, off, n, &p, &m.e, &m.dir)
@@ -343,7 +344,8 @@ func TestDamageSurvives64(t *testing.T) {
 		p := parse(t, frame)
 		frame[p.End-1] ^= 1 << rapid.IntRange(0, 7).Draw(t, "bit")
 		chunk := inChunk(frame, headroom)
-		off, n, ok := headroom, len(frame), false
+		off, n := headroom, len(frame)
+		var ok bool
 		if v6 {
 			off, n, ok = Forward64(chunk, off, n, &p, &f.e, &f.dir, 1)
 		} else {
@@ -398,7 +400,9 @@ func TestRewrite64Refuses(t *testing.T) {
 				frame := s.frame()
 				chunk := inChunk(frame, headroom)
 				p := parse(t, frame)
-				off, n, gotOff, gotN, ok := headroom, len(frame), 0, 0, false
+				off, n := headroom, len(frame)
+				var gotOff, gotN int
+				var ok bool
 				c.edit(f, &p, &chunk, &off, &n)
 				was, before := p, slices.Clone(chunk)
 				if d == 'f' {
