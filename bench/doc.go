@@ -1,6 +1,7 @@
 // Package bench measures the forwarder: it makes captures aimed at a
 // configuration's services and feeds captures through the workers of package
-// dataplane, over ports of plain memory.
+// dataplane, over ports of plain memory. It also says how two captures differ,
+// and testdata/golden holds what has to come out of a replay, to the byte.
 //
 // It must never know the configuration's file format, a network interface, or
 // how a packet is rewritten: what is to be done comes as a dataplane.Spec, and
@@ -24,6 +25,8 @@
 //
 // Every other packet is fed as it is. With replies that are completed the
 // sequence numbers stand in the client's space and the checksums are made anew.
+// Behind a PROXY header, a reply that is no SYN-ACK is taken to acknowledge the
+// header, as it does where the client's bare ACK came first.
 //
 // # Hazards
 //

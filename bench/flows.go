@@ -5,6 +5,7 @@ import (
 
 	"github.com/l4fwd/l4fwd/conntrack"
 	"github.com/l4fwd/l4fwd/dataplane"
+	"github.com/l4fwd/l4fwd/nat"
 	"github.com/l4fwd/l4fwd/packet"
 )
 
@@ -43,6 +44,7 @@ type flow struct {
 	serverPort, localPort uint16
 	learned               bool
 	delta                 uint32
+	header                uint32 // length of the PROXY header, which the server got before the client's data
 
 	serverNext uint32 // while opening: the ISN+1 of a SYN-ACK, see seen
 	seen       uint8
@@ -191,8 +193,9 @@ func (a *analysis) answered(f []byte, p *packet.Packet) (int32, bool) {
 	return 0, false
 }
 
-// learn takes note of what l4fwd made of in, a packet that teaches.
-func (w *flow) learn(in, out []byte) {
+// learn takes note of what l4fwd made of in, a packet that teaches. svc is the
+// flow's service.
+func (w *flow) learn(in, out []byte, svc *dataplane.ServiceSpec) {
 	var was, is packet.Packet
 	if packet.Parse(in, &was) != packet.ErrNone || packet.Parse(out, &is) != packet.ErrNone {
 		return
@@ -200,6 +203,9 @@ func (w *flow) learn(in, out []byte) {
 	w.server, w.serverPort = is.Dst, is.DstPort
 	w.local, w.localPort = is.Src, is.SrcPort
 	w.delta = is.Seq - was.Seq
+	w.header = uint32(nat.ProxyLen(
+		&conntrack.Entry{Client: was.Src, ClientPort: was.SrcPort, Proto: was.Proto},
+		&conntrack.Directory{Services: []conntrack.Endpoint{svc.VIP}}, svc.Proxy))
 	w.learned = true
 }
 
@@ -233,13 +239,17 @@ func (w *flow) complete(f []byte) {
 		return
 	}
 	if p.TCPFlags&packet.ACK != 0 {
-		binary.BigEndian.PutUint32(h[packet.TCPAck:], p.Ack+w.delta)
+		delta := w.delta
+		if p.TCPFlags&packet.SYN == 0 {
+			delta += w.header
+		}
+		binary.BigEndian.PutUint32(h[packet.TCPAck:], p.Ack+delta)
 		for it := packet.Options(f, &p); it.Next(); {
 			if it.Kind != packet.OptSACK {
 				continue
 			}
 			for at := it.Off + 2; at+4 <= it.Off+it.Len; at += 4 {
-				binary.BigEndian.PutUint32(f[at:], binary.BigEndian.Uint32(f[at:])+w.delta)
+				binary.BigEndian.PutUint32(f[at:], binary.BigEndian.Uint32(f[at:])+delta)
 			}
 		}
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/l4fwd/l4fwd/conntrack"
 	"github.com/l4fwd/l4fwd/dataplane"
+	"github.com/l4fwd/l4fwd/nat"
 	"github.com/l4fwd/l4fwd/packet"
 )
 
@@ -28,7 +29,7 @@ type GenOptions struct {
 	// IPv6, packets are as short as they can be; handshakes always are.
 	Size     int
 	Protocol uint8  // packet.ProtoTCP or packet.ProtoUDP; 0 is any
-	Family   int    // 4 or 6, of VIP and backends; 0 is any
+	Family   int    // 4 or 6, of the VIP; 0 is any
 	Seed     uint64 // everything random comes from it
 }
 
@@ -115,7 +116,7 @@ func newGenerator(w io.Writer, o GenOptions) (*generator, error) {
 		}
 	}
 	if len(g.services) == 0 {
-		return nil, fmt.Errorf("%w: %s with backends of weight above 0 of the VIP's family, IPv%s", ErrNoService, protocolName(o.Protocol), familyName(o.Family))
+		return nil, fmt.Errorf("%w: %s over IPv%s with backends of weight above 0 that its mode can reach", ErrNoService, protocolName(o.Protocol), familyName(o.Family))
 	}
 	var err error
 	if g.clients, err = newClients(&o.Spec); err != nil {
@@ -133,11 +134,12 @@ func fits(s *dataplane.ServiceSpec, o *GenOptions) bool {
 	if o.Protocol != 0 && s.VIP.Proto != o.Protocol || o.Family == 4 && !v4 || o.Family == 6 && v4 {
 		return false
 	}
-	if s.Mode == conntrack.FullNAT && placeholder(&o.Spec, v4).IsZero() {
-		return false
-	}
 	for _, b := range s.Backends {
-		if b.Weight > 0 && b.Endpoint.Addr.Is4() == v4 {
+		family := b.Endpoint.Addr.Is4()
+		if b.Weight == 0 {
+			continue
+		}
+		if s.Mode == conntrack.FullNAT && !placeholder(&o.Spec, family).IsZero() || s.Mode == conntrack.DNAT && family == v4 {
 			return true
 		}
 	}
@@ -242,14 +244,17 @@ func (g *generator) data(k int, reply bool) segment {
 		q.server += uint32(s.payload)
 		return s
 	}
-	// A client has been told to leave room for TOA.
-	if g.service(k).TOA {
-		room := packet.EthLen + 1500 - 8
-		if !s.src.Is4() {
-			room = packet.EthLen + 1500 - 20
-		}
-		s.payload = min(s.payload, room-s.headerLen())
+	// A client has been told to leave room for TOA or the PROXY header.
+	room := packet.EthLen + 1500
+	switch svc := g.service(k); {
+	case svc.TOA && s.src.Is4():
+		room -= 8
+	case svc.TOA:
+		room -= 20
+	case svc.Proxy != nat.NoProxy:
+		room -= nat.MaxProxyLen
 	}
+	s.payload = min(s.payload, room-s.headerLen())
 	s.seq, s.ack = q.client, q.server
 	q.client += uint32(s.payload)
 	return s

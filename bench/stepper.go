@@ -166,7 +166,8 @@ func (s *stepper) learn() {
 	for k := range s.lessons {
 		l := &s.taught[k]
 		f := s.m.a.frames[l.frame].flow
-		s.m.a.flows[f].learn(s.m.c.Frames[l.frame], l.out[:l.n])
+		w := &s.m.a.flows[f]
+		w.learn(s.m.c.Frames[l.frame], l.out[:l.n], &s.m.a.spec.Services[w.service])
 		if held := s.held[f]; held != nil && s.m.a.flows[f].learned {
 			released = append(released, held...)
 			delete(s.held, f)

@@ -29,7 +29,7 @@ a network interface.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(benchGenCommand(), benchReplayCommand())
+	cmd.AddCommand(benchGenCommand(), benchReplayCommand(), benchDiffCommand())
 	return cmd
 }
 
@@ -73,7 +73,7 @@ The same options give the same file, byte for byte.`,
 	f.IntVar(&o.Packets, "packets", 1000000, "number of packets")
 	f.IntVar(&o.Size, "size", 64, "bytes of a data packet on the wire")
 	f.StringVar(&protocol, "protocol", "", "only services of tcp or udp")
-	f.StringVar(&family, "family", "", "only services of family 4 or 6")
+	f.StringVar(&family, "family", "", "only services whose address is of family 4 or 6")
 	f.Uint64Var(&o.Seed, "seed", 1, "what everything random comes from")
 	f.StringVarP(&out, "output", "o", "", "capture `FILE` to write, - for standard output")
 	must(cmd.MarkFlagRequired("output"))
