@@ -3,8 +3,10 @@
 #   build         the binary, static, into bin/l4fwd
 #   test          everything in its short form, namespaces included (root)
 #   test-full     the whole matrix and the long runs
+#   cover         statement coverage of packet, conntrack and nat, 90 % at least
 #   race          the control plane and all else outside the rings, race detector on
 #   bench         the forwarding benchmark over a generated capture
+#   golden        record bench/testdata/golden again, after a change that is meant
 #   generate      compile the XDP program again (needs clang-14)
 #   generate-check  fail if the committed XDP object is not what its source gives
 #   lint          golangci-lint, a pinned version
@@ -20,7 +22,7 @@ COMMANDS  := clang-14 llvm-strip-14 ethtool ip nginx iperf3 curl
 TESTFLAGS := -count=1 -p 1 -timeout 20m
 TESTLOG   := bin/test.log
 
-.PHONY: build test test-full race bench generate generate-check lint demo deps clean
+.PHONY: build test test-full cover race bench golden generate generate-check lint demo deps clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/l4fwd ./cmd/l4fwd
@@ -29,12 +31,20 @@ test: deps
 	@mkdir -p bin
 	$(GO) vet ./...
 	@sh .ci/go-test $(TESTLOG) $(GO) test $(TESTFLAGS) -short ./...
+	$(MAKE) cover
 	$(MAKE) race
 
 test-full: deps
 	@mkdir -p bin
 	@sh .ci/go-test $(TESTLOG) $(GO) test $(TESTFLAGS) -timeout 60m ./...
 	$(MAKE) race
+
+# What rewrites packets and keeps flows is tested to the last branch or nearly.
+cover:
+	@mkdir -p bin
+	@$(GO) test -short -count=1 -p 1 -timeout 10m -cover ./packet ./conntrack ./nat >bin/cover.log || { cat bin/cover.log; exit 1; }
+	@awk -v least=90 '{ print } match($$0, /coverage: [0-9.]+%/) { n++; if (substr($$0, RSTART+10)+0 < least) low = 1 } \
+		END { if (low || n != 3) { print "coverage: want " least "% of each of 3 packages"; exit 1 } }' bin/cover.log
 
 # The rings are shared with the kernel, which the detector cannot see; all else
 # of what runs in several threads is here.
@@ -44,6 +54,9 @@ race:
 bench: build
 	bin/l4fwd bench gen -c bench/testdata/bench.yaml --flows 65536 --packets 1000000 --size 64 -o bin/64k.pcap
 	bin/l4fwd bench replay -c bench/testdata/bench.yaml --pcap bin/64k.pcap --loops 20
+
+golden:
+	$(GO) test -count=1 -run '^TestGolden$$' ./bench -update
 
 generate:
 	$(GO) generate ./...
