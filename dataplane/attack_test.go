@@ -2,8 +2,10 @@ package dataplane
 
 import (
 	"fmt"
+	"net/netip"
 	"testing"
 
+	"github.com/l4fwd/l4fwd/dataplane/route"
 	"github.com/l4fwd/l4fwd/nat"
 )
 
@@ -139,5 +141,20 @@ func TestProxyChangedUnderFlows(t *testing.T) {
 				t.Errorf("the next flow's header has %d bytes, want %d", len(got.Payload), size(tt.then))
 			}
 		})
+	}
+}
+
+// TestRefusalAsksForNeighbour: after a restart nothing is known of a client on our
+// own network. Its next segment must get the RST that this one cannot.
+func TestRefusalAsksForNeighbour(t *testing.T) {
+	spec := testSpec()
+	spec.Services[0].ResetStray = true
+	r := newRig(t, 1, spec)
+	hop := route.NewHop(0, [6]byte{}, nicMAC[0], 0, 1500)
+	hop.State = route.Unresolved
+	r.dp.PublishRoutes(route.New(2, []route.Hop{{}, hop}, []route.Prefix{{Prefix: netip.MustParsePrefix("198.51.100.0/24"), Hop: 1}}))
+	r.refused(0, 0, DropNoFlow, build(t, seg{src: "198.51.100.7:40000", dst: "192.0.2.10:80", ack: true, seq: 5, ackNum: 77}))
+	if e, ok := r.dp.Workers[0].Event(); !ok || e.Kind != EventResolve || e.Addr != addr("198.51.100.7") {
+		t.Errorf("%+v, %v", e, ok)
 	}
 }

@@ -65,8 +65,13 @@ func (w *Worker) answerWith(i, off, n int, ok bool, v Verdict) {
 		return
 	}
 	w.moved(i, off, n)
-	hop := w.routes.Hop(w.routes.Lookup(w.b.pkt[i].Dst))
-	if hop.State == route.Resolved && w.send(i, hop, v) == v {
+	dst := w.b.pkt[i].Dst
+	id := w.routes.Lookup(dst)
+	hop := w.routes.Hop(id)
+	switch {
+	case hop.State != route.Resolved:
+		w.noHop(id, dst) // so that there is a way the next time
+	case w.send(i, hop, v) == v:
 		w.count.Refusals++
 		w.b.desc[i].Addr = gone
 	}
