@@ -13,6 +13,9 @@ const (
 	errorsPerSecond = 1000
 	resetsPerSecond = 10000
 	refusalBurst    = 100
+	// RSTs about flows that idled out come in waves, a timer's tick at a time.
+	farewellsPerSecond = 100000
+	farewellBurst      = 4096
 )
 
 // gone is the address of a row whose frame is on its way as something else.
@@ -78,8 +81,8 @@ func (w *Worker) answerWith(i, off, n int, ok bool, v Verdict) {
 }
 
 // giveUp resets both ends of a TCP flow that has idled out: they hold it to be
-// open, and would find out only when one of them has something to say. Outside
-// of a burst, whose rows it borrows.
+// open, and would find out only when one of them has something to say. In a storm
+// not all of them hear of it. Outside of a burst, whose rows it borrows.
 func (w *Worker) giveUp(r conntrack.Ref) {
 	e := w.table.Entry(r)
 	for _, d := range [...]conntrack.Dir{conntrack.Forward, conntrack.Reply} {
@@ -98,7 +101,7 @@ func (w *Worker) giveUp(r conntrack.Ref) {
 		if d == conntrack.Reply {
 			hop, _ = w.clientHop(e)
 		}
-		if hop == nil || w.send(0, hop, own) != own {
+		if hop == nil || !w.farewells.Allow(w.nanos) || w.send(0, hop, own) != own {
 			w.pool.put(at)
 			continue
 		}

@@ -70,3 +70,27 @@ func TestOwnWorkDoesNotAllocate(t *testing.T) {
 		t.Errorf("%+v", c)
 	}
 }
+
+// TestExpiryStormIsLimited: flows that idle out all at once must not fill the TX
+// rings with RSTs, nor flood a server with them. The flows go all the same.
+func TestExpiryStormIsLimited(t *testing.T) {
+	r := newRigWith(t, 1, testSpec(), func(o *Options) { o.Flows = 1 << 15 })
+	r.port[0][0].OnSend, r.port[0][1].OnSend = nil, nil
+	w := r.dp.Workers[0]
+	const flows = 6000
+	for i := range flows {
+		r.deliver(0, 0, build(t, seg{src: fmt.Sprintf("198.51.100.7:%d", 2000+i), dst: "192.0.2.10:80", syn: true, seq: 1000}))
+	}
+	for ref := range conntrack.Ref(flows + 1) {
+		if e := w.table.Entry(ref); e.Proto != 0 {
+			e.State = conntrack.Established
+		}
+	}
+	r.now += int64(3 * time.Hour)
+	for w.Flows() > 0 {
+		w.Poll(r.now)
+	}
+	if c := r.counts(); c.Expired != flows || c.Refusals != farewellBurst || c.Sent != flows+farewellBurst {
+		t.Errorf("%d expired, %d RSTs, %d sent", c.Expired, c.Refusals, c.Sent)
+	}
+}

@@ -39,11 +39,12 @@ type Worker struct {
 	resets nat.Bucket // and RSTs
 	// Errors about size have their own: path MTU discovery must not fail because
 	// somebody makes TTLs run out.
-	tooBigs nat.Bucket
-	ipID    uint16 // the last IPv4 identification given
-	snap    *Snapshot
-	here    *Locality // snap.Locality[id]
-	routes  *route.Table
+	tooBigs   nat.Bucket
+	farewells nat.Bucket // RSTs of giveUp
+	ipID      uint16     // the last IPv4 identification given
+	snap      *Snapshot
+	here      *Locality // snap.Locality[id]
+	routes    *route.Table
 
 	learned learned // ways back the kernel does not know yet
 
