@@ -26,7 +26,9 @@ type GenOptions struct {
 	// Size of a data packet in bytes as it lies on the wire, Ethernet checksum
 	// included, preamble and gap not: 64 gives the shortest Ethernet frame, 60
 	// bytes in the capture. Where the headers alone take more, as with TCP over
-	// IPv6, packets are as short as they can be; handshakes always are.
+	// IPv6, packets are as short as they can be; handshakes always are. Packets
+	// that l4fwd makes longer (TOA, PROXY, NAT64) leave room for that in an MTU of
+	// 1500, as both ends are told to.
 	Size     int
 	Protocol uint8  // packet.ProtoTCP or packet.ProtoUDP; 0 is any
 	Family   int    // 4 or 6, of the VIP; 0 is any
@@ -231,6 +233,12 @@ func (g *generator) handshake(k, step int) segment {
 func (g *generator) data(k int, reply bool) segment {
 	s := g.address(k, reply)
 	s.payload = max(g.o.Size-fcs-s.headerLen(), 0)
+	// NAT64 makes a reply longer by the difference of the IP headers, and servers
+	// have been told to leave room for that.
+	if reply && s.src.Is4() != g.service(k).VIP.Addr.Is4() {
+		const longer = packet.IPv6Len - packet.IPv4MinLen
+		s.payload = min(s.payload, packet.EthLen+1500-longer-s.headerLen())
+	}
 	if s.proto == packet.ProtoUDP {
 		return s
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"flag"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -93,6 +94,19 @@ func TestGolden(t *testing.T) {
 	}
 	if total > 600<<10 {
 		t.Errorf("%d bytes in all, want at most 600 KiB", total)
+	}
+}
+
+// The same services over several loops, sizes and workers: nothing is dropped.
+func TestGoldenServicesLoop(t *testing.T) {
+	specs, _ := goldenServices(t)
+	for _, spec := range specs {
+		t.Run(spec.Services[0].Name, func(t *testing.T) {
+			for _, size := range []int{64, 1518} {
+				made := generate(t, bench.GenOptions{Spec: spec, Flows: 20, Packets: 400, Size: size})
+				allForwarded(t, replay(t, made, bench.Options{Spec: spec, Loops: 3, Workers: 2, Output: io.Discard}))
+			}
+		})
 	}
 }
 
