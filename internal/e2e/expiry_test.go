@@ -217,9 +217,14 @@ func TestExpiry(t *testing.T) {
 			all[ph.name+"/"+k.String()] = p
 		}
 	}
-	for name, p := range all {
-		t.Run(name, func(t *testing.T) { p.expire(t, at) })
-	}
+	t.Run("idle", func(t *testing.T) {
+		for name, p := range all {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				p.expire(t, at)
+			})
+		}
+	})
 	n := uint64(len(all))
 	s := d.until("the flows to go", func(s stats) bool { return s.Expired-before.Expired >= n })
 	if got := s.Refusals - before.Refusals; got != 2*n {
