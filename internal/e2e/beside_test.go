@@ -201,7 +201,22 @@ func (all sessions) underLoad(r *rig, d *daemon, web netip.AddrPort) {
 	}()
 	all.alive("during load")
 	<-done
-	if n := d.stats().forwarding(); n == 0 {
+	// The last acknowledgements may still be under way. Once l4fwd is gone the
+	// kernel answers those that come to addresses of its own by a RST, as it
+	// must.
+	var seen uint64
+	var since time.Time
+	d.until("packets to cease", func(s stats) bool {
+		if n := s.forwarding(); n != seen {
+			seen, since = n, time.Now()
+		}
+		return time.Since(since) > ceased
+	})
+	if seen == 0 {
 		r.t.Error("l4fwd has forwarded nothing")
 	}
 }
+
+// ceased is how long nothing must come for all to have come: longer than a
+// delayed acknowledgement waits.
+const ceased = 300 * time.Millisecond
