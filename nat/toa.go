@@ -137,26 +137,13 @@ func putTOA(o []byte, e *conntrack.Entry, kind uint8) {
 // added, in the headers and in p, and the checksums. diff is the checksum change
 // of the option bytes themselves.
 func lengthen(frame []byte, p *packet.Packet, grow int, diff uint16) {
-	h := frame[p.L3:]
-	if p.V6 {
-		n := binary.BigEndian.Uint16(h[packet.IPv6PayloadLen:])
-		binary.BigEndian.PutUint16(h[packet.IPv6PayloadLen:], n+uint16(grow))
-	} else {
-		n := binary.BigEndian.Uint16(h[packet.IPv4TotalLen:])
-		binary.BigEndian.PutUint16(h[packet.IPv4TotalLen:], n+uint16(grow))
-		csum := binary.BigEndian.Uint16(h[packet.IPv4Checksum:])
-		csum = packet.Apply(csum, packet.Diff16(n, n+uint16(grow)))
-		binary.BigEndian.PutUint16(h[packet.IPv4Checksum:], csum)
-	}
-	h = frame[p.L4:]
-	length := p.End - p.L4 // as the pseudo header counts it
-	diff = packet.AddDiff(diff, packet.Diff16(length, length+uint16(grow)))
+	diff = packet.AddDiff(diff, resize(frame, p, grow))
+	h := frame[p.L4:]
 	was := h[packet.TCPOffset]
 	h[packet.TCPOffset] += byte(grow / 4 << 4)
 	diff = packet.AddDiff(diff, packet.Diff16(uint16(was)<<8, uint16(h[packet.TCPOffset])<<8))
 	applyTCP(h, diff)
 	p.Payload += uint16(grow)
-	p.End += uint16(grow)
 }
 
 // squeeze copies the TCP options of p into kept without their padding, and with fewer
