@@ -79,7 +79,7 @@ func (w *Worker) handOver(i, owner int) Verdict {
 }
 
 // conflictTries bounds how many backends open asks for when a DNAT tuple is
-// taken already.
+// taken already, or no local port is left towards one.
 const conflictTries = 4
 
 // open makes a flow for row i, the first packet of a client to service id, and
@@ -137,6 +137,7 @@ func (w *Worker) insert(i int, svc *Service, id, backend uint32, was *conntrack.
 		if p.Kind == packet.KindTCP {
 			isn := w.isn.Next(dir.Locals[e.Local], e.LocalPort, rs.Addr, rs.Port, w.nanos)
 			if was != nil && was.Mode == e.Mode && was.Backend == backend && was.Local == e.Local && was.LocalPort == e.LocalPort {
+				// A PROXY header on its way counts in no window.
 				isn = nat.BeyondLast(isn, was.Win[conntrack.Forward].End+was.SeqDelta+nat.MaxProxyLen)
 			}
 			e.SeqDelta = isn - p.Seq

@@ -298,8 +298,8 @@ func (w *Worker) reclaim(q *queue) {
 	}
 }
 
-// portDown stops using a queue whose NIC has gone; the control plane is told
-// and brings a new port by Exchange.
+// portDown stops using a queue whose NIC has gone; the control plane is told,
+// takes the port away by Detach and brings a new one by Attach.
 func (w *Worker) portDown(q *queue) {
 	q.down = true
 	w.dropQueued(q, 0, DropPortDown)
