@@ -98,6 +98,8 @@ func TestInterfaceDown(t *testing.T) {
 	for i := range 3 {
 		check(t, w.LB.Netlink().LinkSetDown(dev))
 		d.awaitN("interface does not work", i+1)
+		// One that is on again before anybody looked is a NIC that fails.
+		d.awaitN("interface is down", i+1)
 		check(t, w.LB.Netlink().LinkSetUp(dev))
 		d.awaitN("interface is in use again", i+1)
 		w.ask(w.VIP(testbed.V4, 0), 5)

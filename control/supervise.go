@@ -106,9 +106,20 @@ func (d *Daemon) linkEvent(ctx context.Context, e follow.LinkEvent) {
 		d.announce(l, l.mine)
 	}
 	l.dark = !e.Up
-	l.wasDown = l.wasDown || l.dark
+	if l.dark {
+		d.noteDown(l)
+	}
 	if err := nic.CheckMTU(l.name, e.MTU, d.umem.MaxPacket()); err != nil {
 		d.log.Error("packets will be lost", zap.Error(err))
+	}
+}
+
+// noteDown remembers that a NIC was off, or without carrier: that it stalled is
+// no fault of its sockets then.
+func (d *Daemon) noteDown(l *link) {
+	if !l.wasDown {
+		l.wasDown = true
+		d.log.Info("interface is down", zap.String("interface", l.name))
 	}
 }
 
@@ -125,7 +136,7 @@ func (d *Daemon) look(ctx context.Context, l *link) {
 	same := err == nil && info.Index == l.ifindex
 	switch {
 	case errors.Is(err, errDown):
-		l.wasDown = true
+		d.noteDown(l)
 		return // its sockets stay bound, and so does the program
 	case same && (l.wasDown || time.Since(l.revived) > 2*retryPeriod):
 		l.wasDown, l.revived = false, time.Now()
