@@ -96,7 +96,7 @@ type Service struct {
 	// ClientAddress is how a backend learns the client's address. Default: none.
 	ClientAddress ClientAddress `yaml:"client_address"`
 	// NoFlow is what becomes of a TCP segment that belongs to no flow and opens
-	// none. Default: drop.
+	// none, in Full-NAT also of a backend's. Default: drop.
 	NoFlow NoFlow `yaml:"no_flow"`
 	// TOAKind is Config.TOAKind unless the service has its own.
 	TOAKind uint8 `yaml:"toa_kind"`

@@ -188,8 +188,8 @@ var serviceFields = []field[Service]{
 		"How backends learn the client's address (full-nat, tcp). toa: by a TCP option.\n"+
 			"proxy-v1, proxy-v2: by a PROXY protocol header, which they must expect."),
 	enum("no_flow", noFlowNames, func(s *Service) *NoFlow { return &s.NoFlow },
-		"What becomes of a TCP segment that belongs to no flow and opens none. drop: it\n"+
-			"vanishes. reset: its sender gets a RST."),
+		"What becomes of a TCP segment that belongs to no flow and opens none, also one\n"+
+			"of a full-nat backend. drop: it vanishes. reset: its sender gets a RST."),
 	toaKind(func(s *Service) *uint8 { return &s.TOAKind }, "Default: the global toa_kind."),
 	{key: "timeouts", decode: func(d *decoder, path string, n ast.Node, s *Service) {
 		decodeMap(d, path, n, timeoutFields, &s.Timeouts)

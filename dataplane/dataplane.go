@@ -94,13 +94,14 @@ func newWorker(dp *Dataplane, id int, o Options, span uint64) (*Worker, error) {
 	}
 	w := &Worker{
 		id: id, umem: o.UMEM, frameSize: uint64(o.FrameSize), mesh: dp.mesh, table: table,
-		owners:    newOwnership(ownerKey[:], o.Workers, o.Spread),
-		isn:       nat.NewISN([16]byte(isnKey[:16])),
-		errors:    nat.NewBucket(errorsPerSecond, refusalBurst),
-		resets:    nat.NewBucket(resetsPerSecond, refusalBurst),
-		tooBigs:   nat.NewBucket(errorsPerSecond, refusalBurst),
-		farewells: nat.NewBucket(farewellsPerSecond, farewellBurst),
-		ipID:      uint16(id),
+		owners:       newOwnership(ownerKey[:], o.Workers, o.Spread),
+		isn:          nat.NewISN([16]byte(isnKey[:16])),
+		errors:       nat.NewBucket(errorsPerSecond, refusalBurst),
+		resets:       nat.NewBucket(resetsPerSecond, refusalBurst),
+		serverResets: nat.NewBucket(resetsPerSecond, refusalBurst),
+		tooBigs:      nat.NewBucket(errorsPerSecond, refusalBurst),
+		farewells:    nat.NewBucket(farewellsPerSecond, farewellBurst),
+		ipID:         uint16(id),
 		ports: nat.NewPorts(nat.PortOptions{
 			Worker: id, Workers: o.Workers, Seed: binary.LittleEndian.Uint64(portKey[:]), Ranges: o.LocalPorts, Spread: o.Spread,
 		}),

@@ -18,14 +18,20 @@ type cachedHop struct {
 // serverHop is the next hop to a backend, or nil and the drop that says why
 // not.
 func (w *Worker) serverHop(backend uint32) (*route.Hop, Verdict) {
+	h := w.hopTo(backend)
+	if h.State == route.Resolved {
+		return h, Forwarded
+	}
+	return nil, w.noHop(w.here.hops[backend].id, w.snap.Directory.Backends[backend].Addr)
+}
+
+// hopTo is the next hop to a backend in whatever state.
+func (w *Worker) hopTo(backend uint32) *route.Hop {
 	c := &w.here.hops[backend]
 	if c.gen != w.routes.Gen {
 		c.gen, c.id = w.routes.Gen, w.routes.Lookup(w.snap.Directory.Backends[backend].Addr)
 	}
-	if h := w.routes.Hop(c.id); h.State == route.Resolved {
-		return h, Forwarded
-	}
-	return nil, w.noHop(c.id, w.snap.Directory.Backends[backend].Addr)
+	return w.routes.Hop(c.id)
 }
 
 // clientHop is the next hop to a flow's client, remembered in the entry.

@@ -36,8 +36,10 @@ func (w *Worker) miss(i int, handed bool) Verdict {
 	switch {
 	case svc < 0 && (owned == notOwned || owned == formerLocal):
 		return w.pass(i)
-	case svc < 0 && owned != ownedVIP, p.Kind == packet.KindICMPError:
+	case p.Kind == packet.KindICMPError:
 		return DropNoFlow
+	case svc < 0 && owned != ownedVIP:
+		return w.strayReply(i)
 	case w.snap.names.owns(p.Src):
 		// Answered, it would let two services talk to each other for ever.
 		return malformed(packet.ErrMartianSource)
@@ -129,6 +131,9 @@ func (w *Worker) insert(i int, svc *Service, id, backend uint32, was *conntrack.
 		Client: p.Src, ClientPort: p.SrcPort, Service: id, Backend: backend,
 		Proto: p.Proto, Mode: svc.Mode,
 	}
+	if v := w.fits(i, svc, e); v != Forwarded {
+		return 0, v
+	}
 	if svc.Mode == conntrack.FullNAT {
 		var ok bool
 		if e.Local, e.LocalPort, ok = w.ports.Pick(w.table, dir, svc.Locals, backend); !ok && !w.takePort(&e, svc) {
@@ -175,6 +180,26 @@ func (w *Worker) insert(i int, svc *Service, id, backend uint32, was *conntrack.
 	c.Active++
 	w.count.Opened++
 	return r, Forwarded
+}
+
+// fits tells row i's sender when the packet is too big for the way to the server
+// of the flow e that it would open, before that has cost anybody a flow or a
+// port. Without a way forward has to say so, once the flow knows its server.
+func (w *Worker) fits(i int, svc *Service, e conntrack.Entry) Verdict {
+	p := &w.b.pkt[i]
+	hop := w.hopTo(e.Backend)
+	if hop.State != route.Resolved {
+		return Forwarded
+	}
+	e.Flags = nat.Families(&e, &w.snap.Directory)
+	mtu := int(hop.MTU)
+	if translated(&e) {
+		mtu -= nat.Growth64(p)
+	}
+	if p.IPLen() > mtu {
+		return w.tooBig(i, p.Dst, mtu-w.growth(&e, svc))
+	}
+	return Forwarded
 }
 
 // handshakeTime is how long a half-open flow keeps its port against newer ones:

@@ -31,20 +31,22 @@ func (w *Worker) chunk(i int) (chunk []byte, off int) {
 // ttlExceeded tells row i's sender that its TTL ran out here, which makes a hop
 // of traceroute; src is the address of ours it was sent to.
 func (w *Worker) ttlExceeded(i int, src packet.Addr) Verdict {
-	if w.errors.Allow(w.nanos) {
+	if w.errors.Has(w.nanos) {
 		chunk, off := w.chunk(i)
-		off, n, ok := nat.TimeExceeded(chunk, off, int(w.b.desc[i].Len), &w.b.pkt[i], src)
-		w.answerWith(i, off, n, ok, DropTTL)
+		if off, n, ok := nat.TimeExceeded(chunk, off, int(w.b.desc[i].Len), &w.b.pkt[i], src); ok {
+			w.answerWith(i, off, n, &w.errors, DropTTL)
+		}
 	}
 	return DropTTL
 }
 
 // tooBig tells row i's sender how large a packet may be (RFC 1191, RFC 8201).
 func (w *Worker) tooBig(i int, src packet.Addr, mtu int) Verdict {
-	if w.tooBigs.Allow(w.nanos) {
+	if w.tooBigs.Has(w.nanos) {
 		chunk, off := w.chunk(i)
-		off, n, ok := nat.TooBig(chunk, off, int(w.b.desc[i].Len), &w.b.pkt[i], src, mtu)
-		w.answerWith(i, off, n, ok, DropTooBig)
+		if off, n, ok := nat.TooBig(chunk, off, int(w.b.desc[i].Len), &w.b.pkt[i], src, mtu); ok {
+			w.answerWith(i, off, n, &w.tooBigs, DropTooBig)
+		}
 	}
 	return DropTooBig
 }
@@ -52,29 +54,48 @@ func (w *Worker) tooBig(i int, src packet.Addr, mtu int) Verdict {
 // stray is what becomes of row i, a TCP segment to service svc that belongs to
 // no flow and may not open one.
 func (w *Worker) stray(i int, svc *Service) Verdict {
-	if svc.ResetStray && w.resets.Allow(w.nanos) {
-		chunk, off := w.chunk(i)
-		off, n, ok := nat.ResetFor(chunk, off, int(w.b.desc[i].Len), &w.b.pkt[i])
-		w.answerWith(i, off, n, ok, DropNoFlow)
+	if svc.ResetStray {
+		w.resetFor(i, &w.resets)
 	}
 	return DropNoFlow
 }
 
-// answerWith sends what row i, dropped as v, has been turned into back to its
-// sender, if it was turned into something and there is a way; the row's frame
-// is then gone. The row still counts as v.
-func (w *Worker) answerWith(i, off, n int, ok bool, v Verdict) {
-	if !ok {
-		return
+// strayReply is what becomes of row i, a packet to a local address that belongs
+// to no flow. A real server's goes by what its service says of segments without
+// a flow: after a restart of l4fwd it would else send again and again to nobody.
+func (w *Worker) strayReply(i int) Verdict {
+	p := &w.b.pkt[i]
+	if p.Kind == packet.KindTCP && w.snap.resetting.find(p.Src, p.SrcPort, p.Proto) >= 0 {
+		w.resetFor(i, &w.serverResets)
 	}
+	return DropNoFlow
+}
+
+// resetFor answers row i, a TCP segment, by a RST while limit has one to give.
+func (w *Worker) resetFor(i int, limit *nat.Bucket) {
+	if limit.Has(w.nanos) {
+		chunk, off := w.chunk(i)
+		if off, n, ok := nat.ResetFor(chunk, off, int(w.b.desc[i].Len), &w.b.pkt[i]); ok {
+			w.answerWith(i, off, n, limit, DropNoFlow)
+		}
+	}
+}
+
+// answerWith sends what row i, dropped as v, has been turned into back to its
+// sender, if there is a way; the row's frame is then gone. The row still counts
+// as v. A token of limit goes for the answer, and for asking for the neighbour.
+func (w *Worker) answerWith(i, off, n int, limit *nat.Bucket, v Verdict) {
 	w.moved(i, off, n)
 	dst := w.b.pkt[i].Dst
 	id := w.routes.Lookup(dst)
 	hop := w.routes.Hop(id)
 	switch {
 	case hop.State != route.Resolved:
-		w.noHop(id, dst) // so that there is a way the next time
+		if w.noHop(id, dst) == DropNeighbour { // there will be a way the next time
+			limit.Take(w.nanos)
+		}
 	case w.send(i, hop, v) == v:
+		limit.Take(w.nanos)
 		w.count.Refusals++
 		w.b.desc[i].Addr = gone
 	}
@@ -101,10 +122,11 @@ func (w *Worker) giveUp(r conntrack.Ref) {
 		if d == conntrack.Reply {
 			hop, _ = w.clientHop(e)
 		}
-		if hop == nil || !w.farewells.Allow(w.nanos) || w.send(0, hop, own) != own {
+		if hop == nil || !w.farewells.Has(w.nanos) || w.send(0, hop, own) != own {
 			w.pool.put(at)
 			continue
 		}
+		w.farewells.Take(w.nanos)
 		w.count.Refusals++
 	}
 }

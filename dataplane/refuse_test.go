@@ -8,6 +8,9 @@ import (
 
 	"github.com/google/gopacket"
 	"github.com/google/gopacket/layers"
+
+	"github.com/l4fwd/l4fwd/conntrack"
+	"github.com/l4fwd/l4fwd/packet"
 )
 
 // answered delivers a frame and wants it counted as dropped by v, and one frame
@@ -98,6 +101,47 @@ func TestTooBig(t *testing.T) {
 	}
 }
 
+// TestTooBigOpensNothing: the first packet of a client that does not fit the way
+// to the server is answered, and costs neither a flow nor a port, nor what else
+// is half-open.
+func TestTooBigOpensNothing(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		frame seg
+		mtu   uint16
+	}{
+		{"udp", seg{src: "198.51.100.7:40000", dst: "192.0.2.11:5000", udp: true, payload: 1473}, 1500},
+		{"udp, full-nat", seg{src: "198.51.100.7:40000", dst: "192.0.2.10:5000", udp: true, payload: 1473}, 1500},
+		{"SYN with data, TOA", seg{src: "198.51.100.7:40000", dst: "192.0.2.10:80", syn: true, payload: 1461}, 1492},
+		{"SYN with data", seg{src: "198.51.100.7:40000", dst: "192.0.2.11:80", syn: true, payload: 1461}, 1500},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := newRigWith(t, 1, testSpec(), func(o *Options) { o.Flows = 4 })
+			r.one(0, 0, 1, build(t, seg{src: "198.51.100.8:40000", dst: "192.0.2.10:80", syn: true}))
+			before := r.counts()
+			l := r.answered(0, 0, 0, DropTooBig, build(t, c.frame)).Layer(layers.LayerTypeICMPv4).(*layers.ICMPv4)
+			if l.Seq != c.mtu {
+				t.Errorf("MTU %d, want %d", l.Seq, c.mtu)
+			}
+			if n := r.counts(); n.Opened != before.Opened || n.Evicted != 0 || r.dp.Workers[0].Flows() != 1 {
+				t.Errorf("%d opened, %d evicted, %d flows", n.Opened-before.Opened, n.Evicted, r.dp.Workers[0].Flows())
+			}
+		})
+	}
+	t.Run("nat64", func(t *testing.T) {
+		r := newRig(t, 1, testSpec())
+		// 20 bytes less behind us: what is too long here fits there.
+		r.one(0, 0, 1, build(t, seg{src: "[2001:db8:c::7]:4000", dst: "[2001:db8::64]:5000", udp: true, payload: 1472}))
+		p := r.answered(0, 0, 0, DropTooBig, build(t, seg{src: "[2001:db8:c::7]:4001", dst: "[2001:db8::64]:5000", udp: true, payload: 1473}))
+		if l := p.Layer(layers.LayerTypeICMPv6).(*layers.ICMPv6); binary.BigEndian.Uint32(l.Payload) != 1520 {
+			t.Errorf("MTU %d, want 1520", binary.BigEndian.Uint32(l.Payload))
+		}
+		if n := r.dp.Workers[0].Flows(); n != 1 {
+			t.Errorf("%d flows", n)
+		}
+	})
+}
+
 func TestErrorsAreLimited(t *testing.T) {
 	r := newRig(t, 1, testSpec())
 	frame := build(t, seg{src: "198.51.100.7:40000", dst: "192.0.2.10:80", syn: true, ttl: 1})
@@ -126,6 +170,69 @@ func TestStrayIsReset(t *testing.T) {
 	}
 	r.refused(0, 0, DropNoFlow, build(t, seg{src: "198.51.100.7:40000", dst: "192.0.2.10:80", rst: true, seq: 5}))
 	r.refused(0, 0, DropNoFlow, build(t, seg{src: "198.51.100.7:40000", dst: "192.0.2.11:80", ack: true, seq: 5})) // a service that does not ask for it
+}
+
+// TestStrayOfServerIsReset: a real server that sends to a flow of before a
+// restart hears of it if its service says so, and only then.
+func TestStrayOfServerIsReset(t *testing.T) {
+	spec := testSpec()
+	shared := service("shared", "192.0.2.14:80", packet.ProtoTCP, conntrack.FullNAT, false, "10.0.1.21:8080")
+	spec.Services = append(spec.Services, shared)
+	for i := range spec.Services {
+		spec.Services[i].ResetStray = spec.Services[i].Name == "fnat4" || spec.Services[i].Name == "fnat6"
+	}
+	r := newRig(t, 2, spec)
+	for _, c := range []struct {
+		name, src, dst string
+	}{
+		{"v4", "10.0.1.20:8080", "10.0.1.10:5001"},
+		{"v4, other worker", "10.0.1.20:8080", "10.0.1.10:5002"},
+		{"v6", "[2001:db8:1::20]:8080", "[2001:db8:1::10]:5001"},
+	} {
+		for arrives := range 2 {
+			t.Run(c.name, func(t *testing.T) {
+				p := r.answered(arrives, 1, 1, DropNoFlow, build(t, seg{src: c.src, dst: c.dst, ack: true, seq: 5, ackNum: 77, payload: 9}))
+				src, dst := ipOf(p)
+				if tcp := tcpOf(p); !tcp.RST || tcp.ACK || tcp.Seq != 77 ||
+					hostPort(src.String(), uint16(tcp.SrcPort)) != c.dst || hostPort(dst.String(), uint16(tcp.DstPort)) != c.src {
+					t.Errorf("%v → %v, %+v", src, dst, tcp)
+				}
+			})
+		}
+	}
+	for _, c := range []struct {
+		name  string
+		frame seg
+	}{
+		{"RST", seg{src: "10.0.1.20:8080", dst: "10.0.1.10:5001", rst: true, seq: 5}},
+		{"no backend", seg{src: "10.0.1.20:8081", dst: "10.0.1.10:5001", ack: true}},
+		{"shared with a service that drops", seg{src: "10.0.1.21:8080", dst: "10.0.1.10:5001", ack: true}},
+		{"service that drops", seg{src: "10.0.1.20:8064", dst: "10.0.1.10:5001", ack: true}},
+		{"udp", seg{src: "10.0.1.20:8080", dst: "10.0.1.10:5001", udp: true}},
+	} {
+		t.Run(c.name, func(t *testing.T) { r.refused(1, 1, DropNoFlow, build(t, c.frame)) })
+	}
+}
+
+// TestUnanswerableCostsNoToken: RSTs without a flow, which nobody may answer,
+// must not use up the answers to others.
+func TestUnanswerableCostsNoToken(t *testing.T) {
+	spec := testSpec()
+	spec.Services[0].ResetStray = true
+	r := newRig(t, 1, spec)
+	rst := build(t, seg{src: "198.51.100.7:40000", dst: "192.0.2.10:80", rst: true, seq: 5})
+	away := build(t, seg{src: "203.0.113.7:40000", dst: "192.0.2.10:80", ack: true}) // no route back
+	for range 2 * refusalBurst {
+		r.refused(0, 0, DropNoFlow, rst)
+		r.refused(0, 0, DropNoFlow, away)
+	}
+	sent := 0
+	for range 2 * refusalBurst {
+		sent += len(r.deliver(0, 0, build(t, seg{src: "198.51.100.7:40000", dst: "192.0.2.10:80", ack: true})))
+	}
+	if sent != refusalBurst {
+		t.Errorf("%d answers, want %d", sent, refusalBurst)
+	}
 }
 
 // TestExpiryResetsBothEnds lets an established flow idle out: each end must get
@@ -224,6 +331,7 @@ func TestRefusalsDoNotAllocate(t *testing.T) {
 		build(t, seg{src: c.client, dst: c.vip, ack: true, seq: 1001, ackNum: 9001, ttl: 1}),
 		build(t, seg{src: c.client, dst: c.vip, ack: true, seq: 1001, ackNum: 9001, payload: 1500}),
 		build(t, seg{src: "198.51.100.9:1", dst: c.vip, ack: true}),
+		build(t, seg{src: c.backend, dst: "10.0.1.10:1", ack: true}),
 		build(t, seg{src: c64.client, dst: c64.vip, ack: true, seq: 1001, ackNum: 9001, payload: 9}),
 		build(t, seg{src: c64.backend, dst: c64.local, ack: true, seq: 9001, ackNum: c64.isn + 1, payload: 9}),
 	}

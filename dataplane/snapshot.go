@@ -16,7 +16,10 @@ type Snapshot struct {
 	conntrack.Directory
 	Services []Service // by service id; a removed service keeps its id with Set == nil
 	names    nameTable // (VIP, port, protocol) → service id, removed ones too; (address, 0, 0) → owned
-	Locality []Locality
+	// resetting holds the real servers (address, port, protocol) whose segments
+	// without a flow are answered by a RST.
+	resetting nameTable
+	Locality  []Locality
 }
 
 // Service is one VIP, port and protocol.
@@ -31,7 +34,8 @@ type Service struct {
 	TOA      bool             // tell the client's address by TOA
 	Proxy    nat.ProxyVersion // tell it by a PROXY header; Full-NAT TCP only
 	TOAKind  uint8            // option kind, inserted if TOA and stripped from clients always
-	// ResetStray answers a segment without flow by a RST instead of silence.
+	// ResetStray answers a segment without flow by a RST instead of silence, in
+	// Full-NAT also one of a backend's.
 	ResetStray bool
 	StripTS    bool // erase the timestamps option from SYNs
 }
@@ -205,6 +209,7 @@ func (r *Registry) Build(spec Spec) (*Snapshot, error) {
 	}
 	r.last = snap.Services
 	snap.names = snap.nameAll(spec.Locals)
+	snap.resetting = snap.resettingServers()
 	snap.Locality = r.localities(snap, spec.Seed)
 	return snap, nil
 }
@@ -249,6 +254,30 @@ func (s *Snapshot) nameAll(locals []packet.Addr) nameTable {
 	}
 	for _, a := range locals {
 		keys[nameKey{addr: a}] = ownedLocal
+	}
+	return newNameTable(keys)
+}
+
+// resettingServers lists the real servers of which every Full-NAT service that
+// has them wants segments without a flow reset: what another service's flow may
+// be, on another machine, is not ours to end.
+func (s *Snapshot) resettingServers() nameTable {
+	keys := make(map[nameKey]int32)
+	for _, reset := range [...]bool{true, false} {
+		for i := range s.Services {
+			svc := &s.Services[i]
+			if svc.Set == nil || svc.Mode != conntrack.FullNAT || svc.ResetStray != reset {
+				continue
+			}
+			for _, id := range svc.Backends {
+				b := &s.Directory.Backends[id]
+				if k := (nameKey{b.Addr, b.Port, b.Proto}); reset {
+					keys[k] = 0
+				} else {
+					delete(keys, k)
+				}
+			}
+		}
 	}
 	return newNameTable(keys)
 }

@@ -36,7 +36,10 @@ type Worker struct {
 	ports  *nat.Ports
 	isn    nat.ISN
 	errors nat.Bucket // ICMP errors of our own
-	resets nat.Bucket // and RSTs
+	resets nat.Bucket // and RSTs to clients
+	// RSTs to servers have their own: what clients invent must not keep a server
+	// from hearing that its connection is gone.
+	serverResets nat.Bucket
 	// Errors about size have their own: path MTU discovery must not fail because
 	// somebody makes TTLs run out.
 	tooBigs   nat.Bucket

@@ -26,13 +26,14 @@ func NewBucket(perSecond, burst int) Bucket {
 	return Bucket{interval: interval, depth: int64(burst-1) * interval}
 }
 
-// Allow takes a token and reports whether there was one. nanos is a monotonic
-// clock in nanoseconds, not negative. No system call, no allocation.
-func (b *Bucket) Allow(nanos int64) bool {
-	full := max(b.full, nanos)
-	if b.interval == 0 || full-nanos > b.depth {
-		return false
-	}
-	b.full = full + b.interval
-	return true
+// Has reports whether there is a token. nanos is a monotonic clock in
+// nanoseconds, not negative. No system call, no allocation.
+//
+// It is apart from Take, so that what turns out to be unanswerable, of which
+// anybody can send as much as he likes, costs no token.
+func (b *Bucket) Has(nanos int64) bool {
+	return b.interval != 0 && max(b.full, nanos)-nanos <= b.depth
 }
+
+// Take takes the token that Has has found; nanos is as there.
+func (b *Bucket) Take(nanos int64) { b.full = max(b.full, nanos) + b.interval }

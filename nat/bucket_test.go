@@ -16,7 +16,7 @@ func TestBucketTwin(t *testing.T) {
 		level := int64(burst) * interval // in nanoseconds of refill
 		now := rapid.Int64Range(0, math.MaxInt64/4).Draw(t, "start")
 		for range rapid.IntRange(1, 200).Draw(t, "calls") {
-			if got := b.Allow(now); got != (level >= interval) {
+			if got := allow(&b, now); got != (level >= interval) {
 				t.Fatalf("allowed %v with %d ns of %d", got, level, interval)
 			}
 			if level >= interval {
@@ -47,7 +47,7 @@ func TestBucketLimits(t *testing.T) {
 			b := NewBucket(c.rate, c.burst)
 			got := 0
 			for range 5000 {
-				if b.Allow(1 << 60) {
+				if allow(&b, 1<<60) {
 					got++
 				}
 			}
@@ -57,14 +57,37 @@ func TestBucketLimits(t *testing.T) {
 		})
 	}
 	var zero Bucket
-	if zero.Allow(5) {
+	if allow(&zero, 5) {
 		t.Error("the zero bucket allows")
 	}
 	b := NewBucket(10, 1)
-	if !b.Allow(1e9) || b.Allow(0) || !b.Allow(11e8) {
+	if !allow(&b, 1e9) || allow(&b, 0) || !allow(&b, 11e8) {
 		t.Error("a clock that ran backwards")
 	}
-	if n := testing.AllocsPerRun(100, func() { b.Allow(1) }); n != 0 {
+	if n := testing.AllocsPerRun(100, func() { allow(&b, 1) }); n != 0 {
 		t.Errorf("%v allocations", n)
+	}
+}
+
+// allow takes a token if there is one.
+func allow(b *Bucket, nanos int64) bool {
+	ok := b.Has(nanos)
+	if ok {
+		b.Take(nanos)
+	}
+	return ok
+}
+
+// TestBucketHasTakesNothing: asking is free.
+func TestBucketHasTakesNothing(t *testing.T) {
+	b := NewBucket(1, 1)
+	for range 10 {
+		if !b.Has(1e9) {
+			t.Fatal("asking took the token")
+		}
+	}
+	b.Take(1e9)
+	if b.Has(1e9) {
+		t.Error("a second token of one")
 	}
 }

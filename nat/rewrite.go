@@ -31,14 +31,20 @@ func Prepare(e *conntrack.Entry, dir *conntrack.Directory) bool {
 	vip := &dir.Services[e.Service]
 	e.AddrSum = packet.AddDiff(packet.DiffAddr(e.Client, src), packet.DiffAddr(vip.Addr, dst))
 	e.PortSum = packet.AddDiff(e.AddrSum, packet.Diff32(uint32(e.ClientPort)<<16|uint32(vip.Port), ports))
-	e.Flags &^= conntrack.V6Client | conntrack.V6Server
-	if !e.Client.Is4() {
-		e.Flags |= conntrack.V6Client
-	}
-	if !dst.Is4() {
-		e.Flags |= conntrack.V6Server
-	}
+	e.Flags = e.Flags&^(conntrack.V6Client|conntrack.V6Server) | Families(e, dir)
 	return true
+}
+
+// Families returns the flags V6Client and V6Server as they follow from e.Client
+// and e.Backend, which must mean something in dir.
+func Families(e *conntrack.Entry, dir *conntrack.Directory) (f conntrack.Flags) {
+	if !e.Client.Is4() {
+		f |= conntrack.V6Client
+	}
+	if !dir.Backends[e.Backend].Addr.Is4() {
+		f |= conntrack.V6Server
+	}
+	return f
 }
 
 // serverSide returns what a packet of the flow bears between l4fwd and the real
