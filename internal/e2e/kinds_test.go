@@ -14,25 +14,50 @@ type kind struct {
 	client testbed.Family // and the VIP's
 	server testbed.Family
 	vip    int
+	proxy  string // version of the PROXY protocol, as the configuration calls it; "" = none
 }
 
 // kinds are all of them. Those of warmUp are at the first VIPs.
 var kinds = []kind{
-	{fullNAT, testbed.V4, testbed.V4, 0},
-	{fullNAT, testbed.V6, testbed.V6, 0},
-	{dnat, testbed.V4, testbed.V4, 1},
-	{dnat, testbed.V6, testbed.V6, 1},
-	{fullNAT, testbed.V6, testbed.V4, 2},
+	{fullNAT, testbed.V4, testbed.V4, 0, ""},
+	{fullNAT, testbed.V6, testbed.V6, 0, ""},
+	{dnat, testbed.V4, testbed.V4, 1, ""},
+	{dnat, testbed.V6, testbed.V6, 1, ""},
+	{fullNAT, testbed.V6, testbed.V4, 2, ""},
+}
+
+// proxyKinds are those of Full-NAT once more, for servers that expect PROXY.
+var proxyKinds = []kind{
+	{fullNAT, testbed.V4, testbed.V4, 3, "proxy-v1"},
+	{fullNAT, testbed.V6, testbed.V6, 3, "proxy-v2"},
+	{fullNAT, testbed.V6, testbed.V4, 4, "proxy-v1"},
+	{fullNAT, testbed.V4, testbed.V4, 4, "proxy-v2"},
+	{fullNAT, testbed.V6, testbed.V6, 5, "proxy-v1"},
+	{fullNAT, testbed.V6, testbed.V4, 6, "proxy-v2"},
 }
 
 // translated reports whether packets change family.
 func (k kind) translated() bool { return k.client != k.server }
 
 func (k kind) String() string {
+	way := k.mode + "/" + k.client.String()
 	if k.translated() {
-		return "nat64"
+		way = "nat64"
 	}
-	return k.mode + "/" + k.client.String()
+	if k.proxy != "" {
+		return k.proxy + "/" + strings.TrimPrefix(way, fullNAT+"/")
+	}
+	return way
+}
+
+// service is a TCP service of a kind on a port of its own, with all servers.
+func (r *rig) service(k kind, name string, port, backend uint16) testbed.Service {
+	s := testbed.Service{Name: strings.ReplaceAll(k.String(), "/", "-") + "-" + name, Family: k.server, Address: r.VIP(k.client, k.vip),
+		Port: port, BackendPort: backend, Protocol: "tcp", Mode: k.mode, ClientAddress: k.proxy}
+	if k.mode == fullNAT && k.proxy == "" {
+		s.ClientAddress = "toa"
+	}
+	return s
 }
 
 // services are a kind's web, hash and echo, TOA where there can be one.

@@ -27,8 +27,8 @@ func TestNAT64(t *testing.T) {
 }
 
 func (r *rig) nat64(t *testing.T, s scene, z sizes) {
-	all := r.services(kind{fullNAT, testbed.V6, testbed.V4, 0}, weights...)
-	all = append(all, r.services(kind{fullNAT, testbed.V4, testbed.V4, 0}, weights...)...)
+	all := r.services(kind{fullNAT, testbed.V6, testbed.V4, 0, ""}, weights...)
+	all = append(all, r.services(kind{fullNAT, testbed.V4, testbed.V4, 0, ""}, weights...)...)
 	d := program{args: []string{"--workers", fmt.Sprint(s.workers)}}.start(t, r.LB, r.Config(all))
 	r.warmUp()
 	before := d.stats()
