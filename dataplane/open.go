@@ -106,7 +106,7 @@ func (w *Worker) open(i int, id uint32, was *conntrack.Entry) Verdict {
 				continue // would not do before
 			}
 		}
-		r, v := w.insert(i, svc, id, backend, was)
+		r, v := w.insert(i, svc, id, backend)
 		if v == Forwarded {
 			// Should the way back be unresolved, the kernel is asked now and not
 			// only when the answer stands waiting.
@@ -122,8 +122,8 @@ func (w *Worker) open(i int, id uint32, was *conntrack.Entry) Verdict {
 	return verdict
 }
 
-// insert fills an entry for row i towards backend; was as in open.
-func (w *Worker) insert(i int, svc *Service, id, backend uint32, was *conntrack.Entry) (conntrack.Ref, Verdict) {
+// insert fills an entry for row i towards backend.
+func (w *Worker) insert(i int, svc *Service, id, backend uint32) (conntrack.Ref, Verdict) {
 	p := &w.b.pkt[i]
 	dir := &w.snap.Directory
 	rs := &dir.Backends[backend]
@@ -141,10 +141,6 @@ func (w *Worker) insert(i int, svc *Service, id, backend uint32, was *conntrack.
 		}
 		if p.Kind == packet.KindTCP {
 			isn := w.isn.Next(dir.Locals[e.Local], e.LocalPort, rs.Addr, rs.Port, w.nanos)
-			if was != nil && was.Mode == e.Mode && was.Backend == backend && was.Local == e.Local && was.LocalPort == e.LocalPort {
-				// A PROXY header on its way counts in no window.
-				isn = nat.BeyondLast(isn, was.Win[conntrack.Forward].End+was.SeqDelta+nat.MaxProxyLen)
-			}
 			e.SeqDelta = isn - p.Seq
 			if svc.Proxy != nat.NoProxy {
 				e.SeqDelta = nat.ProxyDelta(isn, p.Seq)

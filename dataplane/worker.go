@@ -34,7 +34,7 @@ type Worker struct {
 
 	table  *conntrack.Table
 	ports  *nat.Ports
-	isn    nat.ISN
+	isn    *nat.ISN
 	errors nat.Bucket // ICMP errors of our own
 	resets nat.Bucket // and RSTs to clients
 	// RSTs to servers have their own: what clients invent must not keep a server
@@ -237,7 +237,15 @@ func (w *Worker) expire() {
 
 // close forgets a flow.
 func (w *Worker) close(r conntrack.Ref) {
-	w.here.Backends[w.table.Entry(r).Backend].Active--
+	e := w.table.Entry(r)
+	w.here.Backends[e.Backend].Active--
+	if e.Mode == conntrack.FullNAT && e.Proto == packet.ProtoTCP {
+		dir := &w.snap.Directory
+		rs := &dir.Backends[e.Backend]
+		// A PROXY header on its way counts in no window.
+		last := e.Win[conntrack.Forward].End + e.SeqDelta + nat.MaxProxyLen
+		w.isn.Closed(dir.Locals[e.Local], e.LocalPort, rs.Addr, rs.Port, last, w.nanos)
+	}
 	w.table.Remove(r)
 	w.b.changed = true
 }

@@ -15,45 +15,101 @@ import (
 //
 // The clock ticks every 64 ns and not every 4 µs as in RFC 6528: a tuple can be
 // reused after a few milliseconds, and a connection that moved more than 1 MB
-// in 4 s has overrun the slow clock. It wraps every 275 s.
-type ISN struct{ k0, k1 uint64 }
+// in 4 s has overrun the slow clock. It wraps every 275 s, so it says nothing
+// after a connection that lasted for minutes, and one faster than 15.6 MB/s
+// overruns it: tuples that the clock alone does not serve are remembered until
+// the backend has forgotten them, see Closed.
+//
+// It belongs to one worker, as the tuples do. 768 KiB.
+type ISN struct {
+	k0, k1 uint64
+	ends   [isnEnds]isnEnd
+}
+
+// isnEnd is where the last connection of a tuple ended.
+type isnEnd struct {
+	tuple uint32 // the upper half of its hash
+	at    uint32 // when, in units of endShift
+	last  uint32
+}
+
+const (
+	// isnEnds bounds the tuples remembered, a power of two. One that gets the
+	// place of another costs that, at worst, the second a SYN's repetition takes.
+	isnEnds = 1 << 16
+
+	// isnShift turns nanoseconds into 64 ns ticks, endShift into units of 67 ms.
+	isnShift, endShift = 6, 26
+
+	// isnMemory is how long TIME_WAIT lasts, in nanoseconds, and more: 60 s in
+	// Linux.
+	isnMemory = 100e9
+
+	// isnLead bounds the ticks by which the clock may lie beyond the last number
+	// at the end of a connection and still do so isnMemory later.
+	isnLead = 1<<31 - isnMemory>>isnShift
+)
 
 // NewISN returns a generator with the given secret. A replay gives a fixed
 // secret to be reproducible; a daemon a random one.
-func NewISN(secret [16]byte) ISN {
-	return ISN{
+func NewISN(secret [16]byte) *ISN {
+	return &ISN{
 		k0: binary.LittleEndian.Uint64(secret[:8]),
 		k1: binary.LittleEndian.Uint64(secret[8:]),
 	}
 }
 
-// isnShift turns nanoseconds into 64 ns ticks.
-const isnShift = 6
-
 // Next returns the sequence number a SYN from src:sport to dst:dport should
 // bear at nanos, a monotonic clock in nanoseconds. The hash runs over both
 // whole addresses, IPv6 included.
 func (s *ISN) Next(src packet.Addr, sport uint16, dst packet.Addr, dport uint16, nanos int64) uint32 {
+	h := s.hash(src, sport, dst, dport)
+	isn, end := clockISN(h, nanos), s.end(h)
+	if end.tuple == uint32(h>>32) && uint32(nanos>>endShift)-end.at < isnMemory>>endShift {
+		return beyondLast(isn, end.last)
+	}
+	return isn
+}
+
+// Closed notes that a connection of the tuple has ended at nanos. last is the
+// highest sequence number (plus one) that the server has been sent, in the
+// server's space, that is, after SeqDelta was added.
+func (s *ISN) Closed(src packet.Addr, sport uint16, dst packet.Addr, dport uint16, last uint32, nanos int64) {
+	h := s.hash(src, sport, dst, dport)
+	end, tuple := s.end(h), uint32(h>>32)
+	switch lead := clockISN(h, nanos) - last; {
+	case lead-1 >= isnLead:
+		*end = isnEnd{tuple: tuple, at: uint32(nanos >> endShift), last: last}
+	case end.tuple == tuple:
+		*end = isnEnd{} // of a connection before
+	}
+}
+
+// end is where the end of a tuple with hash h is remembered.
+func (s *ISN) end(h uint64) *isnEnd { return &s.ends[h>>32%isnEnds] }
+
+func (s *ISN) hash(src packet.Addr, sport uint16, dst packet.Addr, dport uint16) uint64 {
 	var m [36]byte
 	src.Put16(m[0:])
 	dst.Put16(m[16:])
 	binary.BigEndian.PutUint16(m[32:], sport)
 	binary.BigEndian.PutUint16(m[34:], dport)
-	return uint32(uint64(nanos)>>isnShift) + uint32(sipHash24(s.k0, s.k1, m[:]))
+	return sipHash24(s.k0, s.k1, m[:])
 }
+
+// clockISN is RFC 6528's sum. The hash's upper half, which tells tuples apart in
+// ends, is not in it.
+func clockISN(h uint64, nanos int64) uint32 { return uint32(uint64(nanos)>>isnShift) + uint32(h) }
 
 // isnStep is how far beyond the last sequence number a corrected ISN lies: one
 // unscaled window, so that no segment of the old connection that is still in
 // flight can fall into the new one's first window.
 const isnStep = 1 << 16
 
-// BeyondLast returns isn if it lies after last in sequence space, else a number
-// isnStep beyond last. last is the highest sequence number (plus one) that the
-// server has been sent on the same tuple, in the server's space, that is, after
-// SeqDelta was added. It is for a tuple that is opened again while its old entry
-// is still there: Linux takes a SYN in TIME_WAIT only if its sequence number is
-// beyond what it received (RFC 6191 section 2).
-func BeyondLast(isn, last uint32) uint32 {
+// beyondLast returns isn if it lies after last in sequence space, else a number
+// isnStep beyond last. Linux takes a SYN in TIME_WAIT only if its sequence number
+// is beyond what it received (RFC 6191 section 2).
+func beyondLast(isn, last uint32) uint32 {
 	if int32(isn-last) > 0 {
 		return isn
 	}

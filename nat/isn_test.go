@@ -97,14 +97,66 @@ func TestBeyondLast(t *testing.T) {
 		{"behind across the wrap", 0xfffffff0, 5, 5 + isnStep},
 		{"correction wraps", 1, 0xffffffff - 10, 1},
 	} {
-		if got := BeyondLast(c.isn, c.last); got != c.want {
+		if got := beyondLast(c.isn, c.last); got != c.want {
 			t.Errorf("%s: %d, want %d", c.name, got, c.want)
 		}
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		isn, last := rapid.Uint32().Draw(t, "isn"), rapid.Uint32().Draw(t, "last")
-		if got := BeyondLast(isn, last); int32(got-last) <= 0 {
+		if got := beyondLast(isn, last); int32(got-last) <= 0 {
 			t.Fatalf("%d is not beyond %d", got, last)
 		}
 	})
+}
+
+// TestISNBeyondEveryConnection lives the life of two tuples: whatever the last
+// connection sent and however long it took, the next one begins beyond it while a
+// server may be in TIME_WAIT.
+func TestISNBeyondEveryConnection(t *testing.T) {
+	const timeWait = 60e9
+	rapid.Check(t, func(t *rapid.T) {
+		s := NewISN([16]byte{rapid.Byte().Draw(t, "secret")})
+		nanos := rapid.Int64Range(0, 1e12).Draw(t, "start")
+		var last [2]uint32
+		var ended [2]int64
+		for i := range 30 {
+			port := rapid.IntRange(0, 1).Draw(t, "port")
+			nanos += rapid.OneOf(rapid.Int64Range(0, 1e6), rapid.Int64Range(0, 100e9)).Draw(t, "pause")
+			isn := s.Next(addr("10.0.1.10"), uint16(port), addr("10.0.1.20"), 80, nanos)
+			if i > 0 && ended[port] != 0 && nanos-ended[port] <= timeWait && int32(isn-last[port]) <= 0 {
+				t.Fatalf("%d s after its end at %d the next connection begins at %d", (nanos-ended[port])/1e9, last[port], isn)
+			}
+			nanos += rapid.OneOf(rapid.Int64Range(0, 1e6), rapid.Int64Range(0, 600e9)).Draw(t, "duration")
+			last[port] = isn + rapid.OneOf(rapid.Uint32Range(2, 1<<20), rapid.Uint32()).Draw(t, "sent")
+			ended[port] = nanos
+			s.Closed(addr("10.0.1.10"), uint16(port), addr("10.0.1.20"), 80, last[port], nanos)
+		}
+	})
+}
+
+// TestISNForgets: a server has forgotten a connection long before its number
+// would bind the next one.
+func TestISNForgets(t *testing.T) {
+	s := NewISN([16]byte{3})
+	a, b := addr("192.0.2.1"), addr("192.0.2.2")
+	isn := s.Next(a, 1, b, 2, 0)
+	s.Closed(a, 1, b, 2, isn+1<<30, 0)
+	if got := s.Next(a, 1, b, 2, 1e9); got != isn+1<<30+isnStep {
+		t.Errorf("a second later by %d", got-isn)
+	}
+	if got := s.Next(a, 1, b, 3, 1e9) - s.Next(a, 1, b, 3, 0); got != 1e9/64 {
+		t.Errorf("another tuple moved by %d", got)
+	}
+	if got := s.Next(a, 1, b, 2, 101e9); got-isn != uint32(101_000_000_000/64) {
+		t.Errorf("101 s later by %d", got-isn)
+	}
+	// What is slower than the clock takes no place, and frees the tuple's own.
+	s.Closed(a, 1, b, 2, isn+1<<30, 0)
+	s.Closed(a, 1, b, 2, isn+1000, 1e9)
+	if got := s.Next(a, 1, b, 2, 2e9); got-isn != 2e9/64 {
+		t.Errorf("after a short one by %d", got-isn)
+	}
+	if n := testing.AllocsPerRun(100, func() { s.Closed(a, 1, b, 2, isn, 5e9); s.Next(a, 1, b, 2, 6e9) }); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
 }
