@@ -1,0 +1,381 @@
+package e2e
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/l4fwd/l4fwd/internal/testbed"
+)
+
+// portReuse is the service's and the server's.
+const portReuse = 9300
+
+// cycling is a load that uses few local ports of l4fwd again and again: each
+// connection meets at the server what is left of the last one on its tuple.
+type cycling struct {
+	name     string
+	lanes    int    // clients at the same time
+	ports    int    // of l4fwd's
+	same     bool   // each client has a port of its own, which it uses again at once
+	up, down int    // bytes
+	first    string // who closes first
+	// Of both kernels: net.ipv4.tcp_timestamps and net.ipv4.tcp_tw_reuse.
+	timestamps, twReuse string
+}
+
+const (
+	byServer = "server"
+	byClient = "client"
+	kb100    = 100 << 10
+)
+
+// cyclings are the loads.
+func cyclings(short bool) []cycling {
+	rows := []cycling{
+		{"one port", 1, 1, true, 100, 100, byServer, "1", "1"},
+		{"small", 8, 8, true, 100, 100, byClient, "0", "0"},
+		{"100 KB", 8, 8, true, kb100, kb100, byServer, "0", "0"},
+		{"100 KB, others", 8, 128, false, kb100, kb100, byServer, "1", "1"},
+		// More than the 15.6 MB/s of the sequence numbers' clock.
+		{"32 MB, others", 1, 2, false, 32 << 20, 100, byServer, "1", "1"},
+	}
+	if short {
+		return rows
+	}
+	rows = append(rows, cycling{"100 KB on one port", 1, 1, true, kb100, kb100, byServer, "1", "1"})
+	for _, row := range rows[:len(rows):len(rows)] {
+		row.timestamps, row.twReuse = map[string]string{"0": "1", "1": "0"}[row.timestamps], "2"
+		rows = append(rows, row)
+		row.first = map[string]string{byServer: byClient, byClient: byServer}[row.first]
+		rows = append(rows, row)
+	}
+	return rows
+}
+
+func (c cycling) String() string {
+	return fmt.Sprintf("%s/%s closes/timestamps=%s/tw_reuse=%s", c.name, c.first, c.timestamps, c.twReuse)
+}
+
+// TestReuse: no connection fails, or has to wait, because its local port was
+// another's a moment ago.
+func TestReuse(t *testing.T) {
+	top := testbed.Up(t, testbed.TopologyOptions{Servers: 1})
+	span := 5 * time.Second
+	if testing.Short() {
+		span = 500 * time.Millisecond
+	}
+	// Each row has ports of its own: an l4fwd that has been started anew knows
+	// nothing of what the server remembers.
+	base := 20000
+	for _, row := range cyclings(testing.Short()) {
+		t.Run(row.String(), func(t *testing.T) { row.run(t, top, base, span) })
+		base += row.ports
+	}
+}
+
+func (c cycling) run(t *testing.T, top *testbed.Topology, base int, span time.Duration) {
+	// A client in TIME_WAIT could not use its port again.
+	forgetful := c.first == byClient && c.same
+	for _, ns := range []*testbed.Namespace{top.Client, top.Servers[0]} {
+		settings := map[string]string{"tcp_timestamps": c.timestamps, "tcp_tw_reuse": c.twReuse, "tcp_max_tw_buckets": "65536"}
+		if forgetful && ns == top.Client {
+			settings["tcp_max_tw_buckets"] = "0"
+		}
+		for key, value := range settings {
+			if err := ns.Sysctl("net.ipv4."+key, value); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	srv := c.serve(t, top)
+	d := c.start(t, top, base)
+	gateway := (&rig{Topology: top}).gateway(testbed.V4)
+	for _, from := range []*testbed.Namespace{top.Client, top.Servers[0]} { // and l4fwd's kernel knows their MAC addresses
+		to := gateway
+		if from != top.Client {
+			to = top.LBServer.Addr(testbed.V4)
+		}
+		if _, err := from.Ping(to, 56, limit); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := d.stats()
+	counters := []*kernelCounters{countersOf(t, top.Client), countersOf(t, top.Servers[0])}
+	n, took := c.load(t, top, span)
+	for _, k := range counters {
+		k.unmoved(t, forgetful && k.ns == top.Client)
+	}
+	if drops := d.stats().drops(before); len(drops) > 0 {
+		t.Errorf("drops %v", drops)
+	}
+	peers := srv.peers()
+	if peers > c.ports || n < 2*peers {
+		t.Errorf("%d connections from %d peers: no reuse of %d ports", n, peers, c.ports)
+	}
+	t.Logf("%d connections on %d local ports in %s: %.0f a second, %.0f MB/s", n, peers, took.Round(time.Millisecond),
+		float64(n)/took.Seconds(), float64(n*(c.up+c.down))/took.Seconds()/1e6)
+	d.stop()
+}
+
+// start runs l4fwd with a single local address and few ports.
+func (c cycling) start(t *testing.T, top *testbed.Topology, base int) *daemon {
+	t.Helper()
+	s := testbed.Service{Name: "reuse", Family: testbed.V4, Port: portReuse, BackendPort: portReuse, Protocol: "tcp", Mode: fullNAT, ClientAddress: "toa"}
+	config := top.Config([]testbed.Service{s}, "timeouts: {tcp_time_wait: 100ms, tcp_close: 100ms}")
+	const whole = "  - %s-%s\n"
+	was := fmt.Sprintf(whole, top.LocalAddr(testbed.V4, 0), top.LocalAddr(testbed.V4, 3))
+	is := fmt.Sprintf("  - {address: %s, ports: %d-%d}\n", top.LocalAddr(testbed.V4, 0), base, base+c.ports-1)
+	if !strings.Contains(config, was) {
+		t.Fatalf("no %q in\n%s", was, config)
+	}
+	return program{args: []string{"--workers", "1"}}.start(t, top.LB, strings.Replace(config, was, is, 1))
+}
+
+// pattern is what both sides send.
+var pattern = func() []byte {
+	b := make([]byte, 32<<20)
+	for i := range b {
+		b[i] = byte(i * 7 >> 3)
+	}
+	return b
+}()
+
+// reuseServer answers each connection's bytes with its own.
+type reuseServer struct {
+	wg  sync.WaitGroup
+	mu  sync.Mutex
+	met map[netip.AddrPort]bool
+}
+
+// peers is how many different addresses and ports it has met.
+func (s *reuseServer) peers() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.met)
+}
+
+func (c cycling) serve(t *testing.T, top *testbed.Topology) *reuseServer {
+	t.Helper()
+	l, err := top.Servers[0].Listen("tcp", netip.AddrPortFrom(top.ServerAddr(testbed.V4, 0), portReuse).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &reuseServer{met: make(map[netip.AddrPort]bool)}
+	t.Cleanup(func() {
+		_ = l.Close()
+		s.wg.Wait()
+	})
+	s.wg.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			s.wg.Go(func() {
+				defer func() { _ = conn.Close() }()
+				s.mu.Lock()
+				s.met[endsOf(conn).peer] = true
+				s.mu.Unlock()
+				if err := c.answer(conn.(*net.TCPConn)); err != nil {
+					t.Errorf("server: %s: %v", conn.RemoteAddr(), err)
+				}
+			})
+		}
+	})
+	return s
+}
+
+// answer serves one connection to its end.
+func (c cycling) answer(conn *net.TCPConn) error {
+	if err := conn.SetDeadline(time.Now().Add(limit)); err != nil {
+		return err
+	}
+	in := make([]byte, c.up)
+	if _, err := io.ReadFull(conn, in); err != nil {
+		return err
+	}
+	if !bytes.Equal(in, pattern[:c.up]) {
+		return errors.New("the client's bytes have changed on their way")
+	}
+	if _, err := conn.Write(pattern[:c.down]); err != nil {
+		return err
+	}
+	if c.first == byServer {
+		if err := conn.CloseWrite(); err != nil {
+			return err
+		}
+	}
+	if n, err := io.Copy(io.Discard, conn); n > 0 || err != nil {
+		return fmt.Errorf("%d bytes behind the last: %w", n, err)
+	}
+	return nil
+}
+
+// keeps is more than the time for which l4fwd keeps the local port of a connection
+// that has ended.
+const keeps = 250 * time.Millisecond
+
+// load has all lanes make connections, one after the other, for that long and
+// until each port has been used three times.
+func (c cycling) load(t *testing.T, top *testbed.Topology, span time.Duration) (n int, took time.Duration) {
+	t.Helper()
+	to := &unix.SockaddrInet4{Port: portReuse, Addr: top.VIP(testbed.V4, 0).As4()}
+	var made atomic.Int64
+	var wg sync.WaitGroup
+	start := time.Now()
+	for lane := range c.lanes {
+		self := &unix.SockaddrInet4{Addr: top.ClientAddr(testbed.V4, 0).As4()}
+		pace := keeps * time.Duration(c.lanes) / time.Duration(c.ports)
+		if c.same { // l4fwd knows the client again
+			self.Port, pace = 30000+lane, 0
+		}
+		wg.Go(func() {
+			in := make([]byte, c.down+1)
+			// On one thread, since a socket is made where its thread is.
+			err := top.Client.Do(func() error {
+				for time.Since(start) < span || made.Load() < int64(3*c.ports) {
+					next := time.Now().Add(pace)
+					if err := c.connection(self, to, in); err != nil {
+						return fmt.Errorf("after %d: %w", made.Load(), err)
+					}
+					made.Add(1)
+					time.Sleep(time.Until(next))
+				}
+				return nil
+			})
+			if err != nil {
+				t.Errorf("lane %d: %v", lane, err)
+			}
+		})
+	}
+	wg.Wait()
+	return int(made.Load()), time.Since(start)
+}
+
+// connection makes one.
+func (c cycling) connection(self, to *unix.SockaddrInet4, in []byte) (err error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, unix.Close(fd)) }()
+	patience := unix.NsecToTimeval(int64(limit))
+	if err := errors.Join(
+		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1),
+		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &patience),
+		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &patience),
+		unix.Bind(fd, self)); err != nil {
+		return err
+	}
+	// Its kernel waits for the last FIN of the port's former connection to be
+	// acknowledged.
+	for end := time.Now().Add(limit); ; runtime.Gosched() {
+		if err = unix.Connect(fd, to); !errors.Is(err, unix.EADDRNOTAVAIL) || time.Now().After(end) {
+			break
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("connect: %w", err)
+	}
+	for out := pattern[:c.up]; len(out) > 0; {
+		k, err := unix.Write(fd, out)
+		if err != nil {
+			return fmt.Errorf("write: %w", err)
+		}
+		out = out[k:]
+	}
+	got := 0
+	for {
+		if c.first == byClient && got == c.down {
+			if err := unix.Shutdown(fd, unix.SHUT_WR); err != nil {
+				return fmt.Errorf("shutdown: %w", err)
+			}
+		}
+		k, err := unix.Read(fd, in[got:])
+		if err != nil {
+			return fmt.Errorf("read: %w", err)
+		}
+		if k == 0 {
+			break
+		}
+		got += k
+	}
+	if !bytes.Equal(in[:got], pattern[:c.down]) {
+		return fmt.Errorf("%d bytes came, not the server's %d", got, c.down)
+	}
+	return nil
+}
+
+// kernelCounters are a namespace's TCP counters as they were.
+type kernelCounters struct {
+	ns     *testbed.Namespace
+	before map[string]int64
+}
+
+func countersOf(t *testing.T, ns *testbed.Namespace) *kernelCounters {
+	t.Helper()
+	k := &kernelCounters{ns: ns}
+	k.before = k.read(t)
+	return k
+}
+
+// read parses both files: a line of names, then one of values.
+func (k *kernelCounters) read(t *testing.T) map[string]int64 {
+	t.Helper()
+	out := make(map[string]int64)
+	for _, file := range []string{"snmp", "netstat"} {
+		var b []byte
+		err := k.ns.Do(func() (err error) {
+			b, err = os.ReadFile("/proc/thread-self/net/" + file)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+		for i := 0; i+1 < len(lines); i += 2 {
+			names, values := strings.Fields(lines[i]), strings.Fields(lines[i+1])
+			for j := 1; j < len(names) && j < len(values); j++ {
+				if out[strings.TrimSuffix(names[0], ":")+"."+names[j]], err = strconv.ParseInt(values[j], 10, 64); err != nil {
+					t.Fatalf("%s: %s: %v", file, names[j], err)
+				}
+			}
+		}
+	}
+	return out
+}
+
+// unmoved fails the test if the kernel has met with anything but connections
+// that begin, live and end. overflow: it was told to keep nobody in TIME_WAIT.
+func (k *kernelCounters) unmoved(t *testing.T, overflow bool) {
+	t.Helper()
+	now := k.read(t)
+	for _, name := range []string{
+		"Tcp.AttemptFails", "Tcp.EstabResets", "Tcp.OutRsts", "Tcp.InErrs",
+		"TcpExt.TCPSynRetrans", "TcpExt.TCPTimeWaitOverflow", "TcpExt.TCPACKSkippedTimeWait", "TcpExt.TCPACKSkippedSynRecv",
+		"TcpExt.TCPSYNChallenge", "TcpExt.TCPChallengeACK", "TcpExt.PAWSEstab", "TcpExt.PAWSActive", "TcpExt.PAWSTimewait",
+		"TcpExt.ListenDrops", "TcpExt.ListenOverflows", "TcpExt.SyncookiesSent", "TcpExt.TCPAbortOnTimeout", "TcpExt.TCPAbortOnData",
+	} {
+		was, known := k.before[name]
+		if !known {
+			t.Errorf("the kernel has no counter %s", name)
+		}
+		if moved := now[name] - was; moved != 0 && !(overflow && name == "TcpExt.TCPTimeWaitOverflow") {
+			t.Errorf("%s: %s counts %d", k.ns.Role(), name, moved)
+		}
+	}
+}
