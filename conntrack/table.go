@@ -11,7 +11,7 @@ import (
 
 // Options size a Table.
 type Options struct {
-	Flows    int      // capacity; about 168 bytes of memory each
+	Flows    int      // capacity; about 172 bytes of memory each
 	HalfOpen int      // how many of them may be half-open; 0 is a quarter
 	Secret   [32]byte // of the hash; all zero means random
 	Now      uint32   // the clock at creation, ticks
@@ -25,6 +25,7 @@ type Table struct {
 	buckets  []bucket
 	entries  []Entry // by Ref; entry 0 is unused
 	half     []halfLink
+	clocks   []uint32 // by Ref; see Clock
 	hdr      *header
 	probe    uint32
 	halfMax  uint32
@@ -93,7 +94,7 @@ func Attach(fd int) (*Table, error) {
 
 func newTable(m mapping, l layout) *Table {
 	t := &Table{mem: m, hdr: m.header()}
-	t.half, t.buckets, t.entries = m.views(l)
+	t.half, t.clocks, t.buckets, t.entries = m.views(l)
 	t.keys, t.probe, t.halfMax = t.hdr.keys, t.hdr.probe, t.hdr.halfOpenMax
 	t.pressure = t.halfMax - t.halfMax/4
 	return t
@@ -101,7 +102,7 @@ func newTable(m mapping, l layout) *Table {
 
 // Close unmaps the memory. No Entry may be used afterwards.
 func (t *Table) Close() error {
-	t.buckets, t.entries, t.half, t.hdr = nil, nil, nil, nil
+	t.buckets, t.entries, t.half, t.clocks, t.hdr = nil, nil, nil, nil, nil
 	if err := t.mem.close(); err != nil {
 		return fmt.Errorf("conntrack: close: %w", err)
 	}
@@ -136,6 +137,15 @@ func (t *Table) Stats() Stats { return t.hdr.stats }
 // Entry is the flow r names. The pointer leads off the Go heap and is the
 // flow's until it is removed. r must come from this table.
 func (t *Table) Entry(r Ref) *Entry { return &t.entries[r] }
+
+// Clock is a word that the owner keeps for flow r beside its entry, where there is
+// no room: what the client's TCP timestamps are moved by. It is the owner's alone:
+// nothing here sets, clears or reads it, so it means nothing before SetClock, and
+// only flows that need it touch its cache line. r must come from this table.
+func (t *Table) Clock(r Ref) uint32 { return t.clocks[r] }
+
+// SetClock sets what Clock returns, until the flow is removed.
+func (t *Table) SetClock(r Ref, v uint32) { t.clocks[r] = v }
 
 // Status is what came of an Insert.
 type Status uint8
