@@ -47,6 +47,8 @@ type Config struct {
 	// MaxFlows is how many flows fit, all workers together. Default: 1048576.
 	MaxFlows int `yaml:"max_flows"`
 
+	// DecrementTTL makes l4fwd a hop like a router. Default: true.
+	DecrementTTL bool `yaml:"decrement_ttl"`
 	// TOAKind is the TCP option kind of TOA. Default: 254.
 	TOAKind uint8 `yaml:"toa_kind"`
 	// Timeouts are how long a flow may be idle in each state.
@@ -95,6 +97,14 @@ type Service struct {
 	Scheduler Scheduler `yaml:"scheduler"`
 	// ClientAddress is how a backend learns the client's address. Default: none.
 	ClientAddress ClientAddress `yaml:"client_address"`
+	// TOANoRoom is what becomes of a packet that has no room for TOA. Default:
+	// send-without.
+	TOANoRoom TOANoRoom `yaml:"toa_no_room"`
+	// Timestamps is what becomes of the TCP timestamps option. Default: strip for
+	// TCP in full-nat, else keep.
+	Timestamps Timestamps `yaml:"timestamps"`
+	// MSSClamp is the most that SYN and SYN-ACK may announce. Default: off.
+	MSSClamp MSSClamp `yaml:"mss_clamp"`
 	// NoFlow is what becomes of a TCP segment that belongs to no flow and opens
 	// none, in Full-NAT also of a backend's. Default: drop.
 	NoFlow NoFlow `yaml:"no_flow"`
@@ -105,6 +115,16 @@ type Service struct {
 	// Backends, at least one, all of one family.
 	Backends []Backend `yaml:"backends"`
 }
+
+// MSSClamp is a bound on the maximum segment size in bytes, or one of the two
+// values below.
+type MSSClamp uint16
+
+// The values that are no numbers of bytes.
+const (
+	MSSOff MSSClamp = 0 // no bound
+	MSSMTU MSSClamp = 1 // what the MTUs of the next hops leave room for
+)
 
 // Backend is one real server of a service.
 type Backend struct {
@@ -142,6 +162,7 @@ func Defaults() *Config {
 		FramesPerQueue: 8192,
 		RingSize:       2048,
 		MaxFlows:       1 << 20,
+		DecrementTTL:   true,
 		TOAKind:        254,
 		Timeouts: Timeouts{
 			TCPSynSent:     10 * time.Second,
@@ -163,7 +184,7 @@ func Defaults() *Config {
 // defaultService holds the defaults of a service. What is zero here is either
 // required or taken from the global keys when all of the file is read.
 func defaultService() Service {
-	return Service{Scheduler: WRR, ClientAddress: ClientAddressNone, NoFlow: NoFlowDrop}
+	return Service{Scheduler: WRR, ClientAddress: ClientAddressNone, TOANoRoom: TOANoRoomSend, NoFlow: NoFlowDrop}
 }
 
 // defaultBackend holds the defaults of a backend.

@@ -79,6 +79,7 @@ func TestContract(t *testing.T) {
 	want.Services = []Service{{
 		Name: "web", Address: addrPort("192.0.2.10:80"), Protocol: TCP, Mode: FullNAT,
 		Scheduler: WRR, ClientAddress: ClientAddressTOA, NoFlow: NoFlowDrop, TOAKind: 254, Timeouts: want.Timeouts,
+		TOANoRoom: TOANoRoomSend, Timestamps: TimestampsStrip,
 		Backends: []Backend{{addrPort("10.0.1.20:8080"), 1}, {addrPort("10.0.1.21:8080"), 2}},
 	}}
 	got := mustLoad(t, "testdata/good/contract.yaml")
@@ -109,14 +110,30 @@ func TestAllKeys(t *testing.T) {
 		},
 		LocalPorts: PortRange{2000, 3000},
 		Services: []Service{
-			{"web", addrPort("192.0.2.10:80"), TCP, FullNAT, Maglev, ClientAddressTOA, NoFlowReset, 200, webTimes,
-				[]Backend{{addrPort("10.0.2.1:8080"), 1}, {addrPort("10.0.2.2:8080"), 0}}},
-			{"web6", addrPort("[2001:db8::10]:80"), TCP, FullNAT, WRR, ClientAddressNone, NoFlowDrop, 253, times,
-				[]Backend{{addrPort("[2001:db8:2::1]:80"), 65535}}},
-			{"dns", addrPort("192.0.2.10:53"), UDP, DNAT, SH, ClientAddressNone, NoFlowDrop, 253, times,
-				[]Backend{{addrPort("10.0.2.1:53"), 1}}},
-			{"dns-tcp", addrPort("192.0.2.10:53"), TCP, DNAT, RR, ClientAddressNone, NoFlowDrop, 253, times,
-				[]Backend{{addrPort("10.0.2.1:53"), 1}}},
+			{
+				Name: "web", Address: addrPort("192.0.2.10:80"), Protocol: TCP, Mode: FullNAT, Scheduler: Maglev,
+				ClientAddress: ClientAddressTOA, TOANoRoom: TOANoRoomDrop, Timestamps: TimestampsTranslate, MSSClamp: 1400,
+				NoFlow: NoFlowReset, TOAKind: 200, Timeouts: webTimes,
+				Backends: []Backend{{addrPort("10.0.2.1:8080"), 1}, {addrPort("10.0.2.2:8080"), 0}},
+			},
+			{
+				Name: "web6", Address: addrPort("[2001:db8::10]:80"), Protocol: TCP, Mode: FullNAT, Scheduler: WRR,
+				ClientAddress: ClientAddressNone, TOANoRoom: TOANoRoomSend, Timestamps: TimestampsKeep, MSSClamp: MSSMTU,
+				NoFlow: NoFlowDrop, TOAKind: 253, Timeouts: times,
+				Backends: []Backend{{addrPort("[2001:db8:2::1]:80"), 65535}},
+			},
+			{
+				Name: "dns", Address: addrPort("192.0.2.10:53"), Protocol: UDP, Mode: DNAT, Scheduler: SH,
+				ClientAddress: ClientAddressNone, TOANoRoom: TOANoRoomSend, Timestamps: TimestampsKeep,
+				NoFlow: NoFlowDrop, TOAKind: 253, Timeouts: times,
+				Backends: []Backend{{addrPort("10.0.2.1:53"), 1}},
+			},
+			{
+				Name: "dns-tcp", Address: addrPort("192.0.2.10:53"), Protocol: TCP, Mode: DNAT, Scheduler: RR,
+				ClientAddress: ClientAddressNone, TOANoRoom: TOANoRoomSend, Timestamps: TimestampsStrip,
+				NoFlow: NoFlowDrop, TOAKind: 253, Timeouts: times,
+				Backends: []Backend{{addrPort("10.0.2.1:53"), 1}},
+			},
 		},
 		Workers: 3, CPUs: []int{4, 5, 2}, PollMode: PollBusy, BusyPoll: true,
 		XDPMode: XDPGeneric, ZeroCopy: ZeroCopyOff, FrameSize: 4096, FramesPerQueue: 128,
@@ -198,6 +215,8 @@ func TestWarnings(t *testing.T) {
 		{"rr weighs nothing", service("192.0.2.1:1", "dnat", "rr", `{address: "10.0.0.1:1", weight: 2}, {address: "10.0.0.2:1"}`),
 			[]string{"f:4:77: services[0].scheduler: rr does not look at weights; wrr does"}},
 		{"rr and drained", service("192.0.2.1:1", "dnat", "rr", `{address: "10.0.0.1:1", weight: 0}, {address: "10.0.0.2:1"}`), nil},
+		{"clocks of many clients", service("192.0.2.1:1", "full-nat, timestamps: keep", "wrr", `{address: "10.0.0.1:1"}`),
+			[]string{"f:4:82: services[0].timestamps: keep in full-nat: a backend takes the clients behind one local address for one host, and drops segments whose timestamps seem old; strip or translate"}},
 		{"NAT64", service("[2001:db8::1]:1", "full-nat", "wrr", `{address: "10.0.0.1:1"}`), nil},
 	}
 	for _, tt := range tests {
@@ -268,7 +287,7 @@ func TestOverrideErrors(t *testing.T) {
 		{"interfaces", "eth1,", `--flag: expected an interface name of 1 to 15 characters, got ""`},
 		{"services", "x", "--flag: no flag can set the key services"},
 		{"nonsense", "x", "--flag: no flag can set the key nonsense"},
-		{"ring_size", "128", "all.yaml:38:19: frames_per_queue: frames_per_queue must be at least twice ring_size, 256; it is 128"},
+		{"ring_size", "128", "all.yaml:43:19: frames_per_queue: frames_per_queue must be at least twice ring_size, 256; it is 128"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.key, func(t *testing.T) {

@@ -48,6 +48,26 @@ const (
 	ClientAddressProxyV2               // the same, binary
 )
 
+// TOANoRoom is what becomes of a client's packet that should bear TOA and has no
+// room for it.
+type TOANoRoom uint8
+
+// What to do with it.
+const (
+	TOANoRoomSend TOANoRoom = iota + 1 // send it without
+	TOANoRoomDrop                      // send nothing that does not say who the client is
+)
+
+// Timestamps is what becomes of the TCP timestamps option.
+type Timestamps uint8
+
+// What to do with it.
+const (
+	TimestampsStrip     Timestamps = iota + 1 // erase it from SYNs, so that nobody uses it
+	TimestampsKeep                            // leave it alone
+	TimestampsTranslate                       // move every client's onto one clock
+)
+
 // NoFlow is what becomes of a TCP segment that belongs to no flow and opens none.
 type NoFlow uint8
 
@@ -115,6 +135,8 @@ var (
 	modeNames          = names{"full-nat", "dnat"}
 	schedulerNames     = names{"rr", "wrr", "sh", "maglev"}
 	clientAddressNames = names{"none", "toa", "proxy-v1", "proxy-v2"}
+	toaNoRoomNames     = names{"send-without", "drop"}
+	timestampsNames    = names{"strip", "keep", "translate"}
 	noFlowNames        = names{"drop", "reset"}
 	xdpModeNames       = names{"auto", "native", "generic"}
 	zeroCopyNames      = names{"auto", "on", "off"}
@@ -155,6 +177,12 @@ func (s Scheduler) String() string { return schedulerNames.name(uint8(s)) }
 func (c ClientAddress) String() string { return clientAddressNames.name(uint8(c)) }
 
 // String returns the name used in the configuration.
+func (n TOANoRoom) String() string { return toaNoRoomNames.name(uint8(n)) }
+
+// String returns the name used in the configuration.
+func (t Timestamps) String() string { return timestampsNames.name(uint8(t)) }
+
+// String returns the name used in the configuration.
 func (n NoFlow) String() string { return noFlowNames.name(uint8(n)) }
 
 // String returns the name used in the configuration.
@@ -184,6 +212,14 @@ func ParseScheduler(s string) (Scheduler, error) { return parseEnum[Scheduler](s
 // ParseClientAddress parses none, toa, proxy-v1 or proxy-v2.
 func ParseClientAddress(s string) (ClientAddress, error) {
 	return parseEnum[ClientAddress](clientAddressNames, s)
+}
+
+// ParseTOANoRoom parses send-without or drop.
+func ParseTOANoRoom(s string) (TOANoRoom, error) { return parseEnum[TOANoRoom](toaNoRoomNames, s) }
+
+// ParseTimestamps parses strip, keep or translate.
+func ParseTimestamps(s string) (Timestamps, error) {
+	return parseEnum[Timestamps](timestampsNames, s)
 }
 
 // ParseNoFlow parses drop or reset.

@@ -65,6 +65,14 @@ func (d *decoder) inherit(c *Config) {
 		if s.TOAKind == 0 {
 			s.TOAKind = c.TOAKind
 		}
+		if s.Timestamps == 0 {
+			s.Timestamps = TimestampsKeep
+			// Behind one local address a real server sees many clients' clocks as
+			// one, and would drop segments as too old (RFC 7323 section 5).
+			if s.Protocol == TCP && s.Mode == FullNAT {
+				s.Timestamps = TimestampsStrip
+			}
+		}
 		own, global := s.Timeouts.all(), c.Timeouts.all()
 		for j := range own {
 			if *own[j] == 0 {

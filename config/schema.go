@@ -137,6 +137,10 @@ var topFields = []field[Config]{
 		"Descriptors of each ring, a power of two from 64 to 32768.").needsRestart(),
 	integer("max_flows", 1024, 1<<28, func(c *Config) *int { return &c.MaxFlows },
 		"Flows that fit, all workers together; at most 192 bytes of memory each.").needsRestart(),
+	plain("decrement_ttl", boolean, "true or false", func(c *Config) *bool { return &c.DecrementTTL },
+		parseBool, strconv.FormatBool,
+		"true: l4fwd is a hop, as a router is. false: it leaves the TTL as it is, and\n"+
+			"traceroute does not see it."),
 	toaKind(func(c *Config) *uint8 { return &c.TOAKind },
 		"TCP option kind of TOA. Options of this kind from clients are always removed."),
 	{key: "timeouts", decode: func(d *decoder, path string, n ast.Node, c *Config) {
@@ -187,6 +191,16 @@ var serviceFields = []field[Service]{
 	enum("client_address", clientAddressNames, func(s *Service) *ClientAddress { return &s.ClientAddress },
 		"How backends learn the client's address (full-nat, tcp). toa: by a TCP option.\n"+
 			"proxy-v1, proxy-v2: by a PROXY protocol header, which they must expect."),
+	enum("toa_no_room", toaNoRoomNames, func(s *Service) *TOANoRoom { return &s.TOANoRoom },
+		"What becomes of a packet that should bear TOA and has no room for it.\n"+
+			"send-without: it goes on. drop: it does not."),
+	enum("timestamps", timestampsNames, func(s *Service) *Timestamps { return &s.Timestamps },
+		"TCP timestamps. strip: not used. keep: as the client has them. translate: all\n"+
+			"clients' on one clock (full-nat). Default: strip in full-nat, keep in dnat."),
+	plain("mss_clamp", anyPlain, wantMSSClamp, func(s *Service) *MSSClamp { return &s.MSSClamp },
+		parseMSSClamp, MSSClamp.String,
+		"The most that a SYN or SYN-ACK may announce as MSS. mtu: what the MTUs of both\n"+
+			"next hops allow. A number: so many bytes. off: no limit."),
 	enum("no_flow", noFlowNames, func(s *Service) *NoFlow { return &s.NoFlow },
 		"What becomes of a TCP segment that belongs to no flow and opens none, also one\n"+
 			"of a full-nat backend. drop: it vanishes. reset: its sender gets a RST."),

@@ -190,6 +190,11 @@ func TestRoundTripRapid(t *testing.T) {
 			s.Address = netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}),
 				rapid.Uint16Range(1, 65535).Draw(t, "port"))
 			s.TOAKind, s.Timeouts = c.TOAKind, c.Timeouts
+			s.Timestamps = TimestampsKeep
+			if s.Protocol == TCP {
+				s.Timestamps = rapid.SampledFrom([]Timestamps{TimestampsStrip, TimestampsKeep}).Draw(t, "timestamps")
+				s.MSSClamp = rapid.SampledFrom([]MSSClamp{MSSOff, MSSMTU, 536, 65495}).Draw(t, "mss")
+			}
 			s.Timeouts.TCPClose = minTimeout + timeDraw(t, "close")
 			for j := range rapid.IntRange(1, 5).Draw(t, "backends") {
 				s.Backends = append(s.Backends, Backend{

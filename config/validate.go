@@ -146,6 +146,7 @@ func (v *validator) services() {
 			byName[s.Name] = i
 		}
 		v.clientAddress(path, s)
+		v.tcpOptions(path, s)
 		if !s.Address.IsValid() {
 			continue
 		}
@@ -174,6 +175,22 @@ func (v *validator) clientAddress(path string, s Service) {
 		v.fail(path+".client_address", "%v is for TCP; a udp service cannot have it", s.ClientAddress)
 	case s.Mode == DNAT:
 		v.fail(path+".client_address", "%v is for full-nat; in dnat the backend sees the client's address", s.ClientAddress)
+	}
+}
+
+// tcpOptions checks what a service asks for that is a matter of TCP.
+func (v *validator) tcpOptions(path string, s Service) {
+	if s.TOANoRoom == TOANoRoomDrop && s.ClientAddress != ClientAddressTOA && s.ClientAddress != 0 {
+		v.fail(path+".toa_no_room", "drop is for client_address: toa")
+	}
+	switch {
+	case s.Protocol == UDP && s.Timestamps != TimestampsKeep:
+		v.fail(path+".timestamps", "%v is for TCP; a udp service cannot have it", s.Timestamps)
+	case s.Mode == DNAT && s.Timestamps == TimestampsTranslate:
+		v.fail(path+".timestamps", "translate is for full-nat; in dnat every client keeps its address, and its clock")
+	}
+	if s.Protocol == UDP && s.MSSClamp != MSSOff {
+		v.fail(path+".mss_clamp", "the MSS is TCP's; a udp service cannot have it")
 	}
 }
 
@@ -261,6 +278,9 @@ func (c *Config) Warnings() []Problem {
 		}
 		if live == 0 {
 			warn(path+".backends", "all weights are 0: the service takes no new flows")
+		}
+		if s.Timestamps == TimestampsKeep && s.Protocol == TCP && s.Mode == FullNAT {
+			warn(path+".timestamps", "keep in full-nat: a backend takes the clients behind one local address for one host, and drops segments whose timestamps seem old; strip or translate")
 		}
 		if s.Scheduler == RR && !alike {
 			warn(path+".scheduler", "rr does not look at weights; wrr does")

@@ -23,6 +23,7 @@ const (
 	wantInterface = "an interface name of 1 to 15 characters"
 	wantName      = "a name of at most 63 letters, digits, dots, hyphens and underscores, the first a letter or digit"
 	wantRingSize  = "a power of two from 64 to 32768"
+	wantMSSClamp  = "off, mtu or a whole number from 536 to 65495"
 	wantTOAKind   = "a TCP option kind from 2 to 255 that nobody else uses, such as 254"
 )
 
@@ -234,6 +235,33 @@ func parseTOAKind(s string) (uint8, error) {
 		return 0, expected(wantTOAKind, s, fmt.Sprintf("kind %d has a meaning in TCP", n))
 	}
 	return uint8(n), nil
+}
+
+// parseMSSClamp takes no number below 536, IPv4's segment size without the option:
+// no link needs less.
+func parseMSSClamp(s string) (MSSClamp, error) {
+	switch s {
+	case "off":
+		return MSSOff, nil
+	case "mtu":
+		return MSSMTU, nil
+	}
+	n, err := parseInt(s, 536, 65495)
+	if err != nil {
+		return 0, expected(wantMSSClamp, s, didYouMean(s, names{"off", "mtu"}))
+	}
+	return MSSClamp(n), nil
+}
+
+// String returns the value as the configuration writes it.
+func (m MSSClamp) String() string {
+	switch m {
+	case MSSOff:
+		return "off"
+	case MSSMTU:
+		return "mtu"
+	}
+	return strconv.Itoa(int(m))
 }
 
 // parseAddr parses an address that a host can have and that can be routed to.

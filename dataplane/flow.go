@@ -17,7 +17,7 @@ func (w *Worker) forward(i int, r conntrack.Ref) Verdict {
 	e := w.table.Entry(r)
 	svc := &w.snap.Services[e.Service]
 	frame := w.frame(i)
-	if p.TTL(frame) <= 1 {
+	if w.spent(p, frame) {
 		return w.ttlExceeded(i, p.Dst)
 	}
 	hop, v := w.serverHop(e.Backend)
@@ -31,11 +31,14 @@ func (w *Worker) forward(i int, r conntrack.Ref) Verdict {
 	if ipLen > mtu {
 		return w.tooBig(i, p.Dst, mtu-w.growth(e, svc))
 	}
-	if p.Kind == packet.KindTCP && p.Payload-p.L4 > tcpBareHeader {
-		// Only l4fwd may say who the client is, to whatever backend.
-		nat.StripOption(frame, p, svc.TOAKind)
-		if svc.StripTS {
-			nat.StripTimestamps(frame, p)
+	if p.Kind == packet.KindTCP {
+		if p.Payload-p.L4 > tcpBareHeader {
+			// Only l4fwd may say who the client is, to whatever backend.
+			nat.StripOption(frame, p, svc.TOAKind)
+		}
+		if p.TCPFlags&packet.SYN != 0 {
+			w.editSYN(i, e, svc)
+			frame = w.frame(i)
 		}
 	}
 	if svc.Proxy != nat.NoProxy {
@@ -50,8 +53,13 @@ func (w *Worker) forward(i int, r conntrack.Ref) Verdict {
 		return untracked[out]
 	}
 	if svc.TOA && nat.TOANeeded(e, p) {
-		w.insertTOA(i, e, svc, mtu)
+		if v := w.insertTOA(i, e, svc, mtu); v != Forwarded {
+			return v
+		}
 		frame = w.frame(i)
+	}
+	if svc.Timestamps == nat.TSTranslate {
+		nat.ShiftTimestamps(frame, p, conntrack.Forward, w.table.Clock(r))
 	}
 	if translated(e) {
 		if !w.forward64(i, e) {
@@ -59,6 +67,9 @@ func (w *Worker) forward(i int, r conntrack.Ref) Verdict {
 		}
 	} else if !nat.Forward(frame, p, e, &w.snap.Directory) {
 		return DropInternal
+	}
+	if w.snap.KeepTTL {
+		nat.KeepTTL(w.frame(i), p)
 	}
 	c := &w.here.Backends[e.Backend]
 	c.Packets[conntrack.Forward]++
@@ -73,7 +84,7 @@ func (w *Worker) reply(i int, r conntrack.Ref) Verdict {
 	e := w.table.Entry(r)
 	svc := &w.snap.Services[e.Service]
 	frame := w.frame(i)
-	if p.TTL(frame) <= 1 {
+	if w.spent(p, frame) {
 		return w.ttlExceeded(i, w.serverPeer(p, e))
 	}
 	hop, v := w.clientHop(e)
@@ -97,12 +108,18 @@ func (w *Worker) reply(i int, r conntrack.Ref) Verdict {
 	if p.Kind == packet.KindTCP && p.TCPFlags&packet.SYN != 0 {
 		w.leaveRoom(frame, p, e, svc)
 	}
+	if svc.Timestamps == nat.TSTranslate {
+		nat.ShiftTimestamps(frame, p, conntrack.Reply, w.table.Clock(r))
+	}
 	if translated(e) {
 		if !w.reply64(i, e) {
 			return DropInternal
 		}
 	} else if !nat.Reply(frame, p, e, &w.snap.Directory) {
 		return DropInternal
+	}
+	if w.snap.KeepTTL {
+		nat.KeepTTL(w.frame(i), p)
 	}
 	c := &w.here.Backends[e.Backend]
 	c.Packets[conntrack.Reply]++
@@ -119,18 +136,6 @@ func (w *Worker) serverPeer(p *packet.Packet, e *conntrack.Entry) packet.Addr {
 	return w.snap.Directory.Services[e.Service].Addr
 }
 
-// leaveRoom lowers the MSS in a SYN-ACK by what the client's segments will grow
-// by on their way.
-func (w *Worker) leaveRoom(frame []byte, p *packet.Packet, e *conntrack.Entry, svc *Service) {
-	cut := uint16(w.growth(e, svc))
-	if translated(e) {
-		cut = nat.MSSCut64(cut)
-	}
-	if cut > 0 {
-		nat.LowerMSS(frame, p, cut)
-	}
-}
-
 // untracked names the drop for what conntrack will not have.
 var untracked = [conntrack.NumOutcomes]Verdict{
 	conntrack.DropBadRST:   DropBadRST,
@@ -139,23 +144,13 @@ var untracked = [conntrack.NumOutcomes]Verdict{
 	conntrack.DropNoFlow:   DropNoFlow,
 }
 
-// insertTOA grows the packet at its front, to mtu at most. One that is full up
-// goes on without the option, as in DPVS: a later one of the same handshake
-// carries it again. Either outcome is counted.
-func (w *Worker) insertTOA(i int, e *conntrack.Entry, svc *Service, mtu int) {
-	chunk, off := w.chunk(i)
-	off, n, res := nat.InsertTOA(chunk, off, int(w.b.desc[i].Len), &w.b.pkt[i], e, svc.TOAKind, mtu)
-	w.moved(i, off, n)
-	w.count.TOA[res]++
-}
-
 // relayError translates an ICMP error about flow r and sends it the way it was
 // going.
 func (w *Worker) relayError(i int, r conntrack.Ref, dir conntrack.Dir) Verdict {
 	p := &w.b.pkt[i]
 	e := w.table.Entry(r)
 	frame := w.frame(i)
-	if p.TTL(frame) <= 1 {
+	if w.spent(p, frame) {
 		return DropTTL // no error about an error
 	}
 	var hop *route.Hop
@@ -173,15 +168,22 @@ func (w *Worker) relayError(i int, r conntrack.Ref, dir conntrack.Dir) Verdict {
 	if p.End-p.L3 > hop.MTU && !translated(e) { // those are cut to size
 		return DropTooBig
 	}
-	if svc := &w.snap.Services[e.Service]; svc.Proxy != nat.NoProxy && dir == conntrack.Reply {
+	svc, room := &w.snap.Services[e.Service], 0
+	switch {
+	case svc.TOA:
+		room = nat.TOARoom(e)
+	case svc.Proxy != nat.NoProxy && dir == conntrack.Reply:
 		nat.ProxyError(frame, p, e, w.proxySize(e, svc))
 	}
 	if translated(e) {
-		if !w.relayError64(i, e, dir) {
+		if !w.relayError64(i, e, dir, room) {
 			return DropICMPTruncated
 		}
-	} else if !nat.TranslateError(frame, p, e, dir, &w.snap.Directory) {
+	} else if !nat.TranslateError(frame, p, e, dir, &w.snap.Directory, room) {
 		return DropICMPTruncated
+	}
+	if w.snap.KeepTTL {
+		nat.KeepTTL(w.frame(i), p)
 	}
 	return w.send(i, hop, done)
 }

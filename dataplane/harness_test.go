@@ -42,7 +42,10 @@ func endpoint(s string, proto uint8) conntrack.Endpoint {
 func service(name, vip string, proto uint8, mode conntrack.Mode, toa bool, backends ...string) ServiceSpec {
 	s := ServiceSpec{
 		Name: name, VIP: endpoint(vip, proto), Mode: mode, Scheduler: balance.RoundRobin,
-		TOA: toa, TOAKind: 254, StripTimestamps: mode == conntrack.FullNAT, Timeouts: conntrack.DefaultTimeouts(),
+		TOA: toa, TOAKind: 254, Timeouts: conntrack.DefaultTimeouts(),
+	}
+	if mode == conntrack.FullNAT {
+		s.Timestamps = nat.TSStrip
 	}
 	for _, b := range backends {
 		s.Backends = append(s.Backends, BackendSpec{Endpoint: endpoint(b, proto), Weight: 1})

@@ -29,14 +29,14 @@ func (w *Worker) reply64(i int, e *conntrack.Entry) bool {
 }
 
 // relayError64 is nat.TranslateError for such a flow.
-func (w *Worker) relayError64(i int, e *conntrack.Entry, dir conntrack.Dir) bool {
+func (w *Worker) relayError64(i int, e *conntrack.Entry, dir conntrack.Dir, room int) bool {
 	path := 0
 	in, out := w.routes.Hop(w.routes.Lookup(e.Client)), w.routes.Hop(w.routes.Lookup(w.snap.Directory.Backends[e.Backend].Addr))
 	if in.State == route.Resolved && out.State == route.Resolved {
 		path = nat.PathMTU64(int(in.MTU), int(out.MTU))
 	}
 	chunk, off := w.chunk(i)
-	off, n, res := nat.TranslateError64(chunk, off, int(w.b.desc[i].Len), &w.b.pkt[i], e, dir, &w.snap.Directory, w.nextID(), path)
+	off, n, res := nat.TranslateError64(chunk, off, int(w.b.desc[i].Len), &w.b.pkt[i], e, dir, &w.snap.Directory, w.nextID(), path, room)
 	w.moved(i, off, n)
 	return res == nat.Error64Translated
 }

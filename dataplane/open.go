@@ -43,7 +43,7 @@ func (w *Worker) miss(i int, handed bool) Verdict {
 	case w.snap.names.owns(p.Src):
 		// Answered, it would let two services talk to each other for ever.
 		return malformed(packet.ErrMartianSource)
-	case p.TTL(w.frame(i)) <= 1:
+	case w.spent(p, w.frame(i)):
 		// Here and not only in forward: it must not cost a flow and a port.
 		return w.ttlExceeded(i, p.Dst)
 	case svc < 0:
@@ -170,6 +170,9 @@ func (w *Worker) insert(i int, svc *Service, id, backend uint32) (conntrack.Ref,
 		return 0, DropTupleConflict
 	default:
 		return 0, DropInternal
+	}
+	if svc.Timestamps == nat.TSTranslate {
+		w.table.SetClock(r, w.clockDelta(i, &e))
 	}
 	c := &w.here.Backends[backend]
 	c.Flows++

@@ -3,7 +3,6 @@ package dataplane
 import (
 	"github.com/l4fwd/l4fwd/conntrack"
 	"github.com/l4fwd/l4fwd/nat"
-	"github.com/l4fwd/l4fwd/packet"
 )
 
 // proxySize is how long the PROXY header of flow e is while it is on its way, 0
@@ -19,11 +18,10 @@ func (w *Worker) proxySize(e *conntrack.Entry, svc *Service) int {
 // have to grow on its way, for what the client is told of an MTU.
 func (w *Worker) growth(e *conntrack.Entry, svc *Service) int {
 	switch {
-	case e.Proto != packet.ProtoTCP:
 	case svc.Proxy != nat.NoProxy:
 		return w.proxySize(e, svc)
-	case svc.TOA && e.Flags&conntrack.ServerAcked == 0:
-		return int(nat.TOALen(e))
+	case svc.TOA:
+		return nat.TOARoom(e)
 	}
 	return 0
 }

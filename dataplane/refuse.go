@@ -28,10 +28,18 @@ func (w *Worker) chunk(i int) (chunk []byte, off int) {
 	return w.umem[start : start+w.frameSize : start+w.frameSize], int(at - start)
 }
 
+// spent reports whether p may go no further: its TTL ends here. Where l4fwd is no
+// hop nothing but a TTL of 0 is spent, which no host sends.
+func (w *Worker) spent(p *packet.Packet, frame []byte) bool {
+	ttl := p.TTL(frame)
+	return ttl <= 1 && (ttl == 0 || !w.snap.KeepTTL)
+}
+
 // ttlExceeded tells row i's sender that its TTL ran out here, which makes a hop
-// of traceroute; src is the address of ours it was sent to.
+// of traceroute unless it wants to be none; src is the address of ours it was sent
+// to.
 func (w *Worker) ttlExceeded(i int, src packet.Addr) Verdict {
-	if w.errors.Has(w.nanos) {
+	if !w.snap.KeepTTL && w.errors.Has(w.nanos) {
 		chunk, off := w.chunk(i)
 		if off, n, ok := nat.TimeExceeded(chunk, off, int(w.b.desc[i].Len), &w.b.pkt[i], src); ok {
 			w.answerWith(i, off, n, &w.errors, DropTTL)

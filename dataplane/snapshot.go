@@ -15,7 +15,9 @@ import (
 type Snapshot struct {
 	conntrack.Directory
 	Services []Service // by service id; a removed service keeps its id with Set == nil
-	names    nameTable // (VIP, port, protocol) → service id, removed ones too; (address, 0, 0) → owned
+	// KeepTTL makes l4fwd no hop: it leaves the TTL of what it rewrites.
+	KeepTTL bool
+	names   nameTable // (VIP, port, protocol) → service id, removed ones too; (address, 0, 0) → owned
 	// resetting holds the real servers (address, port, protocol) whose segments
 	// without a flow are answered by a RST.
 	resetting nameTable
@@ -32,13 +34,19 @@ type Service struct {
 	Mode     conntrack.Mode
 	v4       bool             // the backends are IPv4
 	TOA      bool             // tell the client's address by TOA
+	TOAOnly  bool             // nothing of the client's goes on without a TOA that it should bear
 	Proxy    nat.ProxyVersion // tell it by a PROXY header; Full-NAT TCP only
 	TOAKind  uint8            // option kind, inserted if TOA and stripped from clients always
 	// ResetStray answers a segment without flow by a RST instead of silence, in
 	// Full-NAT also one of a backend's.
 	ResetStray bool
-	StripTS    bool // erase the timestamps option from SYNs
+	Timestamps nat.TSPolicy
+	MSSClamp   uint16 // most that SYN and SYN-ACK may announce; 0 is no limit, see ClampToMTU
 }
+
+// ClampToMTU as Service.MSSClamp means what the MTUs of the next hops towards client
+// and server leave room for.
+const ClampToMTU = 1
 
 // Locality is the part of a snapshot that one worker writes: made by the
 // control plane, so that the worker need not allocate, and then the worker's.
@@ -70,17 +78,19 @@ func (c *BackendCount) Add(o *BackendCount) {
 // ServiceSpec and the other specs are the control plane's order for a
 // Snapshot, already validated.
 type ServiceSpec struct {
-	Name            string
-	VIP             conntrack.Endpoint
-	Mode            conntrack.Mode
-	Scheduler       balance.Kind
-	TOA             bool
-	TOAKind         uint8
-	Proxy           nat.ProxyVersion
-	StripTimestamps bool
-	ResetStray      bool // see Service
-	Timeouts        conntrack.Timeouts
-	Backends        []BackendSpec
+	Name       string
+	VIP        conntrack.Endpoint
+	Mode       conntrack.Mode
+	Scheduler  balance.Kind
+	TOA        bool
+	TOAOnly    bool // see Service, as for the next four
+	TOAKind    uint8
+	Proxy      nat.ProxyVersion
+	Timestamps nat.TSPolicy
+	MSSClamp   uint16
+	ResetStray bool // see Service
+	Timeouts   conntrack.Timeouts
+	Backends   []BackendSpec
 }
 
 // BackendSpec is one real server of a service. One that two services share is
@@ -94,6 +104,7 @@ type BackendSpec struct {
 type Spec struct {
 	Services []ServiceSpec
 	Locals   []packet.Addr
+	KeepTTL  bool // see Snapshot
 	// Seed makes scheduler positions and maglev tables; machines of one fleet
 	// share it, so that they choose alike.
 	Seed uint64
@@ -121,15 +132,17 @@ type backendKey struct {
 }
 
 // serviceKey makes a service another one when it begins or ceases to have PROXY
-// headers: a flow's numbers are shifted by its header, so it must end as it began.
+// headers, or timestamps that are translated: a flow's numbers are shifted by them,
+// so it must end as it began.
 type serviceKey struct {
-	vip   conntrack.Endpoint
-	proxy nat.ProxyVersion
+	vip       conntrack.Endpoint
+	proxy     nat.ProxyVersion
+	translate bool
 }
 
 // serviceID is the id of a service.
 func (r *Registry) serviceID(s *ServiceSpec) int {
-	id := r.services.id(serviceKey{s.VIP, s.Proxy})
+	id := r.services.id(serviceKey{s.VIP, s.Proxy, s.Timestamps == nat.TSTranslate})
 	if id == len(r.vips) {
 		r.vips = append(r.vips, s.VIP)
 	}
@@ -186,6 +199,8 @@ func (r *Registry) Build(spec Spec) (*Snapshot, error) {
 			if len(svc.Locals) == 0 {
 				err = errNoLocal
 			}
+		} else if err == nil && s.Timestamps == nat.TSTranslate {
+			err = errNoClock
 		}
 		if err != nil {
 			return nil, fmt.Errorf("service %s: %w", s.Name, err)
@@ -199,6 +214,7 @@ func (r *Registry) Build(spec Spec) (*Snapshot, error) {
 			Locals:   r.locals.list[:len(r.locals.list):len(r.locals.list)],
 		},
 		Services: make([]Service, len(r.vips)),
+		KeepTTL:  spec.KeepTTL,
 	}
 	for id := range r.last { // retired, unless the spec has it again
 		snap.Services[id] = r.last[id]
@@ -214,13 +230,16 @@ func (r *Registry) Build(spec Spec) (*Snapshot, error) {
 	return snap, nil
 }
 
-var errNoLocal = errors.New("no local address of its backends' family")
+var (
+	errNoLocal = errors.New("no local address of its backends' family")
+	errNoClock = errors.New("timestamps are translated in Full-NAT only")
+)
 
 // service makes one service and gives its real servers their ids.
 func (r *Registry) service(id int, s *ServiceSpec, seed uint64) (svc Service, err error) {
 	svc = Service{
 		Name: s.Name, Timeouts: s.Timeouts, Mode: s.Mode, v4: s.VIP.Addr.Is4(),
-		TOA: s.TOA, TOAKind: s.TOAKind, Proxy: s.Proxy, StripTS: s.StripTimestamps, ResetStray: s.ResetStray,
+		TOA: s.TOA, TOAOnly: s.TOAOnly, TOAKind: s.TOAKind, Proxy: s.Proxy, Timestamps: s.Timestamps, MSSClamp: s.MSSClamp, ResetStray: s.ResetStray,
 	}
 	set := make([]balance.Backend, 0, len(s.Backends))
 	for _, b := range s.Backends {

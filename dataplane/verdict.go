@@ -24,6 +24,7 @@ const (
 	DropBadSYN                        // SYN that cannot belong to the flow (RFC 5961)
 	DropBadFlags                      // TCP flags that no host sends
 	DropProxy                         // the PROXY header cannot be put where it belongs
+	DropTOA                           // TOA cannot be put in, and the service sends nothing without it
 	DropICMPTruncated                 // ICMP error whose embedded packet cannot be translated
 	DropNoRoute                       // the kernel has no route
 	DropBlackhole                     // the kernel's route is a blackhole, unreachable or prohibit
@@ -64,7 +65,7 @@ var verdictNames = [...]string{
 	DropBucketFull: "bucket_full", DropTTL: "ttl_exceeded", DropFragment: "fragment",
 	DropTooBig: "too_big", DropBadRST: "bad_rst",
 	DropBadSYN: "bad_syn", DropBadFlags: "bad_tcp_flags",
-	DropProxy: "proxy_refused", DropICMPTruncated: "icmp_truncated", DropNoRoute: "no_route",
+	DropProxy: "proxy_refused", DropTOA: "toa_refused", DropICMPTruncated: "icmp_truncated", DropNoRoute: "no_route",
 	DropBlackhole: "blackhole_route", DropForeignRoute: "foreign_route",
 	DropLocalRoute: "local_route",
 	DropNeighbour:  "neighbour_unresolved", DropPortDown: "port_down",

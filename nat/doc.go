@@ -19,8 +19,9 @@
 // an odd offset; the property tests compare each path with a full recompute.
 //
 // Order matters. A client packet passes StripOption (forged TOA), on a SYN also
-// StripTimestamps, then InsertTOA, then Forward; a server packet passes
-// LowerMSS (SYN-ACK only), then Reply. InsertTOA moves the frame's start: after
+// StripTimestamps, CutSYN and ClampMSS, then InsertTOA, ShiftTimestamps and Forward;
+// a server packet passes LowerMSS and ClampMSS (SYN-ACK only), ShiftTimestamps, then
+// Reply; KeepTTL comes last. InsertTOA moves the frame's start: after
 // it only the new offset, the new length and the updated packet.Packet are
 // true.
 //

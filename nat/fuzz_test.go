@@ -97,7 +97,7 @@ func through(chunk []byte, off, n *int, p *packet.Packet, f *flow, d conntrack.D
 		}
 		return Forward(chunk[*off:*off+*n], p, &f.e, &f.dir), 0
 	case packet.KindICMPError:
-		return TranslateError(frame, p, &f.e, d, &f.dir), 0
+		return TranslateError(frame, p, &f.e, d, &f.dir, TOARoom(&f.e)), 0
 	case packet.KindARP:
 		return AnswerARP(frame, p, ourMAC), 0
 	case packet.KindNS:

@@ -29,10 +29,9 @@ const (
 // Full-NAT it is the local address, like every packet of the flow, since the
 // servers' network need have no route for others; in DNAT it stays.
 //
-// Towards the client of a Full-NAT TCP flow whose client has not yet
-// acknowledged server data, the MTU in "fragmentation needed" and "packet too
-// big" is lowered by TOA's length, whether the service uses TOA or not (a few
-// bytes too low do no harm): what the client sends still grows by it.
+// Towards the client the MTU in "fragmentation needed" and "packet too big" is
+// lowered by room, which is by how many bytes l4fwd makes the client's packets
+// longer: TOARoom where the service tells the client's address by TOA, else 0.
 //
 // All checksums, the ICMP one too, are updated incrementally: an error that
 // arrives damaged leaves damaged, and RFC 5508 (REQ-3) is met by whoever checks.
@@ -42,7 +41,7 @@ const (
 //
 // It returns false if the error cannot be about this flow; then the frame must
 // not be sent.
-func TranslateError(frame []byte, p *packet.Packet, e *conntrack.Entry, d conntrack.Dir, dir *conntrack.Directory) bool {
+func TranslateError(frame []byte, p *packet.Packet, e *conntrack.Entry, d conntrack.Dir, dir *conntrack.Directory, room int) bool {
 	server, rs, ports, ok := serverSide(e, dir)
 	if !ok || int(e.Service) >= len(dir.Services) || !isError(frame, p) ||
 		p.V6 != (e.Flags&conntrack.V6Client != 0) || p.V6 != (e.Flags&conntrack.V6Server != 0) {
@@ -61,9 +60,7 @@ func TranslateError(frame []byte, p *packet.Packet, e *conntrack.Entry, d conntr
 			src: e.Client, dst: vip.Addr, ports: uint32(e.ClientPort)<<16 | uint32(vip.Port),
 			addrDiff: packet.Negate(e.AddrSum), portDiff: packet.Negate(e.PortSum), seq: -e.SeqDelta,
 		}.restore(frame, p)
-		if e.Mode == conntrack.FullNAT && p.Proto == packet.ProtoTCP && e.Flags&conntrack.ServerAcked == 0 {
-			lowerMTU(msg, p.V6, TOALen(e))
-		}
+		lowerMTU(msg, p.V6, uint16(room))
 	} else {
 		src, _ = p.OuterAddrs(frame)
 		dst = rs

@@ -113,7 +113,7 @@ func TestTranslateErrorTwin(t *testing.T) {
 		if p.Kind != packet.KindICMPError {
 			t.Fatalf("%+v", p)
 		}
-		if !TranslateError(frame, &p, &f.e, towards, &f.dir) {
+		if !TranslateError(frame, &p, &f.e, towards, &f.dir, TOARoom(&f.e)) {
 			t.Fatal("refused")
 		}
 		if d := cmp.Diff(want.frame(), frame); d != "" {
@@ -179,7 +179,7 @@ func TestErrorMTU(t *testing.T) {
 			m := icmpError{src: src, dst: s.src, ttl: 64, kind: c.kind, code: c.code, rest: c.rest, inner: s.datagram()}
 			frame := m.frame()
 			p := parse(t, frame)
-			if !TranslateError(frame, &p, &f.e, conntrack.Reply, &f.dir) {
+			if !TranslateError(frame, &p, &f.e, conntrack.Reply, &f.dir, TOARoom(&f.e)) {
 				t.Fatal("refused")
 			}
 			if got := binary.BigEndian.Uint32(frame[p.L4+4:]); got != c.want {
@@ -219,7 +219,7 @@ func TestTranslateErrorRefuses(t *testing.T) {
 			p := parse(t, frame)
 			short := frame
 			c.edit(f, &p, &short)
-			if TranslateError(short, &p, &f.e, conntrack.Reply, &f.dir) {
+			if TranslateError(short, &p, &f.e, conntrack.Reply, &f.dir, TOARoom(&f.e)) {
 				t.Error("accepted")
 			}
 			if !slices.Equal(before, frame) {
@@ -237,7 +237,7 @@ func TestTranslateErrorAllocatesNothing(t *testing.T) {
 	frame := m.frame()
 	p := parse(t, frame)
 	if n := testing.AllocsPerRun(100, func() {
-		if !TranslateError(frame, &p, &f.e, conntrack.Forward, &f.dir) {
+		if !TranslateError(frame, &p, &f.e, conntrack.Forward, &f.dir, TOARoom(&f.e)) {
 			panic("refused")
 		}
 	}); n != 0 {

@@ -98,7 +98,7 @@ func TestError64Extensions(t *testing.T) {
 			before := slices.Clone(chunk)
 			p := parse(t, frame)
 			was := p
-			off, n, res := TranslateError64(chunk, headroom, len(frame), &p, &f.e, c.dir, &f.dir, 1, 0)
+			off, n, res := TranslateError64(chunk, headroom, len(frame), &p, &f.e, c.dir, &f.dir, 1, 0, TOARoom(&f.e))
 			if res != Error64Translated {
 				t.Fatal(res)
 			}
@@ -133,7 +133,7 @@ func TestError64FalseExtensions(t *testing.T) {
 			frame := in.frame64(t)
 			chunk := inChunk(frame, headroom)
 			p := parse(t, frame)
-			off, n, res := TranslateError64(chunk, headroom, len(frame), &p, &f.e, conntrack.Reply, &f.dir, 1, 0)
+			off, n, res := TranslateError64(chunk, headroom, len(frame), &p, &f.e, conntrack.Reply, &f.dir, 1, 0, TOARoom(&f.e))
 			if res != Error64Translated {
 				t.Fatal(res)
 			}
@@ -156,7 +156,7 @@ func TestError64ExtensionBeforeTransport(t *testing.T) {
 	frame := in.frame64(t)
 	chunk := inChunk(frame, headroom)
 	p := parse(t, frame)
-	off, n, res := TranslateError64(chunk, headroom, len(frame), &p, &f.e, conntrack.Forward, &f.dir, 1, 0)
+	off, n, res := TranslateError64(chunk, headroom, len(frame), &p, &f.e, conntrack.Forward, &f.dir, 1, 0, TOARoom(&f.e))
 	if res != Error64Translated {
 		t.Fatal(res)
 	}
@@ -226,7 +226,7 @@ func TestError64Embedded(t *testing.T) {
 			frame := in.frame64(t)
 			chunk := inChunk(frame, headroom)
 			p := parse(t, frame)
-			off, n, res := TranslateError64(chunk, headroom, len(frame), &p, &f.e, c.dir, &f.dir, 1, 0)
+			off, n, res := TranslateError64(chunk, headroom, len(frame), &p, &f.e, c.dir, &f.dir, 1, 0, TOARoom(&f.e))
 			if res != Error64Translated {
 				t.Fatal(res)
 			}
@@ -262,12 +262,12 @@ func TestError64ThereAndBack(t *testing.T) {
 		frame := in.frame64(t)
 		chunk := inChunk(frame, headroom)
 		p := parse(t, frame)
-		off, n, res := TranslateError64(chunk, headroom, len(frame), &p, &f.e, d, &f.dir, 0, 0)
+		off, n, res := TranslateError64(chunk, headroom, len(frame), &p, &f.e, d, &f.dir, 0, 0, TOARoom(&f.e))
 		if res != Error64Translated {
 			t.Fatal(res)
 		}
 		p = parse(t, chunk[off:off+n])
-		off, n, res = TranslateError64(chunk, off, n, &p, &m.e, 1-d, &m.dir, 0, 0)
+		off, n, res = TranslateError64(chunk, off, n, &p, &m.e, 1-d, &m.dir, 0, 0, TOARoom(&m.e))
 		if res != Error64Translated || off != headroom {
 			t.Fatalf("%v at %d", res, off)
 		}
@@ -294,7 +294,7 @@ func TestError64DamageSurvives(t *testing.T) {
 		at := int(p.L4) + rapid.SampledFrom([]int{2, 3, int(p.End-p.L4) - 1}).Draw(t, "byte")
 		frame[at] ^= 1 << rapid.IntRange(0, 7).Draw(t, "bit")
 		chunk := inChunk(frame, headroom)
-		off, n, res := TranslateError64(chunk, headroom, len(frame), &p, &f.e, d, &f.dir, 1, 0)
+		off, n, res := TranslateError64(chunk, headroom, len(frame), &p, &f.e, d, &f.dir, 1, 0, TOARoom(&f.e))
 		if res != Error64Translated {
 			t.Fatal(res)
 		}
@@ -337,7 +337,7 @@ func TestError64Refuses(t *testing.T) {
 			off, n := headroom, len(frame)
 			c.edit(f, &p, &chunk, &off, &n)
 			was, before := p, slices.Clone(chunk)
-			gotOff, gotN, res := TranslateError64(chunk, off, n, &p, &f.e, d, &f.dir, 1, 0)
+			gotOff, gotN, res := TranslateError64(chunk, off, n, &p, &f.e, d, &f.dir, 1, 0, TOARoom(&f.e))
 			if res != c.want || gotOff != off || gotN != n || p != was || !slices.Equal(chunk, before) {
 				t.Errorf("%s, direction %d: %v, want %v, or something changed", c.name, d, res, c.want)
 			}
@@ -396,7 +396,7 @@ func TestError64AllocatesNothing(t *testing.T) {
 		if n := testing.AllocsPerRun(100, func() {
 			copy(buf, chunk)
 			p := good
-			if _, _, res := TranslateError64(buf, headroom, int(p.End), &p, &f.e, d, &f.dir, 1, 1500); res != Error64Translated {
+			if _, _, res := TranslateError64(buf, headroom, int(p.End), &p, &f.e, d, &f.dir, 1, 1500, TOARoom(&f.e)); res != Error64Translated {
 				panic(res)
 			}
 		}); n != 0 {
@@ -428,6 +428,6 @@ func BenchmarkTranslateError64(b *testing.B) {
 	for b.Loop() {
 		copy(buf[headroom-40:], chunk[headroom-40:headroom+400])
 		p := good
-		TranslateError64(buf, headroom, int(p.End), &p, &f.e, conntrack.Reply, &f.dir, 1, 0)
+		TranslateError64(buf, headroom, int(p.End), &p, &f.e, conntrack.Reply, &f.dir, 1, 0, TOARoom(&f.e))
 	}
 }

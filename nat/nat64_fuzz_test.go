@@ -33,7 +33,7 @@ func through64(chunk []byte, off, n int, p *packet.Packet, f *flow, how byte) (n
 		if p.V6 {
 			d = conntrack.Forward
 		}
-		off, n, res := TranslateError64(chunk, off, n, p, &f.e, d, &f.dir, 1, int(how)<<8)
+		off, n, res := TranslateError64(chunk, off, n, p, &f.e, d, &f.dir, 1, int(how)<<8, TOARoom(&f.e))
 		return off, n, res == Error64Translated
 	case p.V6:
 		if how&1 != 0 && TOANeeded(&f.e, p) {
@@ -135,7 +135,7 @@ func FuzzNAT64Offsets(f *testing.F) {
 			Reply64(bytesOf(fill, size), off, n, &q, &fl.e, &fl.dir)
 			for _, d := range []conntrack.Dir{conntrack.Forward, conntrack.Reply} {
 				q = p
-				TranslateError64(bytesOf(fill, size), off, n, &q, &fl.e, d, &fl.dir, 1, 0)
+				TranslateError64(bytesOf(fill, size), off, n, &q, &fl.e, d, &fl.dir, 1, 0, TOARoom(&fl.e))
 			}
 		}
 	})

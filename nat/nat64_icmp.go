@@ -51,7 +51,7 @@ var (
 // ICMP of an ICMPv6 error: type, code, MTU and pointer by the tables of RFC 7915
 // sections 4.2 and 5.2, the embedded packet by sections 4.3 and 5.3, with the
 // addresses, ports, sequence numbers and checksums that its sender knows. Outer
-// source and destination, and what is done about TOA, are as in TranslateError.
+// source and destination, and room, are as in TranslateError.
 // TTL and hop limit are decremented: the caller has refused 1 and less.
 //
 // The error is cut to 1280 (ICMPv6) or 576 bytes (ICMP), IP header included.
@@ -69,7 +69,7 @@ var (
 // its front, by 40 bytes less the options of both IPv4 headers; padding before an
 // extension may take up to 20 bytes of the chunk behind the frame.
 func TranslateError64(chunk []byte, off, n int, p *packet.Packet, e *conntrack.Entry, d conntrack.Dir,
-	dir *conntrack.Directory, id uint16, path int) (newOff, newLen int, res Error64) {
+	dir *conntrack.Directory, id uint16, path, room int) (newOff, newLen int, res Error64) {
 	server, rs, ports, ok := serverSide(e, dir)
 	if !ok || !translates(e) || int(e.Service) >= len(dir.Services) || p.V6 != (d == conntrack.Forward) ||
 		off < 0 || off > len(chunk) || n < 0 || n > len(chunk)-off || !hasEthernet(p) || !isError(chunk[off:off+n], p) {
@@ -82,7 +82,7 @@ func TranslateError64(chunk []byte, off, n int, p *packet.Packet, e *conntrack.E
 		t.src, t.dst = vip.Addr, e.Client
 		t.inner = embedded{src: e.Client, dst: vip.Addr, ports: uint32(e.ClientPort)<<16 | uint32(vip.Port),
 			portDiff: packet.Negate(e.PortSum), seq: -e.SeqDelta}
-		ok = t.head6(roomFor(e), path)
+		ok = t.head6(room, path)
 	} else {
 		t.from, t.to = &family6, &family4
 		t.src, t.dst = server, rs
@@ -99,15 +99,6 @@ func TranslateError64(chunk []byte, off, n int, p *packet.Packet, e *conntrack.E
 	t.measure(len(chunk) - newOff)
 	t.write(chunk, newOff, id)
 	return newOff, int(p.End), Error64Translated
-}
-
-// roomFor is how much longer a client's packet of flow e may become on the way;
-// see TranslateError.
-func roomFor(e *conntrack.Entry) int {
-	if e.Proto == packet.ProtoTCP && e.Flags&conntrack.ServerAcked == 0 {
-		return int(TOALen(e))
-	}
-	return 0
 }
 
 // translation64 is one error on its way to the other family.

@@ -103,7 +103,7 @@ func TestError64Twin(t *testing.T) {
 		before := slices.Clone(chunk)
 		p := parse(t, frame)
 		was := p
-		off, n, res := TranslateError64(chunk, room, len(frame), &p, &f.e, d, &f.dir, want.id, 0)
+		off, n, res := TranslateError64(chunk, room, len(frame), &p, &f.e, d, &f.dir, want.id, 0, TOARoom(&f.e))
 		if d == conntrack.Reply && room < 40 {
 			if res != Error64NoHeadroom || off != room || n != len(frame) || p != was || !slices.Equal(chunk, before) {
 				t.Fatalf("%v, or something changed", res)
@@ -236,7 +236,7 @@ func oneRow(t *testing.T, r row64) error {
 	chunk := inChunk(frame, headroom)
 	before := slices.Clone(chunk)
 	p := parse(t, frame)
-	off, n, res := TranslateError64(chunk, headroom, len(frame), &p, &f.e, r.dir, &f.dir, 1, 0)
+	off, n, res := TranslateError64(chunk, headroom, len(frame), &p, &f.e, r.dir, &f.dir, 1, 0, TOARoom(&f.e))
 	if r.toKind == 0xff {
 		if res != Error64NoCounterpart || off != headroom || n != len(frame) || !slices.Equal(chunk, before) {
 			return fmt.Errorf("%v, or something changed", res)
@@ -328,7 +328,7 @@ func TestError64MTU(t *testing.T) {
 			frame := m.frame64(t)
 			chunk := inChunk(frame, headroom)
 			p := parse(t, frame)
-			off, n, res := TranslateError64(chunk, headroom, len(frame), &p, &f.e, c.dir, &f.dir, 1, c.path)
+			off, n, res := TranslateError64(chunk, headroom, len(frame), &p, &f.e, c.dir, &f.dir, 1, c.path, TOARoom(&f.e))
 			if res != Error64Translated {
 				t.Fatal(res)
 			}

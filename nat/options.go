@@ -6,7 +6,7 @@ import (
 	"github.com/l4fwd/l4fwd/packet"
 )
 
-// MinMSS is the smallest maximum segment size LowerMSS makes. A server that asks
+// MinMSS is the smallest maximum segment size LowerMSS and ClampMSS make. A server that asks
 // for less is left alone: no link has so small an MTU that the few bytes of TOA
 // would not fit on top.
 const MinMSS = 256
@@ -80,6 +80,19 @@ func StripTimestamps(frame []byte, p *packet.Packet) (found bool) {
 // option was there; without it the other side sends at most 536 bytes (IPv4) or
 // 1220 (IPv6, RFC 9293 section 3.7.1), and there is room on any usual link.
 func LowerMSS(frame []byte, p *packet.Packet, by uint16) (found bool) {
+	return cutMSS(frame, p, by, 0xffff)
+}
+
+// ClampMSS reduces the maximum segment size that a SYN or SYN-ACK announces to
+// most, where it is more; for the rest it is as LowerMSS. Segments of that many
+// bytes of data and options, behind 20 bytes of TCP header, are what the sender
+// of the packet will get at most (RFC 6691).
+func ClampMSS(frame []byte, p *packet.Packet, most uint16) (found bool) {
+	return cutMSS(frame, p, 0, most)
+}
+
+// cutMSS takes off by bytes, and whatever is then still above most.
+func cutMSS(frame []byte, p *packet.Packet, by, most uint16) (found bool) {
 	if p.TCPFlags&packet.SYN == 0 || !hasOptions(frame, p) {
 		return false
 	}
@@ -93,7 +106,7 @@ func LowerMSS(frame []byte, p *packet.Packet, by uint16) (found bool) {
 		if was <= MinMSS {
 			continue
 		}
-		mss := uint16(max(int(was)-int(by), MinMSS))
+		mss := uint16(max(min(int(was)-int(by), int(most)), MinMSS))
 		binary.BigEndian.PutUint16(frame[it.Off+2:], mss)
 		diff = packet.AddDiff(diff, packet.DiffAt(packet.Diff16(was, mss), it.Off-int(p.L4)))
 	}

@@ -42,11 +42,11 @@ func slowStrip(opts []byte, kind byte) []byte {
 	return out
 }
 
-func slowMSS(opts []byte, by int) []byte {
+func slowMSS(opts []byte, by, most int) []byte {
 	out := slices.Clone(opts)
 	eachOption(opts, func(from, to int) {
 		if mss := int(binary.BigEndian.Uint16(append(opts[from:to:to], 0, 0, 0, 0)[2:])); opts[from] == 2 && to-from == 4 && mss > MinMSS {
-			binary.BigEndian.PutUint16(out[from+2:], uint16(max(mss-by, MinMSS)))
+			binary.BigEndian.PutUint16(out[from+2:], uint16(max(min(mss-by, most), MinMSS)))
 		}
 	})
 	return out
@@ -73,11 +73,19 @@ func TestOptionsTwin(t *testing.T) {
 		}
 		by := rapid.SampledFrom([]uint16{0, 8, 20, 0xffff}).Draw(t, "by")
 		if s.flags&packet.SYN != 0 {
-			s.opts = slowMSS(s.opts, int(by))
+			s.opts = slowMSS(s.opts, int(by), 0xffff)
 		}
 		LowerMSS(frame, &p, by)
 		if d := cmp.Diff(s.frame(), frame); d != "" {
 			t.Fatalf("LowerMSS(%d) of % x (-want +got):\n%s", by, was, d)
+		}
+		most := rapid.SampledFrom([]uint16{0, 256, 257, 536, 1440, 0xffff}).Draw(t, "most")
+		if s.flags&packet.SYN != 0 {
+			s.opts = slowMSS(s.opts, 0, int(most))
+		}
+		ClampMSS(frame, &p, most)
+		if d := cmp.Diff(s.frame(), frame); d != "" {
+			t.Fatalf("ClampMSS(%d) of % x (-want +got):\n%s", most, was, d)
 		}
 		if s.flags&packet.SYN != 0 {
 			s.opts = slowStrip(s.opts, 8)
@@ -171,6 +179,39 @@ func TestLowerMSS(t *testing.T) {
 	}
 }
 
+func TestClampMSS(t *testing.T) {
+	for _, c := range []struct {
+		name       string
+		flags      uint8
+		opts, want []byte
+		most       uint16
+		found      bool
+	}{
+		{"a SYN", packet.SYN, []byte{2, 4, 0x05, 0xb4}, []byte{2, 4, 0x05, 0x14}, 1300, true},
+		{"a SYN-ACK", packet.SYN | packet.ACK, []byte{2, 4, 0xff, 0xff}, []byte{2, 4, 0x05, 0x14}, 1300, true},
+		{"odd offset", packet.SYN, []byte{1, 2, 4, 0x05, 0xb4, 1, 1, 1}, []byte{1, 2, 4, 0x05, 0x14, 1, 1, 1}, 1300, true},
+		{"never raises", packet.SYN, []byte{2, 4, 0x05, 0x13}, []byte{2, 4, 0x05, 0x13}, 1300, true},
+		{"not below the least", packet.SYN, []byte{2, 4, 0x05, 0xb4}, []byte{2, 4, 1, 0}, 20, true},
+		{"small ones stay", packet.SYN, []byte{2, 4, 0, 200}, []byte{2, 4, 0, 200}, 100, true},
+		{"absent", packet.SYN, []byte{1, 3, 3, 7}, []byte{1, 3, 3, 7}, 1300, false},
+		{"not on a SYN", packet.ACK, []byte{2, 4, 0x05, 0xb4}, []byte{2, 4, 0x05, 0xb4}, 1300, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f := flow4(conntrack.FullNAT)
+			s := f.fromClient(shape{ttl: 3, flags: c.flags, opts: c.opts})
+			frame := s.frame()
+			p := parse(t, frame)
+			if found := ClampMSS(frame, &p, c.most); found != c.found {
+				t.Errorf("found %v, want %v", found, c.found)
+			}
+			s.opts = c.want
+			if d := cmp.Diff(s.frame(), frame); d != "" {
+				t.Errorf("(-want +got):\n%s", d)
+			}
+		})
+	}
+}
+
 func TestOptionsAllocateNothing(t *testing.T) {
 	f := flow4(conntrack.FullNAT)
 	s := f.fromClient(shape{flags: packet.SYN, opts: []byte{2, 4, 5, 180, 1, 3, 3, 7, 4, 2, 8, 10, 1, 1, 1, 1, 0, 0, 0, 0}})
@@ -180,6 +221,7 @@ func TestOptionsAllocateNothing(t *testing.T) {
 		StripOption(frame, &p, 254)
 		StripTimestamps(frame, &p)
 		LowerMSS(frame, &p, 8)
+		ClampMSS(frame, &p, 1300)
 	}); n != 0 {
 		t.Errorf("%v allocations", n)
 	}

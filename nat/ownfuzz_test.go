@@ -30,7 +30,7 @@ func FuzzOwnPackets(f *testing.F) {
 		if p.Kind == packet.KindICMPError {
 			fl.e.Created = p.Seq - word%200
 		}
-		for i := range 7 {
+		for i := range 8 {
 			chunk := inChunk(frame, headroom)
 			before := slices.Clone(chunk)
 			q, e := p, fl.e
@@ -51,6 +51,8 @@ func FuzzOwnPackets(f *testing.F) {
 				ProxyReply(chunk[off:off+n], &q, &e, int(word%105))
 			case 6:
 				ProxyError(chunk[off:off+n], &q, &e, int(word%105))
+			case 7:
+				ShiftTimestamps(chunk[off:off+n], &q, conntrack.Dir(how&1), word)
 			}
 			end := headroom + len(frame)
 			if off < 0 || n < 0 || off+n > end || !slices.Equal(chunk[end:], before[end:]) || !slices.Equal(chunk[:min(off, headroom)], before[:min(off, headroom)]) {

@@ -415,7 +415,7 @@ func TestProxyErrorTwin(t *testing.T) {
 		if again := parse(t, frame); again != p {
 			t.Fatal("p is not true any more")
 		}
-		if !TranslateError(frame, &p, &f.e, conntrack.Reply, &f.dir) {
+		if !TranslateError(frame, &p, &f.e, conntrack.Reply, &f.dir, TOARoom(&f.e)) {
 			t.Fatal("refused")
 		}
 		if d := cmp.Diff(want.frame(), frame); d != "" {

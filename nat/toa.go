@@ -45,6 +45,17 @@ func TOALen(e *conntrack.Entry) uint16 {
 	return toaLen6
 }
 
+// TOARoom returns by how many bytes a client's packet of flow e may still have to
+// grow, if its service wants TOA (which the caller knows): TOALen until the client
+// has acknowledged data from the server, then nothing. It is what the client is
+// told of an MTU that is in its way.
+func TOARoom(e *conntrack.Entry) int {
+	if e.Proto != packet.ProtoTCP || e.Mode != conntrack.FullNAT || e.Flags&conntrack.ServerAcked != 0 {
+		return 0
+	}
+	return int(TOALen(e))
+}
+
 // TOANeeded reports whether a client's packet carries TOA if its service wants
 // any (which the caller knows): from the handshake's ACK on, every packet until
 // the client acknowledges data from the server, for until then an earlier one

@@ -20,7 +20,7 @@ const fleetSeed = 0x6c34667764 // "l4fwd"
 
 // Spec is what the data plane is to do.
 func Spec(c *config.Config) dataplane.Spec {
-	spec := dataplane.Spec{Seed: fleetSeed}
+	spec := dataplane.Spec{Seed: fleetSeed, KeepTTL: !c.DecrementTTL}
 	for a := range c.Locals() {
 		spec.Locals = append(spec.Locals, packet.AddrFrom(a))
 	}
@@ -28,18 +28,18 @@ func Spec(c *config.Config) dataplane.Spec {
 		s := &c.Services[i]
 		proto := protocol(s.Protocol)
 		out := dataplane.ServiceSpec{
-			Name:      s.Name,
-			VIP:       endpoint(s.Address, proto),
-			Mode:      conntrack.FullNAT,
-			Scheduler: schedulers[s.Scheduler],
-			TOA:       s.ClientAddress == config.ClientAddressTOA,
-			TOAKind:   s.TOAKind,
-			Proxy:     proxies[s.ClientAddress],
-			// Behind one local address a real server sees many clients' clocks
-			// as one, and would drop segments as too old (RFC 7323 section 5).
-			StripTimestamps: s.Mode == config.FullNAT,
-			ResetStray:      s.NoFlow == config.NoFlowReset,
-			Timeouts:        Timeouts(&s.Timeouts),
+			Name:       s.Name,
+			VIP:        endpoint(s.Address, proto),
+			Mode:       conntrack.FullNAT,
+			Scheduler:  schedulers[s.Scheduler],
+			TOA:        s.ClientAddress == config.ClientAddressTOA,
+			TOAOnly:    s.TOANoRoom == config.TOANoRoomDrop,
+			TOAKind:    s.TOAKind,
+			Proxy:      proxies[s.ClientAddress],
+			Timestamps: timestamps[s.Timestamps],
+			MSSClamp:   mssClamp(s.MSSClamp),
+			ResetStray: s.NoFlow == config.NoFlowReset,
+			Timeouts:   Timeouts(&s.Timeouts),
 		}
 		if s.Mode == config.DNAT {
 			out.Mode = conntrack.DNAT
@@ -66,6 +66,19 @@ func PortRanges(c *config.Config) []nat.PortRange {
 var proxies = map[config.ClientAddress]nat.ProxyVersion{
 	config.ClientAddressProxyV1: nat.ProxyV1,
 	config.ClientAddressProxyV2: nat.ProxyV2,
+}
+
+var timestamps = map[config.Timestamps]nat.TSPolicy{
+	config.TimestampsStrip:     nat.TSStrip,
+	config.TimestampsKeep:      nat.TSKeep,
+	config.TimestampsTranslate: nat.TSTranslate,
+}
+
+func mssClamp(m config.MSSClamp) uint16 {
+	if m == config.MSSMTU {
+		return dataplane.ClampToMTU
+	}
+	return uint16(m) // 0 is no limit to both
 }
 
 var schedulers = map[config.Scheduler]balance.Kind{

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -83,7 +84,7 @@ func TestSpec(t *testing.T) {
 		Services: []dataplane.ServiceSpec{
 			{
 				Name: "web", VIP: end("192.0.2.10:80", packet.ProtoTCP), Mode: conntrack.FullNAT,
-				Scheduler: balance.Maglev, TOA: true, TOAKind: 200, StripTimestamps: true, Timeouts: web,
+				Scheduler: balance.Maglev, TOA: true, TOAKind: 200, Timestamps: nat.TSStrip, Timeouts: web,
 				Backends: []dataplane.BackendSpec{
 					{Endpoint: end("10.0.1.20:8080", packet.ProtoTCP), Weight: 3},
 					{Endpoint: end("10.0.1.21:8080", packet.ProtoTCP)},
@@ -112,6 +113,33 @@ func TestSpec(t *testing.T) {
 	}
 	if _, err := dataplane.NewRegistry(2).Build(got); err != nil {
 		t.Error(err)
+	}
+}
+
+// Every policy of rewriting finds its way.
+func TestPolicies(t *testing.T) {
+	const head = "interfaces: [{name: eth1}]\nlocal_addresses: [10.0.1.10]\n"
+	const service = "services: [{name: s, address: \"192.0.2.10:80\", protocol: tcp, mode: full-nat, client_address: toa, " +
+		"backends: [{address: \"10.0.1.20:80\"}]"
+	plainly := Spec(parse(t, head+service+"}]"))
+	for text, change := range map[string]func(*dataplane.Spec){
+		service + ", timestamps: keep}]":          func(s *dataplane.Spec) { s.Services[0].Timestamps = nat.TSKeep },
+		service + ", timestamps: strip}]":         func(*dataplane.Spec) {},
+		service + ", timestamps: translate}]":     func(s *dataplane.Spec) { s.Services[0].Timestamps = nat.TSTranslate },
+		service + ", toa_no_room: drop}]":         func(s *dataplane.Spec) { s.Services[0].TOAOnly = true },
+		service + ", toa_no_room: send-without}]": func(*dataplane.Spec) {},
+		service + ", mss_clamp: off}]":            func(*dataplane.Spec) {},
+		service + ", mss_clamp: mtu}]":            func(s *dataplane.Spec) { s.Services[0].MSSClamp = dataplane.ClampToMTU },
+		service + ", mss_clamp: 1400}]":           func(s *dataplane.Spec) { s.Services[0].MSSClamp = 1400 },
+		"decrement_ttl: false\n" + service + "}]": func(s *dataplane.Spec) { s.KeepTTL = true },
+		"decrement_ttl: true\n" + service + "}]":  func(*dataplane.Spec) {},
+	} {
+		want := plainly
+		want.Services = slices.Clone(plainly.Services)
+		change(&want)
+		if diff := cmp.Diff(want, Spec(parse(t, head+text))); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", text, diff)
+		}
 	}
 }
 

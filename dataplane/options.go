@@ -1,0 +1,90 @@
+package dataplane
+
+import (
+	"github.com/l4fwd/l4fwd/conntrack"
+	"github.com/l4fwd/l4fwd/nat"
+	"github.com/l4fwd/l4fwd/packet"
+)
+
+// editSYN takes out of row i, a client's SYN of flow e, what its service does not
+// want negotiated, before the flow is tracked.
+func (w *Worker) editSYN(i int, e *conntrack.Entry, svc *Service) {
+	p := &w.b.pkt[i]
+	if svc.Timestamps == nat.TSStrip {
+		nat.StripTimestamps(w.frame(i), p)
+	}
+	if svc.TOA {
+		// With Fast Open the server would have the connection from its SYN, which
+		// bears no TOA: a client could hide who it is.
+		w.b.desc[i].Len = uint32(nat.CutSYN(w.frame(i), p))
+	}
+	if svc.MSSClamp != 0 {
+		nat.ClampMSS(w.frame(i), p, w.mssLimit(e, svc, 0))
+	}
+}
+
+// clockDelta is what the timestamps of flow e, which row i's SYN opens, are moved by
+// for as long as it lives.
+func (w *Worker) clockDelta(i int, e *conntrack.Entry) uint32 {
+	dir := &w.snap.Directory
+	first := packet.ScanOptions(w.frame(i), &w.b.pkt[i]).TSVal
+	return w.isn.Timestamp(dir.Locals[e.Local], dir.Backends[e.Backend].Addr, w.nanos) - first
+}
+
+// leaveRoom lowers the MSS in a SYN-ACK by what the client's segments will grow
+// by on their way, and to the service's limit.
+func (w *Worker) leaveRoom(frame []byte, p *packet.Packet, e *conntrack.Entry, svc *Service) {
+	more := w.growth(e, svc)
+	cut := uint16(more)
+	if translated(e) {
+		cut = nat.MSSCut64(cut)
+	}
+	if cut > 0 {
+		nat.LowerMSS(frame, p, cut)
+	}
+	if svc.MSSClamp != 0 {
+		nat.ClampMSS(frame, p, w.mssLimit(e, svc, more))
+	}
+}
+
+// mssLimit is the longest segment that may be announced to one end of flow e, if
+// what the other end then sends grows by more bytes on its way to the server.
+func (w *Worker) mssLimit(e *conntrack.Entry, svc *Service, more int) uint16 {
+	limit := int(svc.MSSClamp) - more
+	if svc.MSSClamp == ClampToMTU {
+		limit = min(w.segmentTo(e.Client), w.segmentTo(w.snap.Directory.Backends[e.Backend].Addr)-more)
+	}
+	return uint16(max(limit, 0))
+}
+
+// segmentTo is the longest TCP segment, without its bare header, that fits the MTU
+// of the next hop to an address; without a way it is the longest there can be.
+func (w *Worker) segmentTo(a packet.Addr) int {
+	mtu := int(w.routes.Hop(w.routes.Lookup(a)).MTU)
+	if mtu == 0 {
+		mtu = 0xffff
+	}
+	if a.Is4() {
+		return mtu - packet.IPv4MinLen - packet.TCPMinLen
+	}
+	return mtu - packet.IPv6Len - packet.TCPMinLen
+}
+
+// insertTOA grows the packet at its front, to mtu at most. One that is full up
+// goes on without the option, as in DPVS (a later one of the same handshake
+// carries it again), or goes no further: as the service has it. Every outcome is
+// counted.
+func (w *Worker) insertTOA(i int, e *conntrack.Entry, svc *Service, mtu int) Verdict {
+	p := &w.b.pkt[i]
+	chunk, off := w.chunk(i)
+	off, n, res := nat.InsertTOA(chunk, off, int(w.b.desc[i].Len), p, e, svc.TOAKind, mtu)
+	w.moved(i, off, n)
+	w.count.TOA[res]++
+	switch {
+	case res == nat.TOAInserted, !svc.TOAOnly:
+		return Forwarded
+	case res == nat.TOATooBig:
+		return w.tooBig(i, p.Dst, mtu-int(nat.TOALen(e)))
+	}
+	return DropTOA
+}
