@@ -224,7 +224,7 @@ func TestTOANoRoom(t *testing.T) {
 				}
 				r.refused(0, 0, DropTOA, build(t, crowded))
 				p := r.answered(0, 0, 0, DropTooBig, build(t, large))
-				told := 0
+				var told int
 				if l, ok := p.Layer(layers.LayerTypeICMPv4).(*layers.ICMPv4); ok {
 					told = int(l.Seq)
 				} else {

@@ -130,7 +130,8 @@ func (m ProxyMark) Tracked(e *conntrack.Entry) {
 const optFastOpen = 34
 
 // CutSYN takes Fast Open out of a client's SYN, the cookie and any data: what
-// came with a SYN would reach the server where the header has to be. The client
+// came with a SYN would reach the server where the header has to be, and where the
+// client is told by TOA it would make a connection before that could be. The client
 // sends the data again behind the handshake, since nobody acknowledges it. It
 // returns the new length of the frame, with zeros for the padding a short one
 // needs, and corrects p. Of anything but a SYN it changes nothing. It is called
