@@ -175,7 +175,8 @@ func (dp *Dataplane) Close() error {
 
 // Audit accounts for every frame once all workers have stopped: how many are
 // in pools, rings between workers, and held by ports. An error names a frame
-// that is in two places or in none.
+// that is in two places or in none, or what is wrong with a flow table, see
+// conntrack.Table.Audit.
 func (dp *Dataplane) Audit() error {
 	where := make([]string, uint64(len(dp.umem))/dp.frame)
 	var errs []error
@@ -215,6 +216,11 @@ func (dp *Dataplane) Audit() error {
 	for n := range uint64(len(dp.Workers)) * (dp.mesh.span / dp.frame) {
 		if where[n] == "" {
 			errs = append(errs, fmt.Errorf("frame %d is nowhere", n))
+		}
+	}
+	for _, w := range dp.Workers {
+		if err := w.table.Audit(); err != nil {
+			errs = append(errs, fmt.Errorf("worker %d: %w", w.id, err))
 		}
 	}
 	if len(errs) > 8 {
