@@ -4,6 +4,7 @@
 #   test          everything in its short form, namespaces included (root)
 #   test-full     the whole matrix and the long runs
 #   cover         statement coverage of packet, conntrack and nat, 90 % at least
+#   fuzz          every fuzz target there is, FUZZTIME each (10s unless given)
 #   race          the control plane and all else outside the rings, race detector on
 #   bench         the forwarding benchmark over a generated capture
 #   golden        record bench/testdata/golden again, after a change that is meant
@@ -21,8 +22,9 @@ COMMANDS  := clang-14 llvm-strip-14 ethtool ip nginx iperf3 curl
 # time. The log is kept: a test that was skipped is a test that failed.
 TESTFLAGS := -count=1 -p 1 -timeout 20m
 TESTLOG   := bin/test.log
+FUZZTIME  ?= 10s
 
-.PHONY: build test test-full cover race bench golden generate generate-check lint demo deps clean
+.PHONY: build test test-full cover fuzz race bench golden generate generate-check lint demo deps clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/l4fwd ./cmd/l4fwd
@@ -45,6 +47,9 @@ cover:
 	@$(GO) test -short -count=1 -p 1 -timeout 10m -cover ./packet ./conntrack ./nat >bin/cover.log || { cat bin/cover.log; exit 1; }
 	@awk -v least=90 '{ print } match($$0, /coverage: [0-9.]+%/) { n++; if (substr($$0, RSTART+10)+0 < least) low = 1 } \
 		END { if (low || n != 3) { print "coverage: want " least "% of each of 3 packages"; exit 1 } }' bin/cover.log
+
+fuzz: deps
+	@sh .ci/fuzz $(FUZZTIME) $(GO)
 
 # The rings are shared with the kernel, which the detector cannot see; all else
 # of what runs in several threads is here.

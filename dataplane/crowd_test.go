@@ -18,11 +18,12 @@ type wire struct {
 	seq, ack     uint32
 	payload      int
 	ttl          uint8
+	opts         []byte // TCP options, a multiple of four
 }
 
 // append builds the frame behind b.
 func (s *wire) append(b []byte) []byte {
-	l4, proto := 20, uint8(packet.ProtoTCP)
+	l4, proto := 20+len(s.opts), uint8(packet.ProtoTCP)
 	if s.udp {
 		l4, proto = 8, packet.ProtoUDP
 	}
@@ -55,7 +56,8 @@ func (s *wire) append(b []byte) []byte {
 	} else {
 		b = binary.BigEndian.AppendUint32(b, s.seq)
 		b = binary.BigEndian.AppendUint32(b, s.ack)
-		b = append(b, 0x50, s.flags, 0xfd, 0xe8, 0, 0, 0, 0)
+		b = append(b, byte(l4<<2), s.flags, 0xfd, 0xe8, 0, 0, 0, 0)
+		b = append(b, s.opts...)
 		sum = at + 16
 	}
 	for i := range s.payload {
