@@ -96,11 +96,11 @@ func (q *sequence) clientSpeaks(where byte, arg []byte) {
 		w.src = addr("2001:db8:c::1")
 	}
 	w.src.Lo += uint64(arg[1] >> 2 & 3)
-	switch {
-	case arg[1]>>6 == 3:
+	switch arg[1] >> 6 {
+	case 3:
 		w.flags, w.ack = arg[2]&0x3f, 9001
 		w.seq++
-	case arg[1]>>6 == 2:
+	case 2:
 		w.payload, w.opts = 0, []byte{2, 4, arg[2], arg[2], 1, 1, 8, 10, 0, 0, 0, arg[2], 0, 0, 0, 0}
 	default:
 		w.payload /= 2 * int(arg[1]>>6+1)
@@ -355,4 +355,3 @@ func FuzzSequence(f *testing.F) {
 		q.end()
 	})
 }
-
