@@ -20,6 +20,7 @@ type Service struct {
 	ClientAddress string // none, toa; "" = left out
 	Scheduler     string // "" = wrr
 	Weights       []int  // of the servers in order; missing ones are 1
+	Extra         string // a line of the service's own, "mss_clamp: 1400" for example; "" = none
 }
 
 // Services are the three services of a Server (web, hash, echo) in both
@@ -80,6 +81,9 @@ func (t *Topology) renderService(b *strings.Builder, s Service) {
 	fmt.Fprintf(b, "    protocol: %s\n    mode: %s\n    scheduler: %s\n", s.Protocol, s.Mode, scheduler)
 	if s.ClientAddress != "" {
 		fmt.Fprintf(b, "    client_address: %s\n", s.ClientAddress)
+	}
+	if s.Extra != "" {
+		fmt.Fprintf(b, "    %s\n", s.Extra)
 	}
 	fmt.Fprintln(b, "    backends:")
 	for i := range t.Servers {
