@@ -298,6 +298,10 @@ func TestKeepTTL(t *testing.T) {
 	if got := ttl(verify(t, r.one(0, 1, 0, e))); got != 1 {
 		t.Errorf("an error with TTL 1 arrives with %d", got)
 	}
+	// No host sends a TTL of 0, and nobody is told.
+	zero := build(t, seg{src: "198.51.100.8:40000", dst: "192.0.2.10:80", syn: true, ttl: 1})
+	zero[14+8] = 0
+	r.refused(0, 0, DropTTL, zero)
 	// What is routed on could circle.
 	r.refused(0, 1, DropTTL, build(t, seg{src: "10.0.1.20:80", dst: "198.51.100.9:555", ack: true, ttl: 1}))
 	r.refused(0, 0, DropNoService, build(t, seg{src: "198.51.100.8:40000", dst: "192.0.2.10:33434", udp: true, ttl: 1}))
