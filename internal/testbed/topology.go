@@ -29,6 +29,9 @@ type TopologyOptions struct {
 	VIPs             VIPPath
 	ClientAddrs      int  // addresses of the client in each family; 0 = 1, at most 100
 	StaticNeighbours bool // l4fwd's kernel and its neighbours know each other without ARP and ND
+	// Impaired puts a Wire into each of l4fwd's arms. Two-arm only, and the arms
+	// stay: their devices cannot be deleted and connected again.
+	Impaired bool
 }
 
 // The addresses of every topology. The VIPs and LocalAddresses are nobody's:
@@ -71,6 +74,7 @@ func prefixesOf(nets map[Family]netip.Prefix, n int) []netip.Prefix {
 //
 //	two-arm: client[c0] ── [l0]lb[l1] ── switch ── [s0]rs1, [s0]rs2
 //	one-arm: client[c0], lb[l0], rs1[s0], rs2[s0] ── switch
+//	impaired: two-arm with a namespace "wires" between client and lb, and lb and switch
 type Topology struct {
 	Options TopologyOptions
 
@@ -81,6 +85,12 @@ type Topology struct {
 	LBClient   *Device   // l0
 	LBServer   *Device   // l1; in one-arm the same as LBClient
 	ServerDevs []*Device // s0 of each real server
+
+	// Of an impaired network; nil in others.
+	Wires                  *Namespace
+	ClientWire, ServerWire *Wire
+	// Facing are the wires' devices that l4fwd's are plugged into: l0's and l1's.
+	Facing [2]*Device
 }
 
 // NewTopology builds a network. On error nothing is left.
@@ -92,6 +102,9 @@ func NewTopology(o TopologyOptions) (*Topology, error) {
 	o.ClientAddrs = max(o.ClientAddrs, 1)
 	if o.Servers < 1 || o.Servers > 50 || o.ClientAddrs > 100 {
 		return nil, fmt.Errorf("topology: %d servers, %d client addresses: at most 50 and 100", o.Servers, o.ClientAddrs)
+	}
+	if o.Impaired && o.OneArm {
+		return nil, errors.New("topology: an impaired one has two arms")
 	}
 	t := &Topology{Options: o}
 	if err := t.build(); err != nil {
@@ -118,6 +131,12 @@ func (t *Topology) build() error {
 			return err
 		}
 		t.Servers = append(t.Servers, ns)
+	}
+	if t.Options.Impaired {
+		var err error
+		if t.Wires, err = NewNamespace("wires"); err != nil {
+			return err
+		}
 	}
 	if err := t.Switch.Bridge("br0"); err != nil {
 		return err
@@ -194,7 +213,12 @@ func (t *Topology) ConnectLBClient() error {
 	o := VethOptions{Queues: t.Options.Queues, MTU: t.Options.MTU, AddrsA: prefixesOf(ClientNet, hostLB), AddrsB: t.clientPrefixes(),
 		StaticNeighbours: t.Options.StaticNeighbours}
 	var err error
-	if t.LBClient, t.ClientDev, err = Veth(t.LB, "l0", t.Client, "c0", o); err != nil {
+	if t.Options.Impaired {
+		err = t.impairClient(o)
+	} else {
+		t.LBClient, t.ClientDev, err = Veth(t.LB, "l0", t.Client, "c0", o)
+	}
+	if err != nil {
 		return err
 	}
 	return t.routeClient()
@@ -207,7 +231,13 @@ func (t *Topology) ConnectLBServer() error {
 	if t.Options.OneArm {
 		name, addrs = "l0", append(addrs, prefixesOf(ClientNet, hostLB)...)
 	}
-	d, err := t.link(t.LB, name, "lb", t.Options.Queues, addrs)
+	var d *Device
+	var err error
+	if t.Options.Impaired {
+		d, err = t.impairServer(addrs)
+	} else {
+		d, err = t.link(t.LB, name, "lb", t.Options.Queues, addrs)
+	}
 	if err != nil {
 		return err
 	}
@@ -287,10 +317,11 @@ func (t *Topology) LBDevices() []string {
 	return []string{t.LBClient.Name, t.LBServer.Name}
 }
 
-// Namespaces are all of the topology, in the order client, lb, switch, servers.
+// Namespaces are all of the topology, in the order client, lb, switch,
+// wires, servers.
 func (t *Topology) Namespaces() []*Namespace {
 	var out []*Namespace
-	for _, ns := range append([]*Namespace{t.Client, t.LB, t.Switch}, t.Servers...) {
+	for _, ns := range append([]*Namespace{t.Client, t.LB, t.Switch, t.Wires}, t.Servers...) {
 		if ns != nil {
 			out = append(out, ns)
 		}
@@ -301,6 +332,12 @@ func (t *Topology) Namespaces() []*Namespace {
 // Close removes the namespaces with everything in them; twice is harmless.
 func (t *Topology) Close() error {
 	var errs []error
+	for _, w := range []*Wire{t.ClientWire, t.ServerWire} {
+		if w != nil {
+			errs = append(errs, w.Close())
+		}
+	}
+	t.ClientWire, t.ServerWire = nil, nil
 	for _, ns := range t.Namespaces() {
 		errs = append(errs, ns.Close())
 	}
