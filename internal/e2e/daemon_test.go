@@ -38,10 +38,17 @@ type stats struct {
 		Received   uint64 `json:"received"`
 		HandedOver uint64 `json:"handed_over"`
 		Adopted    uint64 `json:"adopted"`
+		FreeFrames uint64 `json:"free_frames"`
 	} `json:"workers"`
 	Interfaces []struct {
-		Name string `json:"name"`
-		Up   bool   `json:"up"`
+		Name   string `json:"name"`
+		Up     bool   `json:"up"`
+		Queues []struct {
+			Received    uint64 `json:"received"`
+			Filled      uint64 `json:"filled"`
+			Transmitted uint64 `json:"transmitted"`
+			Reclaimed   uint64 `json:"reclaimed"`
+		} `json:"queues"`
 	} `json:"interfaces"`
 	TOA map[string]uint64 `json:"toa"`
 }
@@ -63,6 +70,21 @@ func (s stats) drops(since stats) map[string]uint64 {
 
 // forwarding are the verdicts of packets that crossed l4fwd.
 func (s stats) forwarding() uint64 { return s.Verdicts["forwarded"] + s.Verdicts["replied"] }
+
+// frames are all that l4fwd knows of, its own and those the kernel has, when no
+// packet is under way.
+func (s stats) frames() uint64 {
+	var n uint64
+	for _, w := range s.Workers {
+		n += w.FreeFrames
+	}
+	for _, i := range s.Interfaces {
+		for _, q := range i.Queues {
+			n += q.Filled - q.Received + q.Transmitted - q.Reclaimed
+		}
+	}
+	return n
+}
 
 // daemon is a running l4fwd.
 type daemon struct {

@@ -9,6 +9,10 @@
 // rival (another AF_XDP socket, another XDP program) it may borrow from the
 // packages that can make one.
 //
+// In TestSessions the judge is the kernel: what random TCP sessions come to
+// through l4fwd is compared with what they come to without it, over wires that
+// lose, repeat and delay alike.
+//
 // `go test -short` runs a pairwise selection of the matrix with short
 // transfers; without -short every combination with the full loads.
 //
