@@ -1,15 +1,18 @@
 package e2e
 
 import (
+	"bufio"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -120,12 +123,15 @@ func endsOf(c net.Conn) ends {
 // portPair is where the tests' own server listens.
 const portPair = 9100
 
-// pairServices are services of every kind for such connections.
+// pairKinds are every kind, and Full-NAT's with PROXY.
+var pairKinds = slices.Concat(kinds, proxyKinds[:3])
+
+// pairServices are services of each of them for such connections.
 func (r *rig) pairServices() []testbed.Service {
 	var out []testbed.Service
-	for _, k := range kinds {
-		s := r.services(k, 1, 0)[0]
-		s.Name, s.Port, s.BackendPort = strings.Replace(s.Name, "web", "pair", 1), portPair, portPair
+	for _, k := range pairKinds {
+		s := r.service(k, "pair", portPair, portPair)
+		s.Weights = []int{1, 0}
 		out = append(out, s)
 	}
 	return out
@@ -148,6 +154,13 @@ func (r *rig) connect(k kind) (p pair) {
 		r.t.Fatal(err)
 	}
 	r.t.Cleanup(func() { _ = p.server.Close() })
+	if k.proxy != "" {
+		// Not a byte more than the header.
+		client, _, err := readProxy(bufio.NewReader(iotest.OneByteReader(p.server)))
+		if err != nil || client != endsOf(p.client).self {
+			r.t.Fatalf("%s: PROXY names %s, %v", k, client, err)
+		}
+	}
 	for _, c := range []struct{ from, to net.Conn }{{p.client, p.server}, {p.server, p.client}} {
 		in := make([]byte, 300)
 		_, err := c.from.Write(in)
@@ -188,6 +201,55 @@ func closeWrite(from, to net.Conn) error {
 	return nil
 }
 
+// exchange sends much both ways at the same time, on windows that need scaling.
+func (p pair) exchange() error {
+	for _, c := range []net.Conn{p.client, p.server} {
+		const scaled = 4 // TCPI_OPT_WSCALE
+		if info, err := tcpInfo(c); err != nil || info.Options&scaled == 0 {
+			return fmt.Errorf("windows are not scaled: %w", err)
+		}
+	}
+	n := int64(8 << 20)
+	if testing.Short() {
+		n = 1 << 20
+	}
+	errs := make(chan error, 4)
+	for _, c := range [][2]net.Conn{{p.client, p.server}, {p.server, p.client}} {
+		go func() {
+			_, err := io.CopyN(c[0], zeros{}, n)
+			errs <- err
+		}()
+		go func() {
+			_, err := io.CopyN(io.Discard, c[1], n)
+			errs <- err
+		}()
+	}
+	var all []error
+	for range 4 {
+		all = append(all, <-errs)
+	}
+	// Nothing is under way any more.
+	for deadline := time.Now().Add(limit); ; time.Sleep(time.Millisecond) {
+		a, err := tcpInfo(p.client)
+		b, err2 := tcpInfo(p.server)
+		if all = append(all, err, err2); errors.Join(all...) != nil || a.Unacked == 0 && b.Unacked == 0 {
+			return errors.Join(all...)
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%d and %d segments are never acknowledged", a.Unacked, b.Unacked)
+		}
+	}
+}
+
+// zeros is endless.
+type zeros struct{}
+
+// Read implements io.Reader.
+func (zeros) Read(b []byte) (int, error) {
+	clear(b)
+	return len(b), nil
+}
+
 // TestExpiry: a flow that idles out ends for its client and its server at once,
 // by RSTs that both kernels believe: each has exactly the number it expects.
 func TestExpiry(t *testing.T) {
@@ -200,6 +262,7 @@ func TestExpiry(t *testing.T) {
 	r.warmUp()
 	before := d.stats()
 	phases := []phase{
+		{"much has been sent", pair.exchange},
 		{"established", nil},
 		{"client has closed", func(p pair) error { return closeWrite(p.client, p.server) }},
 		{"server has closed", func(p pair) error { return closeWrite(p.server, p.client) }},
@@ -207,7 +270,7 @@ func TestExpiry(t *testing.T) {
 	// All are idle at the same time.
 	all := make(map[string]pair)
 	for _, ph := range phases {
-		for _, k := range kinds {
+		for _, k := range pairKinds {
 			p := r.connect(k)
 			if ph.reach != nil {
 				if err := ph.reach(p); err != nil {
@@ -261,11 +324,11 @@ func (p pair) expire(t *testing.T, at [2]*talks, deadline time.Time) {
 func broken(c net.Conn, deadline time.Time) error {
 	err := read(c, deadline)
 	for errors.Is(err, io.EOF) && time.Now().Before(deadline) {
-		state, infoErr := tcpState(c)
+		info, infoErr := tcpInfo(c)
 		if infoErr != nil {
 			return infoErr
 		}
-		if state != tcpClosed {
+		if info.State != tcpClosed {
 			time.Sleep(20 * time.Millisecond)
 			continue
 		}
@@ -282,28 +345,14 @@ func broken(c net.Conn, deadline time.Time) error {
 // tcpClosed is TCP_CLOSE of the kernel's net/tcp_states.h.
 const tcpClosed = 7
 
-// tcpState asks the kernel for a connection's state.
-func tcpState(c net.Conn) (state uint8, err error) {
-	raw, err := c.(*net.TCPConn).SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	var failed error
-	err = raw.Control(func(fd uintptr) {
-		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
-		if failed = err; err == nil {
-			state = info.State
-		}
-	})
-	return state, errors.Join(err, failed)
-}
-
 // TestNoFlow: after a restart l4fwd knows no flows. A connection that goes on is
-// reset at once where the service says so, and else hears nothing.
+// reset at once where the service says so, and else hears nothing: its client,
+// and in Full-NAT its server.
 func TestNoFlow(t *testing.T) {
 	r := network(t, testbed.TopologyOptions{Queues: 2}, testbed.SnifferOptions{})
-	client := newTalks()
-	sniff(t, r.Client, "c0", testbed.SnifferOptions{Watch: client.watch})
+	at := [2]*talks{newTalks(), newTalks()} // the client's device, the server's
+	sniff(t, r.Client, "c0", testbed.SnifferOptions{Watch: at[0].watch})
+	sniff(t, r.Topology.Servers[0], "s0", testbed.SnifferOptions{Watch: at[1].watch})
 	// The same connections by services that reset and by services that do not.
 	resetting := strings.ReplaceAll(r.Config(append(r.allKinds(1, 0), r.pairServices()...)), "    backends:\n", "    no_flow: reset\n    backends:\n")
 	dropping := strings.ReplaceAll(resetting, "no_flow: reset", "no_flow: drop")
@@ -315,49 +364,70 @@ func TestNoFlow(t *testing.T) {
 		t.Run(fmt.Sprintf("reset=%t", row.resets), func(t *testing.T) {
 			d := p.start(t, r.LB, row.config)
 			r.warmUp()
-			var all []pair
-			for _, k := range kinds {
-				all = append(all, r.connect(k))
+			var all [2][]pair // of which the client speaks, the server
+			for _, k := range pairKinds {
+				for i := range all {
+					all[i] = append(all[i], r.connect(k))
+					if err := all[i][len(all[i])-1].exchange(); err != nil {
+						t.Fatalf("%s: %v", k, err)
+					}
+				}
 			}
 			d.Kill()
 			d = p.start(t, r.LB, row.config)
 			r.warmUp()
-			noResets(t, r.behind...)
-			t.Run("speaks", func(t *testing.T) {
-				for i, k := range kinds {
-					t.Run(k.String(), func(t *testing.T) {
-						t.Parallel()
-						all[i].forgotten(t, client, row.resets)
-					})
+			earlier := r.resetsBehind()
+			for i, who := range []string{"client", "server"} {
+				t.Run(who+" speaks", func(t *testing.T) {
+					for j, k := range pairKinds {
+						t.Run(k.String(), func(t *testing.T) {
+							t.Parallel()
+							c := []net.Conn{all[i][j].client, all[i][j].server}[i]
+							// What DNAT's servers send is routed on, not reset.
+							forgotten(t, c, at[i], row.resets && (i == 0 || k.mode == fullNAT))
+						})
+					}
+				})
+				if now := r.resetsBehind(); i == 0 && now != earlier {
+					t.Errorf("the servers' side has seen %d RSTs", now-earlier)
 				}
-			})
-			noResets(t, r.behind...)
+			}
 			d.stop()
 		})
 	}
 }
 
-// forgotten has the client of a connection that l4fwd does not know speak.
-func (p pair) forgotten(t *testing.T, at *talks, resets bool) {
-	before := at.of(endsOf(p.client))
+// resetsBehind counts the RSTs that have been seen at the real servers' devices.
+func (r *rig) resetsBehind() (n uint64) {
+	// What is on its way to a sniffer's reader arrives within this time.
+	time.Sleep(100 * time.Millisecond)
+	for _, s := range r.behind {
+		n += s.Report().Resets
+	}
+	return n
+}
+
+// forgotten has one end of a connection that l4fwd does not know speak.
+func forgotten(t *testing.T, c net.Conn, at *talks, resets bool) {
+	before := at.of(endsOf(c))
 	if len(before.resets) > 0 {
 		t.Fatalf("reset before it spoke: %+v", before)
 	}
 	start := time.Now()
-	if _, err := p.client.Write([]byte("still there?")); err != nil {
+	if _, err := c.Write([]byte("still there?")); err != nil {
 		t.Fatal(err)
 	}
 	wait := quiet
 	if resets {
 		wait = limit
 	}
-	if err := p.client.SetReadDeadline(start.Add(wait)); err != nil {
+	if err := c.SetReadDeadline(start.Add(wait)); err != nil {
 		t.Fatal(err)
 	}
-	_, err := p.client.Read(make([]byte, 1))
+	_, err := c.Read(make([]byte, 1))
 	took := time.Since(start)
 	time.Sleep(100 * time.Millisecond) // as in expire
-	got := at.of(endsOf(p.client))
+	got := at.of(endsOf(c))
 	if !resets {
 		if !timedOut(err) || len(got.resets) > 0 {
 			t.Errorf("%v, %d RSTs; want silence", err, len(got.resets))
@@ -369,7 +439,7 @@ func (p pair) forgotten(t *testing.T, at *talks, resets bool) {
 		t.Errorf("%v; %d segments before and %d after: %+v", err, got.segs-before.segs, got.after, got.resets)
 		return
 	}
-	// It knows no more than the segment it answers: what the client expects.
+	// It knows no more than the segment it answers: what that end expects.
 	if s := got.resets[0]; s.outgoing || s.seq != s.wantSeq || s.flags != flagRST {
 		t.Errorf("%+v", s)
 	}
