@@ -228,12 +228,16 @@ func (p pair) exchange() error {
 	for range 4 {
 		all = append(all, <-errs)
 	}
-	// Nothing is under way any more.
+	return errors.Join(append(all, p.settle())...)
+}
+
+// settle waits until nothing is under way any more.
+func (p pair) settle() error {
 	for deadline := time.Now().Add(limit); ; time.Sleep(time.Millisecond) {
 		a, err := tcpInfo(p.client)
 		b, err2 := tcpInfo(p.server)
-		if all = append(all, err, err2); errors.Join(all...) != nil || a.Unacked == 0 && b.Unacked == 0 {
-			return errors.Join(all...)
+		if err := errors.Join(err, err2); err != nil || a.Unacked == 0 && b.Unacked == 0 {
+			return err
 		}
 		if time.Now().After(deadline) {
 			return fmt.Errorf("%d and %d segments are never acknowledged", a.Unacked, b.Unacked)
