@@ -285,9 +285,15 @@ func TestExpiry(t *testing.T) {
 		}
 	}
 	deadline := time.Now().Add(limit)
+	var wg sync.WaitGroup
 	for name, p := range all {
-		t.Run(name, func(t *testing.T) { p.expire(t, at, deadline) })
+		wg.Go(func() {
+			if err := p.expire(at, deadline); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		})
 	}
+	wg.Wait()
 	n := uint64(len(all))
 	s := d.until("the flows to go", func(s stats) bool { return s.Expired-before.Expired >= n })
 	if got := s.Refusals - before.Refusals; got != 2*n {
@@ -301,10 +307,11 @@ func TestExpiry(t *testing.T) {
 }
 
 // expire waits for both ends of a connection to break, then looks at how.
-func (p pair) expire(t *testing.T, at [2]*talks, deadline time.Time) {
+func (p pair) expire(at [2]*talks, deadline time.Time) error {
+	var errs []error
 	for i, c := range []net.Conn{p.client, p.server} {
 		if err := broken(c, deadline); err != nil {
-			t.Errorf("%s: %v", []string{"client", "server"}[i], err)
+			errs = append(errs, fmt.Errorf("%s: %w", []string{"client", "server"}[i], err))
 		}
 	}
 	// What is on its way to a sniffer's reader arrives within this time, and so
@@ -314,13 +321,14 @@ func (p pair) expire(t *testing.T, at [2]*talks, deadline time.Time) {
 		who, e := []string{"client", "server"}[i], endsOf(c)
 		got := at[i].of(e)
 		if len(got.resets) != 1 || got.after != 0 {
-			t.Errorf("%s %s: %d RSTs, %d segments after: %+v", who, e.self, len(got.resets), got.after, got.resets)
+			errs = append(errs, fmt.Errorf("%s %s: %d RSTs, %d segments after: %+v", who, e.self, len(got.resets), got.after, got.resets))
 			continue
 		}
 		if s := got.resets[0]; s.outgoing || s.seq != s.wantSeq || s.ack != s.wantAck || s.flags != flagRST|flagACK {
-			t.Errorf("%s %s: %+v", who, e.self, s)
+			errs = append(errs, fmt.Errorf("%s %s: %+v", who, e.self, s))
 		}
 	}
+	return errors.Join(errs...)
 }
 
 // broken waits until a connection is reset. A kernel that has had the other
@@ -382,16 +390,17 @@ func TestNoFlow(t *testing.T) {
 			r.warmUp()
 			earlier := r.resetsBehind()
 			for i, who := range []string{"client", "server"} {
-				t.Run(who+" speaks", func(t *testing.T) {
-					for j, k := range pairKinds {
-						t.Run(k.String(), func(t *testing.T) {
-							t.Parallel()
-							c := []net.Conn{all[i][j].client, all[i][j].server}[i]
-							// What DNAT's servers send is routed on, not reset.
-							forgotten(t, c, at[i], row.resets && (i == 0 || k.mode == fullNAT))
-						})
-					}
-				})
+				var wg sync.WaitGroup
+				for j, k := range pairKinds {
+					wg.Go(func() {
+						c := []net.Conn{all[i][j].client, all[i][j].server}[i]
+						// What DNAT's servers send is routed on, not reset.
+						if err := forgotten(c, at[i], row.resets && (i == 0 || k.mode == fullNAT)); err != nil {
+							t.Errorf("%s, %s speaks: %v", k, who, err)
+						}
+					})
+				}
+				wg.Wait()
 				if now := r.resetsBehind(); i == 0 && now != earlier {
 					t.Errorf("the servers' side has seen %d RSTs", now-earlier)
 				}
@@ -412,39 +421,37 @@ func (r *rig) resetsBehind() (n uint64) {
 }
 
 // forgotten has one end of a connection that l4fwd does not know speak.
-func forgotten(t *testing.T, c net.Conn, at *talks, resets bool) {
+func forgotten(c net.Conn, at *talks, resets bool) error {
 	before := at.of(endsOf(c))
 	if len(before.resets) > 0 {
-		t.Fatalf("reset before it spoke: %+v", before)
+		return fmt.Errorf("reset before it spoke: %+v", before)
 	}
 	start := time.Now()
 	if _, err := c.Write([]byte("still there?")); err != nil {
-		t.Fatal(err)
+		return err
 	}
 	wait := quiet
 	if resets {
 		wait = limit
 	}
 	if err := c.SetReadDeadline(start.Add(wait)); err != nil {
-		t.Fatal(err)
+		return err
 	}
 	_, err := c.Read(make([]byte, 1))
-	took := time.Since(start)
 	time.Sleep(100 * time.Millisecond) // as in expire
 	got := at.of(endsOf(c))
 	if !resets {
 		if !timedOut(err) || len(got.resets) > 0 {
-			t.Errorf("%v, %d RSTs; want silence", err, len(got.resets))
+			return fmt.Errorf("%w, %d RSTs; want silence", err, len(got.resets))
 		}
-		return
+		return nil
 	}
-	t.Logf("reset after %s", took)
 	if !errors.Is(err, unix.ECONNRESET) || len(got.resets) != 1 || got.after > 0 || got.segs != before.segs+1 {
-		t.Errorf("%v; %d segments before and %d after: %+v", err, got.segs-before.segs, got.after, got.resets)
-		return
+		return fmt.Errorf("%w; %d segments before and %d after: %+v", err, got.segs-before.segs, got.after, got.resets)
 	}
 	// It knows no more than the segment it answers: what that end expects.
 	if s := got.resets[0]; s.outgoing || s.seq != s.wantSeq || s.flags != flagRST {
-		t.Errorf("%+v", s)
+		return fmt.Errorf("%+v", s)
 	}
+	return nil
 }
