@@ -24,7 +24,7 @@ const (
 	ErrMartianDest           // destination is unspecified
 	ErrLand                  // source and destination, address and port, are the same
 	ErrBadFragment           // fragment length not a multiple of 8, empty, or past 65,535 bytes
-	ErrTinyFragment          // first fragment without the whole transport header, or one that overlaps it (RFC 1858)
+	ErrTinyFragment          // first fragment without the whole transport header and its options, or one that overlaps it (RFC 1858)
 	ErrTCPOffset             // TCP data offset below 5 or beyond the datagram
 	ErrUDPLength             // UDP length below 8 or beyond the datagram
 	ErrUDPZeroChecksum       // UDP over IPv6 without checksum (RFC 8200 section 8.1)

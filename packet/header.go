@@ -194,14 +194,31 @@ func (p *Packet) Fragment(frame []byte) Fragment {
 	}
 }
 
-// FirstFragmentTuple completes the tuple of a KindFragment packet with the
-// ports. ok is false for later fragments and protocols without ports.
-func (p *Packet) FirstFragmentTuple(frame []byte) (t Tuple, ok bool) {
-	if p.Kind != KindFragment || p.Proto != ProtoTCP && p.Proto != ProtoUDP || p.Fragment(frame).Offset != 0 {
-		return Tuple{}, false
+// FirstFragment reads the transport header of p, a KindFragment packet of TCP or
+// UDP with Offset 0, so that it can be handled as KindTCP or KindUDP: what Parse
+// says of a whole datagram is then true of p, but for End, which stays the
+// fragment's, while a UDP length or checksum speaks of all fragments. On refusal
+// p stays a fragment. Of a TCP header with its options all must be there: else
+// others could put options where nobody looks for them (RFC 1858).
+func (p *Packet) FirstFragment(frame []byte) Err {
+	if p.Proto == ProtoTCP {
+		e := parseTCP(frame, p)
+		if e == ErrTCPOffset && frame[p.L4+TCPOffset]>>4 >= TCPMinLen/4 {
+			e = ErrTinyFragment
+		}
+		return e
 	}
-	t = p.Tuple
-	t.SrcPort = binary.BigEndian.Uint16(frame[p.L4:])
-	t.DstPort = binary.BigEndian.Uint16(frame[int(p.L4)+2:])
-	return t, true
+	b := frame[p.L4 : p.L4+UDPLen : p.L4+UDPLen]
+	p.SrcPort = binary.BigEndian.Uint16(b[UDPSrcPort:])
+	p.DstPort = binary.BigEndian.Uint16(b[UDPDstPort:])
+	switch {
+	case binary.BigEndian.Uint16(b[UDPLength:]) < UDPLen:
+		return ErrUDPLength
+	case p.V6 && binary.BigEndian.Uint16(b[UDPChecksum:]) == 0:
+		return ErrUDPZeroChecksum
+	case p.Src == p.Dst && p.SrcPort == p.DstPort:
+		return ErrLand
+	}
+	p.Payload, p.Kind = p.L4+UDPLen, KindUDP
+	return ErrNone
 }

@@ -1,6 +1,7 @@
 package packet
 
 import (
+	"encoding/binary"
 	"net/netip"
 	"testing"
 
@@ -43,17 +44,15 @@ func TestAccessors(t *testing.T) {
 
 func TestFragment(t *testing.T) {
 	for _, c := range []struct {
-		name  string
-		want  Fragment
-		tuple Tuple
-		ok    bool
+		name string
+		want Fragment
 	}{
-		{"fragment4 first", Fragment{ID: 0xbeef, More: true}, tuple4, true},
-		{"fragment4 later", Fragment{ID: 0xbeef, Offset: 24}, Tuple{}, false},
-		{"fragment4 icmp first", Fragment{ID: 0xbeef, More: true}, Tuple{}, false},
-		{"fragment6 first", Fragment{ID: 0xc0ffee, More: true}, dns6, true},
-		{"fragment6 later", Fragment{ID: 0xc0ffee, Offset: 32}, Tuple{}, false},
-		{"fragment6 of options", Fragment{ID: 0xc0ffee, More: true}, Tuple{}, false},
+		{"fragment4 first", Fragment{ID: 0xbeef, More: true}},
+		{"fragment4 later", Fragment{ID: 0xbeef, Offset: 24}},
+		{"fragment4 icmp first", Fragment{ID: 0xbeef, More: true}},
+		{"fragment6 first", Fragment{ID: 0xc0ffee, More: true}},
+		{"fragment6 later", Fragment{ID: 0xc0ffee, Offset: 32}},
+		{"fragment6 of options", Fragment{ID: 0xc0ffee, More: true}},
 	} {
 		frame := caseFrame(t, c.name)
 		var p Packet
@@ -61,17 +60,55 @@ func TestFragment(t *testing.T) {
 		if got := p.Fragment(frame); got != c.want {
 			t.Errorf("%s: %+v, want %+v", c.name, got, c.want)
 		}
-		if got, ok := p.FirstFragmentTuple(frame); got != c.tuple || ok != c.ok {
-			t.Errorf("%s: %+v %v, want %+v %v", c.name, got, ok, c.tuple, c.ok)
+	}
+}
+
+// TestFirstFragment: what is read of a first fragment is what is read of the
+// whole datagram, or it is refused.
+func TestFirstFragment(t *testing.T) {
+	const more = 0x2000
+	head6 := func(proto, body string) []byte { return eth6(ip6(fwd6, 44, proto+"00 0001 00c0ffee"+body)) }
+	for _, c := range []struct {
+		name  string
+		frame []byte
+		want  Err
+	}{
+		{"tcp4", eth4(ip4(fwd4, 6, more, "", ack+"61626364")), ErrNone},
+		{"tcp4, options", eth4(ip4(fwd4, 6, more, "", "c001 0050 01020304 0a0b0c0d 6010 ffff 1234 0000 0101 0101")), ErrNone},
+		{"tcp4, options in the next", eth4(ip4(fwd4, 6, more, "", "c001 0050 01020304 0a0b0c0d 7010 ffff 1234 0000 0101 0101")), ErrTinyFragment},
+		{"tcp4, offset 4", eth4(ip4(fwd4, 6, more, "", "c001 0050 01020304 0a0b0c0d 4010 ffff 1234 0000 0101 0101")), ErrTCPOffset},
+		{"tcp6", head6("06", ack+"61626364"), ErrNone},
+		{"udp4, longer than the fragment", eth4(ip4(fwd4, 17, more, "", "c001 0035 1f48 1234 6162 6364 6566 6768")), ErrNone},
+		{"udp4, no checksum", eth4(ip4(fwd4, 17, more, "", "c001 0035 1f48 0000")), ErrNone},
+		{"udp4, short length", eth4(ip4(fwd4, 17, more, "", "c001 0035 0007 1234")), ErrUDPLength},
+		{"udp6", head6("11", "c001 0035 1f48 1234 6162 6364 6566 6768"), ErrNone},
+		{"udp6, no checksum", head6("11", "c001 0035 1f48 0000"), ErrUDPZeroChecksum},
+		{"udp4, land", eth4(ip4("c6336407 c6336407", 17, more, "", "0035 0035 1f48 1234")), ErrLand},
+	} {
+		var got, want Packet
+		if e := Parse(c.frame, &got); e != ErrNone || got.Kind != KindFragment {
+			t.Fatalf("%s: %v, kind %d", c.name, e, got.Kind)
 		}
-	}
-	frame := caseFrame(t, "tcp4")
-	var p Packet
-	if Parse(frame, &p); p.Kind != KindTCP {
-		t.Fatal(p.Kind)
-	}
-	if _, ok := p.FirstFragmentTuple(frame); ok {
-		t.Error("a whole datagram is a first fragment")
+		whole := with(c.frame, EthLen+IPv4Frag, "0000")
+		if got.V6 {
+			whole = with(c.frame, EthLen+IPv6Len+2, "0000")
+		}
+		if got.Proto == ProtoUDP {
+			binary.BigEndian.PutUint16(whole[got.L4+UDPLength:], got.End-got.L4)
+		}
+		if e := got.FirstFragment(c.frame); e != c.want {
+			t.Errorf("%s: %v, want %v", c.name, e, c.want)
+		}
+		if c.want != ErrNone {
+			if got.Kind != KindFragment {
+				t.Errorf("%s: refused, kind %d", c.name, got.Kind)
+			}
+			continue
+		}
+		Parse(whole, &want)
+		if d := cmp.Diff(want, got); d != "" {
+			t.Errorf("%s (-want +got):\n%s", c.name, d)
+		}
 	}
 }
 

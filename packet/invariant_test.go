@@ -56,7 +56,13 @@ func checkInvariants(t testing.TB, frame []byte) Packet {
 	VerifyL4(frame, &p)
 	VerifyIPv4(frame, &p)
 	p.VLAN(frame)
-	p.FirstFragmentTuple(frame)
+	if p.Kind == KindFragment && (p.Proto == ProtoTCP || p.Proto == ProtoUDP) && p.Fragment(frame).Offset == 0 {
+		q := p
+		if e := q.FirstFragment(frame); e == ErrNone && (q.Kind == KindFragment || q.Payload > q.End || q.Payload < q.L4+need[q.Kind]) ||
+			e != ErrNone && q.Kind != KindFragment {
+			t.Fatalf("first fragment: %v %+v\n%x", e, q, frame)
+		}
+	}
 	if p.Kind != KindARP {
 		p.OuterAddrs(frame)
 		p.TTL(frame)
