@@ -30,6 +30,10 @@
 // before Reply: no byte of the client's may reach the server where the header has
 // to be, and only the server's acknowledgement ends that phase.
 //
+// Of a datagram in fragments the first goes the way of a whole packet, since its
+// checksum is that of the whole, but must keep its length: no InsertTOA, no
+// InsertProxy. The others go through Readdress.
+//
 // A function that returns false has left the frame unfit to be sent: the packet
 // does not belong to the flow it was given with, or the ids of the flow mean
 // nothing in the directory. The caller drops it. Nothing here reads or writes
