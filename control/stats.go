@@ -61,6 +61,7 @@ type WorkerStats struct {
 	Adopted    uint64 `json:"adopted"`
 	Flows      int    `json:"flows"`
 	FreeFrames int    `json:"free_frames"`
+	Waiting    int    `json:"fragments_waiting"`
 }
 
 // LinkStats counts one NIC, since it came into service for the last time.
@@ -154,6 +155,7 @@ func (d *Daemon) stats(ctx context.Context) (Stats, error) {
 		out.Workers = append(out.Workers, WorkerStats{
 			Received: c.Received, Sent: c.Sent, HandedOver: c.Verdicts[dataplane.HandedOver],
 			Adopted: c.Adopted, Flows: w.Flows(), FreeFrames: w.FreeFrames(),
+			Waiting: w.FragmentsWaiting(),
 		})
 	})
 	if err != nil {

@@ -14,9 +14,6 @@ func (w *Worker) answer(i int) Verdict {
 		if p.Kind == packet.KindOther || p.Kind == packet.KindEcho {
 			return w.pass(i)
 		}
-		if p.Kind == packet.KindFragment {
-			return DropFragment
-		}
 		return DropNotOurs
 	}
 	q := w.queueOf(w.b.nic[i])
@@ -44,8 +41,6 @@ func (w *Worker) answer(i int) Verdict {
 		if !nat.AnswerEcho(frame, p) {
 			return DropUnsupported
 		}
-	case packet.KindFragment:
-		return DropFragment
 	default:
 		return DropUnsupported
 	}

@@ -6,19 +6,23 @@ import (
 )
 
 // run takes rows [0,n) of the burst through the stages. handed is set for
-// packets from another worker: they are at their owner's and go no further.
+// packets from another worker: they are at their owner's and go no further, save
+// fragments that come to the keeper of their datagram first.
 func (w *Worker) run(n int, handed bool) {
-	flows := w.parse(n)
+	flows := w.parse(n, handed)
 	w.mark(StageParse)
 	w.find(flows)
 	w.mark(StageLookup)
 	w.act(flows, handed)
 	w.mark(StageForward)
+	if len(w.frags.waited) > 0 {
+		w.resume()
+	}
 }
 
 // parse reads the headers of n rows and finishes those that belong to no flow
 // by their kind. It returns how many are left, in b.flow and b.hash.
-func (w *Worker) parse(n int) (flows int) {
+func (w *Worker) parse(n int, handed bool) (flows int) {
 	b := &w.b
 	for i := range n {
 		d, p := &b.desc[i], &b.pkt[i]
@@ -28,12 +32,17 @@ func (w *Worker) parse(n int) (flows int) {
 		}
 		switch p.Kind {
 		case packet.KindTCP, packet.KindUDP, packet.KindICMPError:
-			b.flow[flows] = uint8(i)
-			b.hash[flows] = w.table.Hash(&p.Tuple)
-			flows++
+		case packet.KindFragment:
+			if !w.place(i, handed) {
+				continue
+			}
 		default:
 			w.finish(i, w.answer(i))
+			continue
 		}
+		b.flow[flows] = uint8(i)
+		b.hash[flows] = w.table.Hash(&p.Tuple)
+		flows++
 	}
 	return flows
 }
@@ -61,10 +70,10 @@ func (w *Worker) act(n int, handed bool) {
 		}
 		r := b.ref[k]
 		switch {
+		case p.Kind > packet.KindUDP:
+			w.finish(i, w.aside(i, r, b.dir[k], handed))
 		case r == 0:
 			w.finish(i, w.miss(i, handed))
-		case p.Kind == packet.KindICMPError:
-			w.finish(i, w.relayError(i, r, b.dir[k]))
 		case b.dir[k] == conntrack.Forward:
 			w.finish(i, w.forward(i, r))
 		default:

@@ -120,7 +120,7 @@ func TestChaos(t *testing.T) {
 			for round := range 250 {
 				c.turn(round, &dead)
 			}
-			if n := c.counts(); n.Reopened == 0 || n.Expired == 0 || n.Refusals == 0 || n.Verdicts[DropTxFull] == 0 || n.Verdicts[DropInternal] != 0 {
+			if n := c.counts(); n.Reopened == 0 || n.Expired == 0 || n.Refusals == 0 || n.Verdicts[DropTxFull] == 0 || n.Verdicts[DropFragmentExpired] == 0 || n.Verdicts[DropInternal] != 0 {
 				t.Errorf("%+v", n)
 			}
 		})
@@ -145,7 +145,7 @@ func (c *chaos) turn(round int, dead *bool) {
 					nic, s = n, a
 				}
 			}
-			in[nic] = append(in[nic], build(c.t, s))
+			in[nic] = append(in[nic], c.pieces(build(c.t, s))...)
 		}
 		for nic := range in {
 			ports[nic].Feed(in[nic], 1)
@@ -162,6 +162,16 @@ func (c *chaos) turn(round int, dead *bool) {
 	}
 	c.now += 1e7
 	c.look()
+}
+
+// pieces are a frame, or its fragments, out of order and not always all.
+func (c *chaos) pieces(frame []byte) [][]byte {
+	if c.rnd.IntN(4) > 0 || len(frame) < 200 {
+		return [][]byte{frame}
+	}
+	all := cut(frame, uint32(c.rnd.IntN(4)), 64*(1+c.rnd.IntN(10)))
+	c.rnd.Shuffle(len(all), func(i, k int) { all[i], all[k] = all[k], all[i] })
+	return all[c.rnd.IntN(20)/19:]
 }
 
 // routes are testRoutes, of which some hop may be unresolved.

@@ -92,8 +92,14 @@ func newWorker(dp *Dataplane, id int, o Options, span uint64) (*Worker, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("worker %d: eventfd: %w", id, err), table.Close())
 	}
+	idKey := derive(o.Secret, 'd', 0)
+	frags, err := newFragments(derive(o.Secret, 'f', 0), binary.LittleEndian.Uint32(idKey[:]), id, o.Workers, o.Flows/o.Workers, int(span)/o.FrameSize)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("worker %d: %w", id, err), table.Close())
+	}
 	w := &Worker{
 		id: id, umem: o.UMEM, frameSize: uint64(o.FrameSize), mesh: dp.mesh, table: table,
+		frags:        frags,
 		owners:       newOwnership(ownerKey[:], o.Workers, o.Spread),
 		isn:          nat.NewISN([16]byte(isnKey[:16])),
 		errors:       nat.NewBucket(errorsPerSecond, refusalBurst),
@@ -174,8 +180,8 @@ func (dp *Dataplane) Close() error {
 }
 
 // Audit accounts for every frame once all workers have stopped: how many are
-// in pools, rings between workers, and held by ports. An error names a frame
-// that is in two places or in none, or what is wrong with a flow table, see
+// in pools, rings between workers, waiting fragments, and held by ports. An error
+// names a frame that is in two places or in none, or what is wrong with a flow table, see
 // conntrack.Table.Audit.
 func (dp *Dataplane) Audit() error {
 	where := make([]string, uint64(len(dp.umem))/dp.frame)
@@ -202,6 +208,10 @@ func (dp *Dataplane) Audit() error {
 				d, _ := unpackDesc(v[0])
 				put(d.Addr, fmt.Sprintf("the inbox of %d", w.id))
 			}
+		}
+		for _, v := range w.frags.table.Frames(nil) {
+			d, _ := unpackDesc(v)
+			put(d.Addr, fmt.Sprintf("the fragments of %d", w.id))
 		}
 		for i := range w.queues {
 			q := &w.queues[i]

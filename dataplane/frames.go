@@ -34,7 +34,7 @@ func (p *pool) home(addr uint64) bool { return addr-p.lo < p.hi-p.lo }
 func (p *pool) put(chunk uint64) { p.free = append(p.free, chunk) }
 
 // packDesc squeezes a descriptor and the NIC it came from into one word for a
-// hand-off ring: 40 bits of address, 16 of length, 8 of NIC.
+// hand-off ring: 40 bits of address, 16 of length, 8 of NIC and known.
 func packDesc(d *unix.XDPDesc, nic uint8) uint64 {
 	return d.Addr | uint64(d.Len)<<40 | uint64(nic)<<56
 }

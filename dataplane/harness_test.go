@@ -119,9 +119,8 @@ func newRig(t testing.TB, workers int, spec Spec) *rig {
 func newRigWith(t testing.TB, workers int, spec Spec, change func(*Options)) *rig {
 	t.Helper()
 	r := &rig{t: t, now: 1}
-	umem := make([]byte, workers*testFrames*testFrame)
 	o := Options{
-		Workers: workers, UMEM: umem, FrameSize: testFrame, Flows: 1024 * workers,
+		Workers: workers, UMEM: make([]byte, workers*testFrames*testFrame), FrameSize: testFrame, Flows: 1024 * workers,
 		Secret: [32]byte{1}, Unpopulated: true,
 	}
 	change(&o)
@@ -140,7 +139,7 @@ func newRigWith(t testing.TB, workers int, spec Spec, change func(*Options)) *ri
 			for _, n := range c.Verdicts {
 				sum += n
 			}
-			if sum != c.Received+c.Adopted {
+			if sum += uint64(w.FragmentsWaiting()); sum != c.Received+c.Adopted {
 				t.Errorf("worker %d: %d frames received, %d adopted, %d verdicts", w.ID(), c.Received, c.Adopted, sum)
 			}
 		}
@@ -157,7 +156,7 @@ func newRigWith(t testing.TB, workers int, spec Spec, change func(*Options)) *ri
 	for i, w := range dp.Workers {
 		var ports [2]*memport.Port
 		for nic := range ports {
-			p := memport.New(umem, testFrame, testRing)
+			p := memport.New(o.UMEM, testFrame, testRing)
 			p.OnSend = func(f []byte) {
 				r.sent = append(r.sent, sentFrame{i, nic, append([]byte(nil), f...)})
 			}

@@ -79,7 +79,7 @@ func (l *learned) slot(a packet.Addr) *learnedHop {
 func (w *Worker) learn(i int, e *conntrack.Entry) {
 	h := w.routes.Hop(route.HopID(e.HopID))
 	p, frame := &w.b.pkt[i], w.frame(i)
-	if h.State != route.Unresolved || h.Port != uint16(w.b.nic[i]) || uint16(h.HeaderLen) != p.L3 ||
+	if h.State != route.Unresolved || h.Port != uint16(w.b.nic[i]&(MaxNICs-1)) || uint16(h.HeaderLen) != p.L3 ||
 		frame[packet.EthSrc]&1 != 0 {
 		return
 	}

@@ -22,6 +22,10 @@ const (
 	formerLocal int32 = -4 // out of the configuration, but flows may be left on it
 )
 
+// serverKey in place of a protocol makes an address the name of a real server's.
+// IANA keeps the number free.
+const serverKey = 255
+
 // nameTable is an immutable open-addressing hash table, at most half full. The
 // keys are configuration, not traffic, so the hash needs no secret; a miss is
 // bounded by the longest run, which the builder's half load keeps short.
@@ -70,6 +74,9 @@ func (t *nameTable) find(a packet.Addr, port uint16, proto uint8) int32 {
 
 // owner says what an address is to us: one of the values above.
 func (t *nameTable) owner(a packet.Addr) int32 { return t.find(a, 0, 0) }
+
+// isServer reports whether a real server has the address.
+func (t *nameTable) isServer(a packet.Addr) bool { return t.find(a, 0, serverKey) != notOwned }
 
 // owns reports whether an address is configured as ours.
 func (t *nameTable) owns(a packet.Addr) bool {

@@ -46,10 +46,3 @@ func (w *Worker) moved(i, off, n int) {
 	d := &w.b.desc[i]
 	d.Addr, d.Len = d.Addr&^(w.frameSize-1)+uint64(off), uint32(n)
 }
-
-// nextID is an IPv4 identification that no other worker uses now: they share
-// the local addresses.
-func (w *Worker) nextID() uint16 {
-	w.ipID += uint16(w.owners.workers)
-	return w.ipID
-}

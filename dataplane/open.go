@@ -36,22 +36,32 @@ func (w *Worker) miss(i int, handed bool) Verdict {
 	switch {
 	case svc < 0 && (owned == notOwned || owned == formerLocal):
 		return w.pass(i)
-	case p.Kind == packet.KindICMPError:
-		return DropNoFlow
 	case svc < 0 && owned != ownedVIP:
 		return w.strayReply(i)
+	case p.Kind > packet.KindUDP:
+		return w.missAside(i, svc)
+	}
+	return w.begin(i, svc)
+}
+
+// begin decides about row i, addressed to a VIP, that belongs to no flow and is
+// here where its flow would be: whether it opens one. id is its service,
+// negative without one.
+func (w *Worker) begin(i int, id int32) Verdict {
+	p := &w.b.pkt[i]
+	switch {
 	case w.snap.names.owns(p.Src):
 		// Answered, it would let two services talk to each other for ever.
 		return malformed(packet.ErrMartianSource)
 	case w.spent(p, w.frame(i)):
 		// Here and not only in forward: it must not cost a flow and a port.
 		return w.ttlExceeded(i, p.Dst)
-	case svc < 0:
+	case id < 0:
 		return DropNoService
 	case p.Kind == packet.KindTCP && p.TCPFlags&(packet.SYN|packet.ACK|packet.RST|packet.FIN) != packet.SYN:
-		return w.stray(i, &w.snap.Services[svc])
+		return w.stray(i, &w.snap.Services[id])
 	}
-	return w.open(i, uint32(svc), nil)
+	return w.open(i, uint32(id), nil)
 }
 
 // ownerOf is the worker that has p's flow if there is one. svc is the service

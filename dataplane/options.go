@@ -76,9 +76,13 @@ func (w *Worker) segmentTo(a packet.Addr) int {
 // counted.
 func (w *Worker) insertTOA(i int, e *conntrack.Entry, svc *Service, mtu int) Verdict {
 	p := &w.b.pkt[i]
-	chunk, off := w.chunk(i)
-	off, n, res := nat.InsertTOA(chunk, off, int(w.b.desc[i].Len), p, e, svc.TOAKind, mtu)
-	w.moved(i, off, n)
+	res := nat.TOANoRoom // as for a first fragment, which must keep its length
+	if !w.frags.cut {
+		chunk, off := w.chunk(i)
+		var n int
+		off, n, res = nat.InsertTOA(chunk, off, int(w.b.desc[i].Len), p, e, svc.TOAKind, mtu)
+		w.moved(i, off, n)
+	}
 	w.count.TOA[res]++
 	switch {
 	case res == nat.TOAInserted, !svc.TOAOnly:

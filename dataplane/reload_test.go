@@ -88,6 +88,15 @@ func TestHandedToTheWrongOne(t *testing.T) {
 				t.Errorf("worker %d holds a flow of worker %d", w.id, w.owners.forward(&tu))
 			}
 		}
+		// Fragments pass through two rings, and no more.
+		for id := range uint32(20) {
+			client := fmt.Sprintf("198.51.100.8:%d", 1000+20*uint32(late)+id)
+			before := r.counts().Adopted
+			r.deliver(late, 0, pieceOf(build(t, seg{src: client, dst: "192.0.2.10:5000", udp: true, payload: 592}), id, span{0, 200, true}))
+			if n := r.counts().Adopted - before; n > 2 {
+				t.Fatalf("a fragment was handed over %d times", n)
+			}
+		}
 	}
 }
 

@@ -17,7 +17,7 @@ type Snapshot struct {
 	Services []Service // by service id; a removed service keeps its id with Set == nil
 	// KeepTTL makes l4fwd no hop: it leaves the TTL of what it rewrites.
 	KeepTTL bool
-	names   nameTable // (VIP, port, protocol) → service id, removed ones too; (address, 0, 0) → owned
+	names   nameTable // (VIP, port, protocol) → service id, removed ones too; (address, 0, 0) → owned; (address, 0, serverKey) → 0
 	// resetting holds the real servers (address, port, protocol) whose segments
 	// without a flow are answered by a RST.
 	resetting nameTable
@@ -273,6 +273,9 @@ func (s *Snapshot) nameAll(locals []packet.Addr) nameTable {
 	}
 	for _, a := range locals {
 		keys[nameKey{addr: a}] = ownedLocal
+	}
+	for _, b := range s.Directory.Backends {
+		keys[nameKey{addr: b.Addr, proto: serverKey}] = 0
 	}
 	return newNameTable(keys)
 }

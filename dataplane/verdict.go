@@ -9,33 +9,44 @@ type Verdict uint8
 
 // Drops. What the operator can do about each is in docs/drops.md.
 const (
-	DropInternal       Verdict = iota // no path decided: a bug
-	DropNoService                     // to a VIP, but no service on that port and protocol
-	DropNoFlow                        // belongs to no flow and may not start one
-	DropNoBackend                     // every backend has weight 0, or none is left
-	DropPortsExhausted                // no free local port towards the backend
-	DropTupleConflict                 // DNAT: another VIP's flow has this (client, backend) pair
-	DropTableFull                     // the flow table is full
-	DropBucketFull                    // its part of the flow table is full
-	DropTTL                           // TTL or hop limit used up
-	DropFragment                      // an IP fragment
-	DropTooBig                        // larger than the egress MTU
-	DropBadRST                        // RST outside the window (RFC 5961)
-	DropBadSYN                        // SYN that cannot belong to the flow (RFC 5961)
-	DropBadFlags                      // TCP flags that no host sends
-	DropProxy                         // the PROXY header cannot be put where it belongs
-	DropTOA                           // TOA cannot be put in, and the service sends nothing without it
-	DropICMPTruncated                 // ICMP error whose embedded packet cannot be translated
-	DropNoRoute                       // the kernel has no route
-	DropBlackhole                     // the kernel's route is a blackhole, unreachable or prohibit
-	DropForeignRoute                  // the route leaves by a NIC that is not a data-plane NIC
-	DropLocalRoute                    // the kernel's route ends at this host itself
-	DropNeighbour                     // next hop not resolved yet; the kernel was asked
-	DropPortDown                      // the egress NIC is gone or down
-	DropTxFull                        // the TX ring is full
-	DropHandoffFull                   // the ring to the flow's owner is full
-	DropNotOurs                       // addressed to nothing that is configured
-	DropUnsupported                   // a protocol nobody forwards, to a VIP or local address
+	DropInternal            Verdict = iota // no path decided: a bug
+	DropNoService                          // to a VIP, but no service on that port and protocol
+	DropNoFlow                             // belongs to no flow and may not start one
+	DropNoBackend                          // every backend has weight 0, or none is left
+	DropPortsExhausted                     // no free local port towards the backend
+	DropTupleConflict                      // DNAT: another VIP's flow has this (client, backend) pair
+	DropTableFull                          // the flow table is full
+	DropBucketFull                         // its part of the flow table is full
+	DropTTL                                // TTL or hop limit used up
+	DropFragment                           // an IP fragment of neither TCP nor UDP
+	DropFragmentDuplicate                  // the same fragment has come before
+	DropFragmentOverlap                    // contradicts another fragment of its datagram (RFC 5722), or waited for one that does
+	DropFragmentCondemned                  // of a datagram dropped for overlap or number of pieces
+	DropFragmentScattered                  // of a datagram in too many pieces
+	DropFragmentTableFull                  // no room to remember another datagram in fragments
+	DropFragmentSourceLimit                // its source has its share of that room
+	DropFragmentHoldLimit                  // came before its first fragment, and too many wait
+	DropFragmentExpired                    // its first fragment did not come in time
+	DropFragmentProxy                      // from a client of a service with PROXY headers
+	DropFragmentSYN                        // a client's SYN in fragments
+	DropFragmentNAT64                      // would have to change its family
+	DropTooBig                             // larger than the egress MTU
+	DropBadRST                             // RST outside the window (RFC 5961)
+	DropBadSYN                             // SYN that cannot belong to the flow (RFC 5961)
+	DropBadFlags                           // TCP flags that no host sends
+	DropProxy                              // the PROXY header cannot be put where it belongs
+	DropTOA                                // TOA cannot be put in, and the service sends nothing without it
+	DropICMPTruncated                      // ICMP error whose embedded packet cannot be translated
+	DropNoRoute                            // the kernel has no route
+	DropBlackhole                          // the kernel's route is a blackhole, unreachable or prohibit
+	DropForeignRoute                       // the route leaves by a NIC that is not a data-plane NIC
+	DropLocalRoute                         // the kernel's route ends at this host itself
+	DropNeighbour                          // next hop not resolved yet; the kernel was asked
+	DropPortDown                           // the egress NIC is gone or down
+	DropTxFull                             // the TX ring is full
+	DropHandoffFull                        // the ring to the flow's owner is full
+	DropNotOurs                            // addressed to nothing that is configured
+	DropUnsupported                        // a protocol nobody forwards, to a VIP or local address
 	numDropsOwn
 )
 
@@ -63,6 +74,11 @@ var verdictNames = [...]string{
 	DropNoBackend: "no_backend", DropPortsExhausted: "ports_exhausted",
 	DropTupleConflict: "tuple_conflict", DropTableFull: "table_full",
 	DropBucketFull: "bucket_full", DropTTL: "ttl_exceeded", DropFragment: "fragment",
+	DropFragmentDuplicate: "fragment_duplicate", DropFragmentOverlap: "fragment_overlap",
+	DropFragmentCondemned: "fragment_condemned", DropFragmentScattered: "fragment_scattered",
+	DropFragmentTableFull: "fragment_table_full", DropFragmentSourceLimit: "fragment_source_limit",
+	DropFragmentHoldLimit: "fragment_hold_limit", DropFragmentExpired: "fragment_expired",
+	DropFragmentProxy: "fragment_proxy", DropFragmentSYN: "fragment_syn", DropFragmentNAT64: "fragment_nat64",
 	DropTooBig: "too_big", DropBadRST: "bad_rst",
 	DropBadSYN: "bad_syn", DropBadFlags: "bad_tcp_flags",
 	DropProxy: "proxy_refused", DropTOA: "toa_refused", DropICMPTruncated: "icmp_truncated", DropNoRoute: "no_route",

@@ -50,6 +50,7 @@ type Worker struct {
 	routes    *route.Table
 
 	learned learned // ways back the kernel does not know yet
+	frags   fragments
 
 	nanos int64  // monotonic, once a burst
 	tick  uint32 // the same in conntrack ticks
@@ -96,6 +97,7 @@ type burst struct {
 	ref     [BurstSize]conntrack.Ref
 	dir     [BurstSize]conntrack.Dir
 	changed bool
+	newID   [BurstSize]uint32 // of rows that are fragments; see nat.RenewID
 }
 
 // mailbox is how other threads reach a worker.
@@ -147,6 +149,9 @@ func (w *Worker) Poll(now int64) int {
 	w.refresh()
 	if len(w.homecoming) > 0 {
 		w.collect()
+	}
+	if w.frags.table.Len() > 0 {
+		w.expireFragments()
 	}
 	seen := 0
 	for i := range w.queues {

@@ -1,0 +1,122 @@
+package dataplane
+
+import (
+	"github.com/l4fwd/l4fwd/conntrack"
+	"github.com/l4fwd/l4fwd/dataplane/route"
+	"github.com/l4fwd/l4fwd/nat"
+	"github.com/l4fwd/l4fwd/packet"
+)
+
+// aside does with row i, which is neither TCP nor UDP, what its flow r asks for,
+// 0 if it has none.
+func (w *Worker) aside(i int, r conntrack.Ref, dir conntrack.Dir, handed bool) Verdict {
+	switch {
+	case w.b.pkt[i].Kind == packet.KindFragment:
+		return w.fragment(i, r, dir, handed)
+	case r == 0:
+		return w.miss(i, handed)
+	}
+	return w.relayError(i, r, dir)
+}
+
+// fragment is aside for a fragment whose ports are known.
+func (w *Worker) fragment(i int, r conntrack.Ref, dir conntrack.Dir, handed bool) Verdict {
+	if r == 0 {
+		// Still marked it came from a NIC, or to this worker as the datagram's
+		// keeper; the mark gone, its keeper has sent it to where its flow is.
+		return w.miss(i, handed && w.b.nic[i]&known == 0)
+	}
+	p, e, frame := &w.b.pkt[i], w.table.Entry(r), w.frame(i)
+	switch {
+	case translated(e):
+		return DropFragmentNAT64
+	case dir == conntrack.Forward && w.snap.Services[e.Service].Proxy != nat.NoProxy:
+		return DropFragmentProxy
+	}
+	if dir == conntrack.Reply || e.Mode == conntrack.FullNAT {
+		// From here on several hosts' datagrams bear one address.
+		nat.RenewID(frame, p, w.b.newID[i])
+	}
+	if p.Fragment(frame).Offset != 0 {
+		return w.follow(i, r, dir)
+	}
+	if err := p.FirstFragment(frame); err != packet.ErrNone {
+		return malformed(err)
+	}
+	if dir == conntrack.Forward && p.TCPFlags&packet.SYN != 0 {
+		return DropFragmentSYN
+	}
+	if dir == conntrack.Reply {
+		return w.reply(i, r)
+	}
+	w.frags.cut = true
+	v := w.forward(i, r)
+	w.frags.cut = false
+	return v
+}
+
+// follow rewrites row i, a fragment without ports of its own, and queues it.
+func (w *Worker) follow(i int, r conntrack.Ref, dir conntrack.Dir) Verdict {
+	p, e, frame := &w.b.pkt[i], w.table.Entry(r), w.frame(i)
+	if w.spent(p, frame) {
+		return DropTTL // no error about anything but a first fragment
+	}
+	var hop *route.Hop
+	var v Verdict
+	if dir == conntrack.Forward {
+		hop, v = w.serverHop(e.Backend)
+	} else {
+		hop, v = w.clientHop(e)
+	}
+	if hop == nil {
+		return v
+	}
+	n := p.IPLen()
+	if n > int(hop.MTU) {
+		return DropTooBig
+	}
+	if out := w.table.Track(r, dir, p, frame, w.tick, &w.snap.Services[e.Service].Timeouts); out != conntrack.Pass {
+		return untracked[out]
+	}
+	if !nat.Readdress(frame, p, e, dir, &w.snap.Directory) {
+		return DropInternal
+	}
+	if w.snap.KeepTTL {
+		nat.KeepTTL(frame, p)
+	}
+	c := &w.here.Backends[e.Backend]
+	c.Packets[dir]++
+	c.Bytes[dir] += uint64(n)
+	return w.send(i, hop, v)
+}
+
+// missAside is miss for what is addressed to a VIP and neither TCP nor UDP: an
+// ICMP error, or a fragment, of which the first may open a flow of UDP.
+func (w *Worker) missAside(i int, id int32) Verdict {
+	p, frame := &w.b.pkt[i], w.frame(i)
+	if p.Kind != packet.KindFragment || p.Fragment(frame).Offset != 0 {
+		return DropNoFlow
+	}
+	if id >= 0 {
+		switch svc := &w.snap.Services[id]; {
+		case p.V6 && svc.v4:
+			return DropFragmentNAT64
+		case svc.Proxy != nat.NoProxy:
+			return DropFragmentProxy
+		case svc.Mode == conntrack.FullNAT:
+			nat.RenewID(frame, p, w.b.newID[i])
+		}
+	}
+	if err := p.FirstFragment(frame); err != packet.ErrNone {
+		return malformed(err)
+	}
+	if p.TCPFlags&packet.SYN != 0 {
+		// No stack sends one. Its data, of unknown length, and what Fast Open may
+		// put there would slip past what is done about SYNs.
+		return DropFragmentSYN
+	}
+	w.frags.cut = true
+	v := w.begin(i, id)
+	w.frags.cut = false
+	return v
+}
