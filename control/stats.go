@@ -36,7 +36,10 @@ type Stats struct {
 
 // ServiceStats counts by service.
 type ServiceStats struct {
-	Name     string         `json:"name"`
+	Name string `json:"name"`
+	// PortsExhausted are packets that would have opened a flow, had there been a
+	// local port free towards its backend.
+	PortsExhausted uint64         `json:"ports_exhausted"`
 	Backends []BackendStats `json:"backends"`
 }
 
@@ -72,9 +75,10 @@ type LinkStats struct {
 	Queues []afxdp.Stats     `json:"queues"` // rings and XDP_STATISTICS
 }
 
-// serviceNames is a service with its backends' ids in the data plane.
+// serviceNames is a service with its and its backends' ids in the data plane.
 type serviceNames struct {
 	name     string
+	id       int
 	backends []backendName
 }
 
@@ -84,17 +88,17 @@ type backendName struct {
 }
 
 func namesOf(c *config.Config, s *dataplane.Snapshot) []serviceNames {
-	ids := make(map[string][]uint32, len(s.Services)) // service names are unique
+	ids := make(map[string]int, len(s.Services)) // service names are unique
 	for i := range s.Services {
 		if s.Services[i].Set != nil { // one that is gone may have had the name
-			ids[s.Services[i].Name] = s.Services[i].Backends
+			ids[s.Services[i].Name] = i
 		}
 	}
 	var out []serviceNames
 	for _, svc := range c.Services {
-		n := serviceNames{name: svc.Name}
+		n := serviceNames{name: svc.Name, id: ids[svc.Name]}
 		for i, b := range svc.Backends {
-			n.backends = append(n.backends, backendName{b.Address, int(ids[svc.Name][i])})
+			n.backends = append(n.backends, backendName{b.Address, int(s.Services[n.id].Backends[i])})
 		}
 		out = append(out, n)
 	}
@@ -140,6 +144,7 @@ func (d *Daemon) stats(ctx context.Context) (Stats, error) {
 	defer cancel()
 	var total dataplane.Counts
 	var backends []dataplane.BackendCount
+	var services []dataplane.ServiceCount
 	out := Stats{Verdicts: map[string]uint64{}, TOA: map[string]uint64{}}
 	err := d.onWorkers(ctx, func(w *dataplane.Worker) {
 		c := w.Counts()
@@ -150,6 +155,13 @@ func (d *Daemon) stats(ctx context.Context) (Stats, error) {
 		}
 		for i := range mine {
 			backends[i].Add(&mine[i])
+		}
+		ours := w.ServiceCounts()
+		for len(services) < len(ours) {
+			services = append(services, dataplane.ServiceCount{})
+		}
+		for i := range ours {
+			services[i].Add(&ours[i])
 		}
 		out.Flows += w.Flows()
 		out.Workers = append(out.Workers, WorkerStats{
@@ -174,7 +186,7 @@ func (d *Daemon) stats(ctx context.Context) (Stats, error) {
 		}
 	}
 	for _, s := range d.names {
-		svc := ServiceStats{Name: s.name}
+		svc := ServiceStats{Name: s.name, PortsExhausted: services[s.id].PortsExhausted}
 		for _, b := range s.backends {
 			c := backends[b.id]
 			svc.Backends = append(svc.Backends, BackendStats{

@@ -41,8 +41,9 @@ func TestNamesOfNameThatMoved(t *testing.T) {
 				t.Errorf("%s: backend %v has the id of %v", step.vip, b.addr, got.Netip())
 			}
 		}
-		if n := len(namesOf(c, snap)[0].backends); n != step.backends {
-			t.Errorf("%s: %d backends", step.vip, n)
+		n := namesOf(c, snap)[0]
+		if len(n.backends) != step.backends || snap.Directory.Services[n.id].Addr.String() != step.vip {
+			t.Errorf("%s: service %d, %d backends", step.vip, n.id, len(n.backends))
 		}
 	}
 }

@@ -67,3 +67,6 @@ func (w *Worker) FreeFrames() int { return len(w.pool.free) }
 // BackendCounts is this worker's count for each backend id, to be copied
 // before Do's function returns.
 func (w *Worker) BackendCounts() []BackendCount { return w.here.Backends }
+
+// ServiceCounts is this worker's count for each service id; like BackendCounts.
+func (w *Worker) ServiceCounts() []ServiceCount { return w.here.Services }

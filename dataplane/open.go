@@ -98,6 +98,19 @@ const conflictTries = 4
 // forwards it. was is the flow it takes the place of, nil without one: its
 // backend is kept while it serves.
 func (w *Worker) open(i int, id uint32, was *conntrack.Entry) Verdict {
+	v := w.openTo(i, id, was)
+	switch v {
+	case DropPortsExhausted:
+		w.here.Services[id].PortsExhausted++
+		w.remember(&w.b.pkt[i])
+	case DropHalfOpenFull:
+		w.remember(&w.b.pkt[i])
+	}
+	return v
+}
+
+// openTo is open towards the first backend that will do.
+func (w *Worker) openTo(i int, id uint32, was *conntrack.Entry) Verdict {
 	p := &w.b.pkt[i]
 	svc := &w.snap.Services[id]
 	key := svc.Set.Key(p.Src, p.SrcPort)
@@ -144,9 +157,12 @@ func (w *Worker) insert(i int, svc *Service, id, backend uint32) (conntrack.Ref,
 	if v := w.fits(i, svc, e); v != Forwarded {
 		return 0, v
 	}
+	if w.crowdedOut(p) {
+		return 0, DropHalfOpenFull
+	}
 	if svc.Mode == conntrack.FullNAT {
 		var ok bool
-		if e.Local, e.LocalPort, ok = w.ports.Pick(w.table, dir, svc.Locals, backend); !ok && !w.takePort(&e, svc) {
+		if e.Local, e.LocalPort, ok = w.ports.Pick(w.table, dir, svc.Locals, backend); !ok && !w.takePort(p, &e, svc) {
 			return 0, DropPortsExhausted
 		}
 		if p.Kind == packet.KindTCP {
@@ -211,18 +227,16 @@ func (w *Worker) fits(i int, svc *Service, e conntrack.Entry) Verdict {
 	return Forwarded
 }
 
-// handshakeTime is how long a half-open flow keeps its port against newer ones:
-// most handshakes are over by then.
-const handshakeTime = conntrack.TicksPerSecond / 4
-
 // takePort gives e the local port of the oldest half-open flow, which goes, if
 // that has a port e can use. Else a flood of SYNs from invented addresses, six
 // thousand a second for one local address and backend, would keep everybody out.
-func (w *Worker) takePort(e *conntrack.Entry, svc *Service) bool {
+func (w *Worker) takePort(p *packet.Packet, e *conntrack.Entry, svc *Service) bool {
+	if !w.makeWay(p) {
+		return false
+	}
 	r := w.table.OldestHalfOpen()
 	o := w.table.Entry(r)
-	if r == 0 || o.Mode != e.Mode || o.Service != e.Service || o.Backend != e.Backend ||
-		w.tick-o.Created < handshakeTime || !slices.Contains(svc.Locals, o.Local) {
+	if o.Mode != e.Mode || o.Service != e.Service || o.Backend != e.Backend || !slices.Contains(svc.Locals, o.Local) {
 		return false
 	}
 	e.Local, e.LocalPort = o.Local, o.LocalPort

@@ -54,7 +54,17 @@ type Locality struct {
 	Schedulers []balance.State // by service id
 	hops       []cachedHop     // by backend id
 	Backends   []BackendCount  // by backend id
+	Services   []ServiceCount  // by service id
 }
+
+// ServiceCount is what one worker has counted of one service as a whole; like
+// BackendCount.
+type ServiceCount struct {
+	PortsExhausted uint64 // packets dropped as DropPortsExhausted
+}
+
+// Add sums o into c.
+func (c *ServiceCount) Add(o *ServiceCount) { c.PortsExhausted += o.PortsExhausted }
 
 // BackendCount is what one worker has done for one backend. Counts are carried
 // over from snapshot to snapshot, as the ids are.
@@ -331,6 +341,7 @@ func (r *Registry) localities(s *Snapshot, seed uint64) []Locality {
 		}
 		l.hops = apart[cachedHop](len(s.Directory.Backends))
 		l.Backends = apart[BackendCount](len(s.Directory.Backends))
+		l.Services = apart[ServiceCount](len(s.Services))
 	}
 	return out
 }
@@ -347,4 +358,5 @@ func apart[T any](n int) []T {
 func (l *Locality) adopt(old *Locality) {
 	copy(l.Schedulers, old.Schedulers)
 	copy(l.Backends, old.Backends)
+	copy(l.Services, old.Services)
 }

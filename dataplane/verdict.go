@@ -17,6 +17,7 @@ const (
 	DropTupleConflict                      // DNAT: another VIP's flow has this (client, backend) pair
 	DropTableFull                          // the flow table is full
 	DropBucketFull                         // its part of the flow table is full
+	DropHalfOpenFull                       // all half-open flows there may be are young; the SYN is let in when it comes again
 	DropTTL                                // TTL or hop limit used up
 	DropFragment                           // an IP fragment of neither TCP nor UDP
 	DropFragmentDuplicate                  // the same fragment has come before
@@ -73,7 +74,7 @@ var verdictNames = [...]string{
 	DropInternal: "internal", DropNoService: "no_service", DropNoFlow: "no_flow",
 	DropNoBackend: "no_backend", DropPortsExhausted: "ports_exhausted",
 	DropTupleConflict: "tuple_conflict", DropTableFull: "table_full",
-	DropBucketFull: "bucket_full", DropTTL: "ttl_exceeded", DropFragment: "fragment",
+	DropBucketFull: "bucket_full", DropHalfOpenFull: "half_open_full", DropTTL: "ttl_exceeded", DropFragment: "fragment",
 	DropFragmentDuplicate: "fragment_duplicate", DropFragmentOverlap: "fragment_overlap",
 	DropFragmentCondemned: "fragment_condemned", DropFragmentScattered: "fragment_scattered",
 	DropFragmentTableFull: "fragment_table_full", DropFragmentSourceLimit: "fragment_source_limit",

@@ -64,6 +64,7 @@ type Worker struct {
 	pollFDs []unix.PollFd
 	peers   []*Worker       // all workers, for waking
 	evicted conntrack.Entry // the half-open flow that had to make room
+	refused refused         // SYNs that may come again
 	former  conntrack.Entry // the flow that a new one takes the place of
 	count   Counts
 	stages  *StageClock // nil: nobody asks

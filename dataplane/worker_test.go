@@ -102,6 +102,9 @@ func TestPortsExhausted(t *testing.T) {
 		t.Errorf("local addresses used: %v, want both", seen)
 	}
 	r.refused(0, 0, DropPortsExhausted, query(6))
+	if got := r.dp.Workers[0].ServiceCounts()[0].PortsExhausted; got != 1 {
+		t.Errorf("service has counted %d", got)
+	}
 	r.one(0, 0, 1, query(3)) // those that have a flow keep it
 }
 
@@ -125,6 +128,7 @@ func TestHalfOpenMakesRoom(t *testing.T) {
 	r := newRigWith(t, 1, testSpec(), func(o *Options) { o.Flows = 16 })
 	for i := range 100 {
 		r.one(0, 0, 1, build(t, seg{src: fmt.Sprintf("198.51.100.7:%d", 1024+i), dst: "192.0.2.11:80", syn: true}))
+		r.now += int64(100 * time.Millisecond) // slow enough for handshakes
 	}
 	if c := r.counts(); c.Opened != 100 || c.Evicted != 96 {
 		t.Errorf("opened %d, evicted %d; want 100, 96", c.Opened, c.Evicted)
