@@ -40,7 +40,7 @@ type ServiceStats struct {
 	// PortsExhausted are packets that would have opened a flow, had there been a
 	// local port free towards its backend.
 	PortsExhausted uint64         `json:"ports_exhausted"`
-	Backends []BackendStats `json:"backends"`
+	Backends       []BackendStats `json:"backends"`
 }
 
 // BackendStats counts one real server.
