@@ -11,7 +11,6 @@ import (
 	"github.com/google/gopacket/layers"
 
 	"github.com/l4fwd/l4fwd/conntrack"
-	"github.com/l4fwd/l4fwd/dataplane/route"
 	"github.com/l4fwd/l4fwd/nat"
 )
 
@@ -224,13 +223,7 @@ func TestTOANoRoom(t *testing.T) {
 				}
 				r.refused(0, 0, DropTOA, build(t, crowded))
 				p := r.answered(0, 0, 0, DropTooBig, build(t, large))
-				var told int
-				if l, ok := p.Layer(layers.LayerTypeICMPv4).(*layers.ICMPv4); ok {
-					told = int(l.Seq)
-				} else {
-					told = int(binary.BigEndian.Uint32(p.Layer(layers.LayerTypeICMPv6).(*layers.ICMPv6).Payload))
-				}
-				if told != mtu {
+				if told := toldMTU(p); told != mtu {
 					t.Errorf("the client is told an MTU of %d, want %d", told, mtu)
 				}
 			}
@@ -314,14 +307,6 @@ func TestKeepTTL(t *testing.T) {
 // what is added to the client's segments.
 func TestMSSClamp(t *testing.T) {
 	const four, six = "198.51.100.7:40000", "[2001:db8:c::7]:40000"
-	// A server behind a narrow link, a client behind another.
-	routes := func(client, server int) *route.Table {
-		hops := []route.Hop{{}, route.NewHop(0, clientMAC, nicMAC[0], 0, client), route.NewHop(1, serverMAC, nicMAC[1], 0, server)}
-		p := func(s string, id route.HopID) route.Prefix {
-			return route.Prefix{Prefix: netip.MustParsePrefix(s), Hop: id}
-		}
-		return route.New(2, hops, []route.Prefix{p("198.51.100.0/24", 1), p("2001:db8:c::/64", 1), p("10.0.1.0/24", 2), p("2001:db8:1::/64", 2)})
-	}
 	tests := []struct {
 		name, client, vip string
 		clamp             uint16
@@ -350,7 +335,7 @@ func TestMSSClamp(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			r := newRig(t, 1, withPolicy(func(s *ServiceSpec) { s.MSSClamp = tt.clamp }))
-			r.dp.PublishRoutes(routes(tt.mtus[0], tt.mtus[1]))
+			r.dp.PublishRoutes(routesOf(tt.mtus[0], tt.mtus[1]))
 			var opts []layers.TCPOption
 			if tt.in > 0 {
 				opts = append(opts, mss(tt.in))

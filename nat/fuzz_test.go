@@ -88,6 +88,7 @@ func through(chunk []byte, off, n *int, p *packet.Packet, f *flow, d conntrack.D
 	case packet.KindTCP, packet.KindUDP:
 		if d == conntrack.Reply {
 			LowerMSS(frame, p, TOALen(&f.e))
+			ClampMSS(frame, p, 1240)
 			return Reply(frame, p, &f.e, &f.dir), 0
 		}
 		StripOption(frame, p, packet.OptTOA)
@@ -95,6 +96,7 @@ func through(chunk []byte, off, n *int, p *packet.Packet, f *flow, d conntrack.D
 		if TOANeeded(&f.e, p) {
 			*off, *n, _ = InsertTOA(chunk, *off, *n, p, &f.e, packet.OptTOA, 1500)
 		}
+		ShiftTimestamps(chunk[*off:*off+*n], p, d, f.e.SeqDelta)
 		return Forward(chunk[*off:*off+*n], p, &f.e, &f.dir), 0
 	case packet.KindICMPError:
 		return TranslateError(frame, p, &f.e, d, &f.dir, TOARoom(&f.e)), 0
