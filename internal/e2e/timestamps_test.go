@@ -91,7 +91,7 @@ func (c clocked) run(t *testing.T, top *testbed.Topology, base int) {
 	}
 	before := d.stats()
 	client, server := countersOf(t, top.Client), countersOf(t, top.Servers[0])
-	rounds := 4
+	rounds := 3
 	if !testing.Short() {
 		rounds = 20
 	}
