@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/binary"
+	"fmt"
 	"net/netip"
 	"sync"
 	"testing"
@@ -77,6 +78,16 @@ func TestTOAInHandshakeOnly(t *testing.T) {
 			if res, err := l.Run(t.Context(), r.Client); err != nil || res.OK != l.Requests {
 				t.Fatalf("%d of %d requests answered, %v: %v", res.OK, l.Requests, err, res.Errors)
 			}
+			await(t, "the last handshake to be looked at", func() error {
+				h.mu.Lock()
+				defer h.mu.Unlock()
+				for key := range told {
+					if _, ok := h.clients[key]; !ok {
+						return fmt.Errorf("not that of %s", key.peer)
+					}
+				}
+				return nil
+			})
 			h.mu.Lock()
 			defer h.mu.Unlock()
 			wrong := 0
