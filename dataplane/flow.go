@@ -31,9 +31,12 @@ func (w *Worker) forward(i int, r conntrack.Ref) Verdict {
 	if ipLen > mtu {
 		return w.tooBig(i, p.Dst, mtu-w.growth(e, svc))
 	}
+	// Only l4fwd may say who the client is, to whatever backend.
+	if !p.V6 && p.L4-p.L3 > packet.IPv4MinLen {
+		nat.StripUOA(frame, p)
+	}
 	if p.Kind == packet.KindTCP {
 		if p.Payload-p.L4 > tcpBareHeader {
-			// Only l4fwd may say who the client is, to whatever backend.
 			nat.StripOption(frame, p, svc.TOAKind)
 		}
 		if p.TCPFlags&packet.SYN != 0 {
@@ -93,6 +96,9 @@ func (w *Worker) reply(i int, r conntrack.Ref) Verdict {
 	}
 	mtu, ipLen := int(hop.MTU), p.IPLen()
 	if translated(e) {
+		if !packet.VerifyIPv4(frame, p) {
+			return DropIPChecksum
+		}
 		mtu -= nat.Growth64(p)
 	}
 	if ipLen > mtu {
@@ -164,6 +170,9 @@ func (w *Worker) relayError(i int, r conntrack.Ref, dir conntrack.Dir) Verdict {
 	}
 	if hop == nil {
 		return v
+	}
+	if translated(e) && !packet.VerifyIPv4(frame, p) {
+		return DropIPChecksum
 	}
 	if p.End-p.L3 > hop.MTU && !translated(e) { // those are cut to size
 		return DropTooBig

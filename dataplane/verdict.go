@@ -35,6 +35,7 @@ const (
 	DropBadRST                             // RST outside the window (RFC 5961)
 	DropBadSYN                             // SYN that cannot belong to the flow (RFC 5961)
 	DropBadFlags                           // TCP flags that no host sends
+	DropIPChecksum                         // IPv4 header checksum is wrong, and the packet's new header would hide it
 	DropProxy                              // the PROXY header cannot be put where it belongs
 	DropTOA                                // TOA cannot be put in, and the service sends nothing without it
 	DropICMPTruncated                      // ICMP error whose embedded packet cannot be translated
@@ -82,7 +83,8 @@ var verdictNames = [...]string{
 	DropFragmentProxy: "fragment_proxy", DropFragmentSYN: "fragment_syn", DropFragmentNAT64: "fragment_nat64",
 	DropTooBig: "too_big", DropBadRST: "bad_rst",
 	DropBadSYN: "bad_syn", DropBadFlags: "bad_tcp_flags",
-	DropProxy: "proxy_refused", DropTOA: "toa_refused", DropICMPTruncated: "icmp_truncated", DropNoRoute: "no_route",
+	DropIPChecksum: "bad_ip_checksum",
+	DropProxy:      "proxy_refused", DropTOA: "toa_refused", DropICMPTruncated: "icmp_truncated", DropNoRoute: "no_route",
 	DropBlackhole: "blackhole_route", DropForeignRoute: "foreign_route",
 	DropLocalRoute: "local_route",
 	DropNeighbour:  "neighbour_unresolved", DropPortDown: "port_down",

@@ -111,6 +111,10 @@ func Forward64(chunk []byte, off, n int, p *packet.Packet, e *conntrack.Entry, d
 // options; for what is returned, and what becomes of p, see Forward64. Fragments
 // are refused: they have no ports.
 //
+// The caller has seen to it that the IPv4 header's checksum is right
+// (packet.VerifyIPv4): there is none in IPv6, so damage that it alone would show
+// ends unseen here (RFC 1812 section 5.2.2).
+//
 // It returns false, with nothing changed, if the packet cannot be a server packet
 // of this flow, the flow is not one to be translated, or there is no space before
 // the frame in its chunk; then the frame must not be sent.

@@ -19,10 +19,13 @@ import (
 //
 // ok is false, with chunk and p unchanged, if p is not TCP, or a RST, which is
 // never answered, or did not come from one host for one host (RFC 1122 section
-// 4.2.3.10). The caller limits the rate: see Bucket.
+// 4.2.3.10), or is damaged: who sends a segment with a wrong checksum would get an
+// answer to numbers that it may never have sent (RFC 9293 section 3.1). The caller
+// limits the rate: see Bucket.
 func ResetFor(chunk []byte, off, n int, p *packet.Packet) (newOff, newLen int, ok bool) {
 	if p.Kind != packet.KindTCP || p.TCPFlags&packet.RST != 0 || !within(chunk, off, n, p) ||
-		int(p.Payload) < int(p.L4)+packet.TCPMinLen || !betweenHosts(chunk[off:off+n], p) {
+		int(p.Payload) < int(p.L4)+packet.TCPMinLen || !betweenHosts(chunk[off:off+n], p) ||
+		!packet.VerifyIPv4(chunk[off:off+n], p) || !packet.VerifyL4(chunk[off:off+n], p) {
 		return off, n, false
 	}
 	seq, ack, flags := p.Ack, uint32(0), uint8(packet.RST)

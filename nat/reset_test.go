@@ -83,9 +83,12 @@ func TestResetForRefuses(t *testing.T) {
 		{"from broadcast", func(_ []byte, p *packet.Packet) { p.Src = addr("255.255.255.255") }},
 		{"header cut", func(_ []byte, p *packet.Packet) { p.Payload = p.L4 + 8 }},
 		{"refused by Parse", func(_ []byte, p *packet.Packet) { p.Err = packet.ErrLand }},
+		{"damaged data", func(b []byte, p *packet.Packet) { b[p.End-1] ^= 1 }},
+		{"damaged acknowledgement", func(b []byte, p *packet.Packet) { b[p.L4+packet.TCPAck] ^= 1; p.Ack ^= 1 << 24 }},
+		{"damaged IPv4 header", func(b []byte, p *packet.Packet) { b[p.L3+packet.IPv4ID] ^= 1 }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s := flow4(conntrack.FullNAT).fromClient(shape{ttl: 9, flags: packet.ACK, ack: 5})
+			s := flow4(conntrack.FullNAT).fromClient(shape{ttl: 9, flags: packet.ACK, ack: 5, payload: []byte("data")})
 			frame := s.frame()
 			p := parse(t, frame)
 			c.edit(frame, &p)
