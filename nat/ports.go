@@ -53,11 +53,13 @@ const (
 
 // Ports chooses the local address and port of new Full-NAT flows for one worker;
 // nobody else may use it. It holds no list of free ports: the flow table knows
-// what is in use. For each pair of local address and backend there is a cursor
-// that goes round all the worker's ports, so a port serves the same backend again
+// what is in use. For each pair of local address and real server there is a cursor
+// that goes round all the worker's ports, so a port serves the same server again
 // as late as possible, and one local address gives its whole range to each
-// backend. Cursors are found by a hash of the pair: two pairs that meet share
-// one, which shortens the round a little and does no harm otherwise.
+// server. A server is its address, port and protocol, and not its backend id: where
+// two services share one, the tuples are the same, so the cursor must be. Cursors
+// are found by a hash of the pair: two pairs that meet share one, which shortens
+// the round a little and does no harm otherwise.
 //
 // About 140 KiB, allocated once.
 type Ports struct {
@@ -68,7 +70,7 @@ type Ports struct {
 	common  span
 	spans   []span // by local address id
 	cursors [portCursors]uint16
-	locals  [localCursors]uint16 // whose turn it is among a backend's local addresses
+	locals  [localCursors]uint16 // whose turn it is among a server's local addresses
 }
 
 // span is a worker's share of a range: count ports from first, Modulus apart.
@@ -116,7 +118,7 @@ func (r Residue) in(pr PortRange) span {
 
 // Pick returns a local address id out of locals and a port on it such that no
 // flow in t has the tuple of a reply backend → local address, port. The local
-// addresses take turns, for each backend on its own. If one has no free port
+// addresses take turns, for each server on its own. If one has no free port
 // within a bounded number of probes, the next is tried; ok is false if none had.
 // Ids that mean nothing in dir, or whose family is not the backend's, are passed
 // over. The caller inserts the flow before it calls Pick again.
@@ -126,7 +128,8 @@ func (s *Ports) Pick(t *conntrack.Table, dir *conntrack.Directory, locals []uint
 	}
 	rs := &dir.Backends[backend]
 	reply := packet.Tuple{Src: rs.Addr, SrcPort: rs.Port, Proto: rs.Proto}
-	turn := &s.locals[mix(s.seed^uint64(backend))%localCursors]
+	server := s.hash(rs)
+	turn := &s.locals[server%localCursors]
 	for range min(len(locals), maxLocals) {
 		at := int(*turn) % len(locals)
 		*turn = uint16((at + 1) % len(locals))
@@ -135,20 +138,27 @@ func (s *Ports) Pick(t *conntrack.Table, dir *conntrack.Directory, locals []uint
 			continue
 		}
 		reply.Dst = dir.Locals[local]
-		if s.probe(t, dir, &reply, local, backend) {
+		if s.probe(t, dir, &reply, local, server) {
 			return local, reply.DstPort, true
 		}
 	}
 	return 0, 0, false
 }
 
+// hash is that of a real server, by which its cursors are found.
+func (s *Ports) hash(rs *conntrack.Endpoint) uint64 {
+	h := mix(s.seed ^ rs.Addr.Hi)
+	h = mix(h ^ rs.Addr.Lo)
+	return mix(h ^ uint64(rs.Port)<<8 ^ uint64(rs.Proto))
+}
+
 // probe looks for a free port on one local address and leaves it in reply.
-func (s *Ports) probe(t *conntrack.Table, dir *conntrack.Directory, reply *packet.Tuple, local uint16, backend uint32) bool {
+func (s *Ports) probe(t *conntrack.Table, dir *conntrack.Directory, reply *packet.Tuple, local uint16, server uint64) bool {
 	ports := s.common
 	if int(local) < len(s.spans) {
 		ports = s.spans[local]
 	}
-	cursor := &s.cursors[mix(s.seed^uint64(backend)<<16^uint64(local))%portCursors]
+	cursor := &s.cursors[mix(server^uint64(local))%portCursors]
 	at, step := uint32(*cursor), uint32(1)
 	for i := range min(int(ports.count), maxPortProbes) {
 		if at %= uint32(ports.count); s.spread != nil {
