@@ -98,6 +98,14 @@ type frame struct {
 
 func (f frame) tcp() *layers.TCP { l, _ := f.Layer(layers.LayerTypeTCP).(*layers.TCP); return l }
 
+// Data is data to gopacket, whatever service a local port is known for.
+func init() {
+	for port := range 1 << 16 {
+		layers.RegisterTCPPortLayerType(layers.TCPPort(port), gopacket.LayerTypePayload)
+		layers.RegisterUDPPortLayerType(layers.UDPPort(port), gopacket.LayerTypePayload)
+	}
+}
+
 // ends are source and destination as addr:port.
 func (f frame) ends() (src, dst string) {
 	n, t := f.NetworkLayer().NetworkFlow(), f.TransportLayer().TransportFlow()

@@ -232,6 +232,14 @@ func (r *rig) counts() (c Counts) {
 	return c
 }
 
+// Data is data to gopacket, whatever service a local port is known for.
+func init() {
+	for port := range 1 << 16 {
+		layers.RegisterTCPPortLayerType(layers.TCPPort(port), gopacket.LayerTypePayload)
+		layers.RegisterUDPPortLayerType(layers.UDPPort(port), gopacket.LayerTypePayload)
+	}
+}
+
 // verify has gopacket compute every checksum anew.
 func verify(t testing.TB, frame []byte) gopacket.Packet {
 	t.Helper()

@@ -140,6 +140,14 @@ func recompute(d []byte, l4 int, proto byte, noCsum bool) {
 	binary.BigEndian.PutUint16(at, c)
 }
 
+// Data is data to gopacket, whatever service a local port is known for.
+func init() {
+	for port := range 1 << 16 {
+		layers.RegisterTCPPortLayerType(layers.TCPPort(port), gopacket.LayerTypePayload)
+		layers.RegisterUDPPortLayerType(layers.UDPPort(port), gopacket.LayerTypePayload)
+	}
+}
+
 // judge has gopacket look at the checksums of a frame.
 func judge(t rapid.TB, frame []byte) {
 	t.Helper()
