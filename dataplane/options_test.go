@@ -408,6 +408,32 @@ func TestTOAInTheHandshakesACK(t *testing.T) {
 	}
 }
 
+// TestNobodyHidesFromTOA: a client that has l4fwd believe that the server knows it,
+// by packets that never arrive there (a TTL too short, a bad checksum), must not
+// get a connection by one that does not say who it is. The server takes none but an
+// acknowledgement of just its SYN.
+func TestNobodyHidesFromTOA(t *testing.T) {
+	lies := map[string]seg{
+		"data of the server's that was never sent": {ack: true, seq: 1001, ackNum: 9002, payload: 1},
+		"much of it":       {ack: true, seq: 1001, ackNum: 9500},
+		"a FIN of its own": {ack: true, fin: true, seq: 1001, ackNum: 9002},
+		"a RST":            {ack: true, rst: true, seq: 1001, ackNum: 9001},
+	}
+	for name, lie := range lies {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, 1, testSpec())
+			c, _ := r.begin("198.51.100.7:40000", "192.0.2.10:80", 1000)
+			c.answer()
+			c.fromClient(seg{ack: true, seq: 1001, ackNum: 9001})
+			lie.src, lie.dst = c.client, c.vip
+			r.one(0, 0, 1, build(t, lie))
+			if p := c.fromClient(seg{ack: true, seq: 1001, ackNum: 9001, payload: 5}); toa(p) == nil {
+				t.Error("what completes the handshake does not say who the client is")
+			}
+		})
+	}
+}
+
 func TestPoliciesDoNotAllocate(t *testing.T) {
 	spec := withPolicy(func(s *ServiceSpec) {
 		s.MSSClamp = ClampToMTU

@@ -61,8 +61,14 @@ func TOARoom(e *conntrack.Entry) int {
 // the client acknowledges data from the server, for until then an earlier one
 // may have been lost; FIN included, SYN and RST never. conntrack has tracked the
 // packet already, so one that makes the acknowledgement bears none.
+//
+// What acknowledges just the server's SYN always bears it: nothing else completes a
+// handshake (RFC 9293 section 3.10.7.4), and that an acknowledgement of data passed
+// here does not prove that the server ever saw anything of the client's. It may have
+// had a TTL that ended on the way.
 func TOANeeded(e *conntrack.Entry, p *packet.Packet) bool {
-	return e.Flags&(conntrack.HasServerISN|conntrack.ServerAcked) == conntrack.HasServerISN &&
+	answered := e.Flags & (conntrack.HasServerISN | conntrack.ServerAcked)
+	return (answered == conntrack.HasServerISN || answered != 0 && p.Ack == e.ServerNext) &&
 		p.TCPFlags&(packet.ACK|packet.SYN|packet.RST) == packet.ACK &&
 		p.Kind == packet.KindTCP && e.Mode == conntrack.FullNAT
 }

@@ -226,11 +226,13 @@ func TestTOANeeded(t *testing.T) {
 		{"RST-ACK", conntrack.HasServerISN, packet.RST | packet.ACK, nil, false},
 		{"no ACK flag", conntrack.HasServerISN, packet.PSH, nil, false},
 		{"before the SYN-ACK", 0, packet.ACK, nil, false},
-		{"once server data is acknowledged", conntrack.HasServerISN | conntrack.ServerAcked, packet.ACK, nil, false},
+		{"once server data is acknowledged", conntrack.HasServerISN | conntrack.ServerAcked, packet.ACK, func(_ *conntrack.Entry, p *packet.Packet) { p.Ack = 701 }, false},
+		{"and then the handshake's ACK again", conntrack.HasServerISN | conntrack.ServerAcked, packet.ACK, func(_ *conntrack.Entry, p *packet.Packet) { p.Ack = 700 }, true},
+		{"of a server that began anew", conntrack.ServerAcked, packet.ACK, func(_ *conntrack.Entry, p *packet.Packet) { p.Ack = 700 }, true},
 		{"DNAT", conntrack.HasServerISN, packet.ACK, func(e *conntrack.Entry, _ *packet.Packet) { e.Mode = conntrack.DNAT }, false},
 		{"UDP", conntrack.HasServerISN, packet.ACK, func(_ *conntrack.Entry, p *packet.Packet) { p.Kind = packet.KindUDP }, false},
 	} {
-		e := conntrack.Entry{Mode: conntrack.FullNAT, Flags: c.flags}
+		e := conntrack.Entry{Mode: conntrack.FullNAT, Flags: c.flags, ServerNext: 700}
 		p := packet.Packet{Kind: packet.KindTCP, TCPFlags: c.tcp}
 		if c.edit != nil {
 			c.edit(&e, &p)
