@@ -53,8 +53,12 @@
 // Only the first fragment of a datagram has ports. If it is taken, the
 // datagram is remembered for 30 s and later fragments follow it; those that
 // overtake their first fragment pass and are counted (pass_fragment). The
-// kernel can never complete such a datagram, so it never answers it. Later
-// fragments from a DNAT backend are taken by address and protocol.
+// kernel can never complete such a datagram, so it never answers it.
+//
+// # Fragments from a DNAT backend
+//
+// They are taken by address and protocol, the first too, so that none of a
+// datagram goes to l4fwd while another passes: it routes on what has no flow.
 //
 // # Kernel
 //

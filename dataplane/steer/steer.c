@@ -284,16 +284,28 @@ INLINE void name_datagram(struct datagram *d, struct view *v)
 	d->family = v->dst.family;
 }
 
-// later_fragment decides on a fragment without ports. To an address of the
-// host it follows its first fragment; from a DNAT backend its address says
-// enough, for nobody but l4fwd has a use for it.
-INLINE u32 later_fragment(void *set, struct rule *to, struct view *v)
+// returning says whether a fragment comes from the address of a DNAT backend
+// with its protocol and is not for the host. All fragments of a datagram must go
+// one way, and only one of them has ports.
+INLINE int returning(void *set, struct rule *to, struct view *v)
 {
 	u32 want = v->proto == IP_TCP ? ADDR_TCP : v->proto == IP_UDP ? ADDR_UDP : 0;
+	struct endpoint from = v->src;
+
+	from.port = 0;
+	from.proto = 0;
+	return !(to->flags & ADDR_HOST) && (flags_of(set, &from) & want);
+}
+
+// later_fragment decides on a fragment without ports. To an address of the
+// host it follows its first fragment; from a DNAT backend its address says
+// enough.
+INLINE u32 later_fragment(void *set, struct rule *to, struct view *v)
+{
 	struct datagram d;
 	u64 *until;
 
-	if (!(to->flags & ADDR_HOST) && (flags_of(set, &v->src) & want))
+	if (returning(set, to, v))
 		return TAKE_RETURN;
 	if (!(to->flags & (ADDR_SERVICES | ADDR_RANGE)))
 		return PASS_OTHER;
@@ -314,6 +326,8 @@ INLINE u32 by_port(void *set, struct rule *to, struct view *v)
 	else if (in_range(to, v->dst.port))
 		verdict = TAKE_RANGE;
 	else if (!(to->flags & ADDR_HOST) && (flags_of(set, &v->src) & END_BACKEND))
+		return TAKE_RETURN;
+	else if (v->shape == FIRST && returning(set, to, v))
 		return TAKE_RETURN;
 	if (verdict != PASS_OTHER && v->shape == FIRST) {
 		struct datagram d;

@@ -59,16 +59,23 @@ func twin(r Rules, s *scene) Counter {
 		return TakeRange
 	case !has(r.HostAddrs, s.dst) && slices.Contains(r.Backends, ServiceRule{s.src, s.proto, s.sport}):
 		return TakeReturn
+	case first && twinReturning(r, s):
+		return TakeReturn
 	}
 	return PassOther
+}
+
+// twinReturning: fragments of a backend's protocol, whatever their ports.
+func twinReturning(r Rules, s *scene) bool {
+	return !slices.Contains(r.HostAddrs, s.dst) && slices.ContainsFunc(r.Backends, func(b ServiceRule) bool {
+		return b.Addr == s.src && b.Proto == s.proto
+	})
 }
 
 // twinLater: every datagram of the test has an id of its own, so no first
 // fragment was ever seen.
 func twinLater(r Rules, s *scene) Counter {
-	if !slices.Contains(r.HostAddrs, s.dst) && slices.ContainsFunc(r.Backends, func(b ServiceRule) bool {
-		return b.Addr == s.src && b.Proto == s.proto
-	}) {
+	if twinReturning(r, s) {
 		return TakeReturn
 	}
 	if slices.ContainsFunc(r.Services, func(x ServiceRule) bool { return x.Addr == s.dst }) ||
