@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -292,7 +293,14 @@ func TestManyThreads(t *testing.T) {
 	r := newRig(t, workers, testSpec())
 	var frames [][]byte
 	for i := range 300 {
-		frames = append(frames, build(t, seg{src: fmt.Sprintf("198.51.100.7:%d", 1000+i), dst: "192.0.2.11:5000", udp: true, payload: i}))
+		f := build(t, seg{src: fmt.Sprintf("198.51.100.7:%d", 1000+i), dst: "192.0.2.11:5000", udp: true, payload: i})
+		if i%3 == 0 && i > 100 {
+			pieces := cut(f, uint32(i), 72)
+			slices.Reverse(pieces)
+			frames = append(frames, pieces...)
+			continue
+		}
+		frames = append(frames, f)
 	}
 	for _, ports := range r.port {
 		ports[0].OnSend, ports[1].OnSend = nil, nil
@@ -342,7 +350,7 @@ func TestManyThreads(t *testing.T) {
 	}
 	wg.Wait()
 	c := r.counts()
-	if c.Received < 10000 || c.Verdicts[HandedOver] == 0 || c.Sent == 0 {
+	if c.Received < 10000 || c.Verdicts[HandedOver] == 0 || c.Sent == 0 || c.Verdicts[DropFragmentDuplicate] == 0 {
 		t.Errorf("%+v", c)
 	}
 	t.Logf("%d received, %d handed over, %d sent", c.Received, c.Verdicts[HandedOver], c.Sent)
