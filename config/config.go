@@ -51,6 +51,8 @@ type Config struct {
 	DecrementTTL bool `yaml:"decrement_ttl"`
 	// TOAKind is the TCP option kind of TOA. Default: 254.
 	TOAKind uint8 `yaml:"toa_kind"`
+	// TCPChecks is how much is dropped for its sequence number. Default: normal.
+	TCPChecks TCPChecks `yaml:"tcp_checks"`
 	// Timeouts are how long a flow may be idle in each state.
 	Timeouts Timeouts `yaml:"timeouts"`
 
@@ -110,6 +112,8 @@ type Service struct {
 	NoFlow NoFlow `yaml:"no_flow"`
 	// TOAKind is Config.TOAKind unless the service has its own.
 	TOAKind uint8 `yaml:"toa_kind"`
+	// TCPChecks is Config.TCPChecks unless the service has its own.
+	TCPChecks TCPChecks `yaml:"tcp_checks"`
 	// Timeouts are Config.Timeouts save for those the service has its own for.
 	Timeouts Timeouts `yaml:"timeouts"`
 	// Backends, at least one, all of one family.
@@ -164,6 +168,7 @@ func Defaults() *Config {
 		MaxFlows:       1 << 20,
 		DecrementTTL:   true,
 		TOAKind:        254,
+		TCPChecks:      TCPChecksNormal,
 		Timeouts: Timeouts{
 			TCPSynSent:     10 * time.Second,
 			TCPSynRecv:     30 * time.Second,

@@ -78,7 +78,7 @@ func TestContract(t *testing.T) {
 	}
 	want.Services = []Service{{
 		Name: "web", Address: addrPort("192.0.2.10:80"), Protocol: TCP, Mode: FullNAT,
-		Scheduler: WRR, ClientAddress: ClientAddressTOA, NoFlow: NoFlowDrop, TOAKind: 254, Timeouts: want.Timeouts,
+		Scheduler: WRR, ClientAddress: ClientAddressTOA, NoFlow: NoFlowDrop, TOAKind: 254, TCPChecks: TCPChecksNormal, Timeouts: want.Timeouts,
 		TOANoRoom: TOANoRoomSend, Timestamps: TimestampsStrip,
 		Backends: []Backend{{addrPort("10.0.1.20:8080"), 1}, {addrPort("10.0.1.21:8080"), 2}},
 	}}
@@ -113,31 +113,31 @@ func TestAllKeys(t *testing.T) {
 			{
 				Name: "web", Address: addrPort("192.0.2.10:80"), Protocol: TCP, Mode: FullNAT, Scheduler: Maglev,
 				ClientAddress: ClientAddressTOA, TOANoRoom: TOANoRoomDrop, Timestamps: TimestampsTranslate, MSSClamp: 1400,
-				NoFlow: NoFlowReset, TOAKind: 200, Timeouts: webTimes,
+				NoFlow: NoFlowReset, TOAKind: 200, TCPChecks: TCPChecksStrict, Timeouts: webTimes,
 				Backends: []Backend{{addrPort("10.0.2.1:8080"), 1}, {addrPort("10.0.2.2:8080"), 0}},
 			},
 			{
 				Name: "web6", Address: addrPort("[2001:db8::10]:80"), Protocol: TCP, Mode: FullNAT, Scheduler: WRR,
 				ClientAddress: ClientAddressNone, TOANoRoom: TOANoRoomSend, Timestamps: TimestampsKeep, MSSClamp: MSSMTU,
-				NoFlow: NoFlowDrop, TOAKind: 253, Timeouts: times,
+				NoFlow: NoFlowDrop, TOAKind: 253, TCPChecks: TCPChecksOff, Timeouts: times,
 				Backends: []Backend{{addrPort("[2001:db8:2::1]:80"), 65535}},
 			},
 			{
 				Name: "dns", Address: addrPort("192.0.2.10:53"), Protocol: UDP, Mode: DNAT, Scheduler: SH,
 				ClientAddress: ClientAddressNone, TOANoRoom: TOANoRoomSend, Timestamps: TimestampsKeep,
-				NoFlow: NoFlowDrop, TOAKind: 253, Timeouts: times,
+				NoFlow: NoFlowDrop, TOAKind: 253, TCPChecks: TCPChecksOff, Timeouts: times,
 				Backends: []Backend{{addrPort("10.0.2.1:53"), 1}},
 			},
 			{
 				Name: "dns-tcp", Address: addrPort("192.0.2.10:53"), Protocol: TCP, Mode: DNAT, Scheduler: RR,
 				ClientAddress: ClientAddressNone, TOANoRoom: TOANoRoomSend, Timestamps: TimestampsStrip,
-				NoFlow: NoFlowDrop, TOAKind: 253, Timeouts: times,
+				NoFlow: NoFlowDrop, TOAKind: 253, TCPChecks: TCPChecksOff, Timeouts: times,
 				Backends: []Backend{{addrPort("10.0.2.1:53"), 1}},
 			},
 		},
 		Workers: 3, CPUs: []int{4, 5, 2}, PollMode: PollBusy, BusyPoll: true,
 		XDPMode: XDPGeneric, ZeroCopy: ZeroCopyOff, FrameSize: 4096, FramesPerQueue: 128,
-		RingSize: 64, MaxFlows: 1000000, TOAKind: 253, Timeouts: times,
+		RingSize: 64, MaxFlows: 1000000, TOAKind: 253, TCPChecks: TCPChecksOff, Timeouts: times,
 		LogLevel: LogError, LogFormat: LogJSON,
 	}
 	if diff := cmp.Diff(want, mustLoad(t, "testdata/good/all.yaml"), same); diff != "" {
@@ -287,7 +287,7 @@ func TestOverrideErrors(t *testing.T) {
 		{"interfaces", "eth1,", `--flag: expected an interface name of 1 to 15 characters, got ""`},
 		{"services", "x", "--flag: no flag can set the key services"},
 		{"nonsense", "x", "--flag: no flag can set the key nonsense"},
-		{"ring_size", "128", "all.yaml:43:19: frames_per_queue: frames_per_queue must be at least twice ring_size, 256; it is 128"},
+		{"ring_size", "128", "all.yaml:44:19: frames_per_queue: frames_per_queue must be at least twice ring_size, 256; it is 128"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.key, func(t *testing.T) {

@@ -139,8 +139,9 @@ func diffServices(out []Change, a, b *Config) []Change {
 	both := func(out []Change, path string, x, y *Service) []Change {
 		for _, f := range serviceFields {
 			switch f.key {
-			case "toa_kind":
-				if x.TOAKind != a.TOAKind || y.TOAKind != b.TOAKind {
+			case "toa_kind", "tcp_checks":
+				global := find(topFields, f.key)
+				if f.text(x) != global.text(a) || f.text(y) != global.text(b) {
 					out = compare(out, path+"."+f.key, f, x, y)
 				}
 			case "timeouts":

@@ -77,6 +77,16 @@ const (
 	NoFlowReset                   // tell its sender at once
 )
 
+// TCPChecks is how much is dropped for its TCP sequence number.
+type TCPChecks uint8
+
+// The levels.
+const (
+	TCPChecksStrict TCPChecks = iota + 1 // what lies outside an open connection's window
+	TCPChecksNormal                      // RSTs that do
+	TCPChecksOff                         // nothing
+)
+
 // XDPMode is where the XDP program is attached.
 type XDPMode uint8
 
@@ -138,6 +148,7 @@ var (
 	toaNoRoomNames     = names{"send-without", "drop"}
 	timestampsNames    = names{"strip", "keep", "translate"}
 	noFlowNames        = names{"drop", "reset"}
+	tcpChecksNames     = names{"strict", "normal", "off"}
 	xdpModeNames       = names{"auto", "native", "generic"}
 	zeroCopyNames      = names{"auto", "on", "off"}
 	pollModeNames      = names{"busy", "adaptive"}
@@ -186,6 +197,9 @@ func (t Timestamps) String() string { return timestampsNames.name(uint8(t)) }
 func (n NoFlow) String() string { return noFlowNames.name(uint8(n)) }
 
 // String returns the name used in the configuration.
+func (c TCPChecks) String() string { return tcpChecksNames.name(uint8(c)) }
+
+// String returns the name used in the configuration.
 func (x XDPMode) String() string { return xdpModeNames.name(uint8(x)) }
 
 // String returns the name used in the configuration.
@@ -224,6 +238,9 @@ func ParseTimestamps(s string) (Timestamps, error) {
 
 // ParseNoFlow parses drop or reset.
 func ParseNoFlow(s string) (NoFlow, error) { return parseEnum[NoFlow](noFlowNames, s) }
+
+// ParseTCPChecks parses strict, normal or off.
+func ParseTCPChecks(s string) (TCPChecks, error) { return parseEnum[TCPChecks](tcpChecksNames, s) }
 
 // ParseXDPMode parses auto, native or generic.
 func ParseXDPMode(s string) (XDPMode, error) { return parseEnum[XDPMode](xdpModeNames, s) }

@@ -73,6 +73,9 @@ func (d *decoder) inherit(c *Config) {
 				s.Timestamps = TimestampsStrip
 			}
 		}
+		if s.TCPChecks == 0 {
+			s.TCPChecks = c.TCPChecks
+		}
 		own, global := s.Timeouts.all(), c.Timeouts.all()
 		for j := range own {
 			if *own[j] == 0 {

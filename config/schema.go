@@ -143,6 +143,9 @@ var topFields = []field[Config]{
 			"traceroute does not see it."),
 	toaKind(func(c *Config) *uint8 { return &c.TOAKind },
 		"TCP option kind of TOA. Options of this kind from clients are always removed."),
+	enum("tcp_checks", tcpChecksNames, func(c *Config) *TCPChecks { return &c.TCPChecks },
+		"What is dropped for its TCP sequence number. strict: all that lies outside an\n"+
+			"open connection's window. normal: RSTs that do. off: nothing."),
 	{key: "timeouts", decode: func(d *decoder, path string, n ast.Node, c *Config) {
 		decodeMap(d, path, n, timeoutFields, &c.Timeouts)
 	}, doc: "How long a flow may be idle, by state, before it is forgotten; 100ms to 720h."},
@@ -205,6 +208,8 @@ var serviceFields = []field[Service]{
 		"What becomes of a TCP segment that belongs to no flow and opens none, also one\n"+
 			"of a full-nat backend. drop: it vanishes. reset: its sender gets a RST."),
 	toaKind(func(s *Service) *uint8 { return &s.TOAKind }, "Default: the global toa_kind."),
+	enum("tcp_checks", tcpChecksNames, func(s *Service) *TCPChecks { return &s.TCPChecks },
+		"Default: the global tcp_checks."),
 	{key: "timeouts", decode: func(d *decoder, path string, n ast.Node, s *Service) {
 		decodeMap(d, path, n, timeoutFields, &s.Timeouts)
 	}, doc: "Any of the global timeouts; those not given are the global ones."},

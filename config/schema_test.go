@@ -137,6 +137,8 @@ func TestDiff(t *testing.T) {
 		{"global timeout", "tcp_established: 3h", "tcp_established: 4h", []string{"timeouts.tcp_established: 3h → 4h"}},
 		{"global option kind", "toa_kind: 253", "toa_kind: 252", []string{"toa_kind: 253 → 252"}},
 		{"service option kind", "toa_kind: 200", "toa_kind: 201", []string{"services[web].toa_kind: 200 → 201"}},
+		{"global checks", "tcp_checks: off", "tcp_checks: normal", []string{"tcp_checks: off → normal"}},
+		{"service checks", "tcp_checks: strict", "tcp_checks: off", []string{"services[web].tcp_checks: strict → off"}},
 		{"locals", "10.0.1.20-10.0.1.21", "10.0.1.21-10.0.1.22", []string{
 			"local_addresses[10.0.1.22]: added, ports 20000-29999",
 			"local_addresses[10.0.1.20]: removed, was ports 20000-29999"}},
@@ -189,7 +191,7 @@ func TestRoundTripRapid(t *testing.T) {
 			s.Mode, s.Scheduler = DNAT, rapid.SampledFrom([]Scheduler{RR, WRR, SH, Maglev}).Draw(t, "scheduler")
 			s.Address = netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}),
 				rapid.Uint16Range(1, 65535).Draw(t, "port"))
-			s.TOAKind, s.Timeouts = c.TOAKind, c.Timeouts
+			s.TOAKind, s.TCPChecks, s.Timeouts = c.TOAKind, c.TCPChecks, c.Timeouts
 			s.Timestamps = TimestampsKeep
 			if s.Protocol == TCP {
 				s.Timestamps = rapid.SampledFrom([]Timestamps{TimestampsStrip, TimestampsKeep}).Draw(t, "timestamps")

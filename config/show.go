@@ -159,8 +159,8 @@ func (w *writer) services(c *Config) {
 				w.serviceTimeouts(c, s, f.key)
 			case "backends":
 				w.backends(s, f.key)
-			case "toa_kind":
-				if w.comments || s.TOAKind != c.TOAKind {
+			case "toa_kind", "tcp_checks":
+				if w.comments || f.text(s) != find(topFields, f.key).text(c) {
 					w.line(1, "%s%s: %s", dash, f.key, f.text(s))
 				}
 			default:

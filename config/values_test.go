@@ -164,6 +164,8 @@ func TestEnums(t *testing.T) {
 	check("timestamps", err, ts, TimestampsTranslate)
 	n, err := ParseNoFlow("reset")
 	check("no_flow", err, n, NoFlowReset)
+	k, err := ParseTCPChecks("off")
+	check("tcp_checks", err, k, TCPChecksOff)
 	x, err := ParseXDPMode("generic")
 	check("XDP mode", err, x, XDPGeneric)
 	z, err := ParseZeroCopy("off")

@@ -37,7 +37,7 @@ func crowd(tb testing.TB, n int, lazy bool) (*Table, *Directory, []packet.Tuple)
 // TestNoAllocations: nothing a worker calls per packet or flow allocates.
 func TestNoAllocations(tt *testing.T) {
 	t, dir, tus := crowd(tt, 1000, true)
-	to := DefaultTimeouts()
+	pol := Policy{Timeouts: DefaultTimeouts()}
 	var h [64]uint32
 	var c [64]Cand
 	out := make([]Ref, 16)
@@ -79,8 +79,8 @@ func TestNoAllocations(tt *testing.T) {
 			if st != Inserted {
 				tt.Error(st)
 			}
-			t.Track(r, Forward, &syn, frame, now, &to)
-			t.Track(r, Forward, &p, frame, now, &to)
+			t.Track(r, Forward, &syn, frame, now, &pol)
+			t.Track(r, Forward, &p, frame, now, &pol)
 			t.Remove(r)
 		}},
 		{"insert refused", func() {
@@ -192,7 +192,7 @@ func BenchmarkTrack(b *testing.B) {
 	frame := make([]byte, 60)
 	for b.Loop() {
 		c.now++
-		c.t.Track(c.r, Forward, &p, frame, c.now, &c.to)
+		c.t.Track(c.r, Forward, &p, frame, c.now, &c.pol)
 	}
 }
 

@@ -92,7 +92,7 @@ type day struct {
 	dir      *Directory
 	rnd      *rand.Rand
 	lives    []life
-	to       Timeouts
+	pol      Policy
 	start    uint32 // tick
 	now      uint32
 	flows    []dayFlow
@@ -108,7 +108,7 @@ type day struct {
 func newDay(tb testing.TB, flows int, start, ticks uint32) *day {
 	d := &day{
 		tb: tb, dir: testDirectory(), rnd: rand.New(rand.NewPCG(uint64(flows), uint64(start))), lives: lives(),
-		to: DefaultTimeouts(), start: start, now: start,
+		pol: Policy{Timeouts: DefaultTimeouts()}, start: start, now: start,
 		flows: make([]dayFlow, flows+1), due: make([]uint32, ticks+dayTail),
 	}
 	d.t = newTest(tb, Options{Flows: flows, HalfOpen: flows, Now: start})
@@ -169,7 +169,7 @@ func (d *day) packet(r Ref) {
 			p.Seq, p.Ack = 9000+s.seq, 1000+s.ack
 		}
 	}
-	if out := d.t.Track(r, s.d, &p, d.frame[:], d.now, &d.to); out != Pass {
+	if out := d.t.Track(r, s.d, &p, d.frame[:], d.now, &d.pol); out != Pass {
 		d.tb.Fatalf("%s, step %d: %v", l.name, f.step-1, out)
 	}
 	if got := d.t.Entry(r).State; got != s.state {
@@ -179,9 +179,9 @@ func (d *day) packet(r Ref) {
 	d.effects[s.effect]++
 	switch s.effect {
 	case renews:
-		d.plan(f, d.now+d.to[s.state])
+		d.plan(f, d.now+d.pol.Timeouts[s.state])
 	case shortens:
-		if soon := d.now + d.to[Closed]; before(soon, f.deadline) {
+		if soon := d.now + d.pol.Timeouts[Closed]; before(soon, f.deadline) {
 			d.plan(f, soon)
 		}
 	}

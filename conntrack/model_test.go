@@ -417,7 +417,7 @@ func TestBucketFull(tt *testing.T) {
 func TestStaleRef(tt *testing.T) {
 	dir := testDirectory()
 	t := newTest(tt, Options{Flows: 10})
-	to := DefaultTimeouts()
+	pol := Policy{Timeouts: DefaultTimeouts()}
 	e, other := numbered(0), numbered(1)
 	fwd, rev := tuples(&e, dir)
 	r := mustInsert(tt, t, &e, dir, 0)
@@ -429,7 +429,7 @@ func TestStaleRef(tt *testing.T) {
 		tt.Error("held after Remove")
 	}
 	p := packet.Packet{Kind: packet.KindFragment}
-	if out := t.Track(r, Forward, &p, nil, 0, &to); out != DropNoFlow {
+	if out := t.Track(r, Forward, &p, nil, 0, &pol); out != DropNoFlow {
 		tt.Error(out)
 	}
 	t.SetExpires(r, 1)

@@ -202,8 +202,8 @@ func (q *sequence) seqOf(s *segment) uint32 {
 func (q *sequence) checkDeadline(s *segment, was, now *Entry) {
 	switch {
 	case now.Expires == was.Expires && now.State == was.State:
-	case now.Expires == q.now+q.to[now.State]:
-	case s.flags&packet.RST != 0 && now.Expires == q.now+q.to[Closed] && before(now.Expires, was.Expires):
+	case now.Expires == q.now+q.pol.Timeouts[now.State]:
+	case s.flags&packet.RST != 0 && now.Expires == q.now+q.pol.Timeouts[Closed] && before(now.Expires, was.Expires):
 	default:
 		q.tb.Fatalf("%v, now %d: expires at %d, was %d", now.State, q.now, now.Expires, was.Expires)
 	}
@@ -254,7 +254,7 @@ func FuzzSequence(f *testing.F) {
 		}
 		e := Entry{Client: addr4(0xc6336401), ClientPort: 1024, LocalPort: 2048, Proto: packet.ProtoTCP, SeqDelta: 0x9000_0000}
 		q := &sequence{tb: tt, exact: true, peers: &peers{t: t, r: mustInsert(tt, t, &e, testDirectory(), now),
-			to: DefaultTimeouts(), now: now, cISN: 0xffff_ff00, sISN: 0xffff_fff0, window: 0x8000}}
+			pol: Policy{Timeouts: DefaultTimeouts()}, now: now, cISN: 0xffff_ff00, sISN: 0xffff_fff0, window: 0x8000}}
 		for ; len(b) >= segmentBytes && q.step(b); b = b[segmentBytes:] {
 		}
 		if err := t.Audit(); err != nil {

@@ -45,13 +45,14 @@ const (
 	Pass         Outcome = iota + 1 // forward the packet
 	Reopen                          // a new connection on the tuple of a finished one: Remove, Insert, Track again
 	DropBadRST                      // RST outside the sender's window (RFC 5961 section 3)
+	DropBadSeq                      // any other segment outside it, where ChecksStrict
 	DropBadSYN                      // SYN from the server, or SYN-ACK from the client
 	DropBadFlags                    // SYN with FIN, or none of SYN, ACK, RST
 	DropNoFlow                      // the Ref is no flow any more: a mistake of the caller
 	NumOutcomes
 )
 
-var outcomeNames = [NumOutcomes]string{"invalid", "pass", "reopen", "bad_rst", "bad_syn", "bad_flags", "no_flow"}
+var outcomeNames = [NumOutcomes]string{"invalid", "pass", "reopen", "bad_rst", "bad_seq", "bad_syn", "bad_flags", "no_flow"}
 
 // String is the outcome's name in logs and metrics.
 func (o Outcome) String() string {
@@ -64,6 +65,31 @@ func (o Outcome) String() string {
 // Timeouts holds, for each state, how many ticks without a packet end a flow.
 // Each must be between 1 and MaxTimeout, see Check.
 type Timeouts [NumStates]uint32
+
+// Checks is how much is dropped for its TCP sequence number. At every level a
+// SYN or RST from somebody who cannot see the connection neither ends nor moves
+// it, and what the ends need to find each other again passes: SYNs, SYN-ACKs,
+// and the challenge ACKs that answer them (RFC 5961).
+type Checks uint8
+
+// The levels.
+const (
+	// ChecksNormal drops RSTs outside the window. All else goes on: the end
+	// point judges it anyway, and knows better.
+	ChecksNormal Checks = iota
+	// ChecksStrict also drops other segments outside the window of a connection
+	// whose handshake was seen. With direct return there is no window to see,
+	// and it is ChecksNormal.
+	ChecksStrict
+	// ChecksOff drops nothing: for paths where part of the packets pass by.
+	ChecksOff
+)
+
+// Policy is what a service asks of its flows.
+type Policy struct {
+	Timeouts Timeouts
+	Checks   Checks
+}
 
 // MaxTimeout is the longest timeout, about two years. It keeps every deadline
 // within half the tick counter even while the timer wheel lags.

@@ -30,7 +30,7 @@ type step struct {
 type peers struct {
 	t      *Table
 	r      Ref
-	to     Timeouts
+	pol    Policy
 	now    uint32
 	cISN   uint32
 	sISN   uint32
@@ -44,7 +44,7 @@ func newPeers(tb testing.TB, mode Mode) *peers {
 		e.LocalPort = 2048
 	}
 	r := mustInsert(tb, t, &e, testDirectory(), 0)
-	return &peers{t: t, r: r, to: DefaultTimeouts(), cISN: 0xffff_ff00, sISN: 0xffff_fff0, window: 0x8000}
+	return &peers{t: t, r: r, pol: Policy{Timeouts: DefaultTimeouts()}, cISN: 0xffff_ff00, sISN: 0xffff_fff0, window: 0x8000}
 }
 
 // send tracks a segment given as in step, with TCP options opts.
@@ -59,7 +59,7 @@ func (c *peers) send(d Dir, flags uint8, seq, ack uint32, length uint16, opts ..
 	}
 	frame := make([]byte, p.End)
 	copy(frame[54:], opts)
-	return c.t.Track(c.r, d, &p, frame, c.now, &c.to)
+	return c.t.Track(c.r, d, &p, frame, c.now, &c.pol)
 }
 
 func (c *peers) run(tb testing.TB, steps []step) {
@@ -404,7 +404,7 @@ func TestServerAcked(tt *testing.T) {
 func TestTCPDeadlines(tt *testing.T) {
 	left := func(c *peers) uint32 { return c.t.Entry(c.r).Expires - c.now }
 	c := newPeers(tt, FullNAT)
-	to := c.to
+	to := &c.pol.Timeouts
 	check := func(what string, want uint32) {
 		tt.Helper()
 		if got := left(c); got != want {
@@ -459,13 +459,14 @@ func TestTCPDeadlines(tt *testing.T) {
 func TestHalfOpenBudget(tt *testing.T) {
 	dir := testDirectory()
 	t := newTest(tt, Options{Flows: 100, HalfOpen: 8})
-	to := DefaultTimeouts()
+	pol := Policy{Timeouts: DefaultTimeouts()}
+	to := &pol.Timeouts
 	syn := packet.Packet{Kind: packet.KindTCP, TCPFlags: packet.SYN, L3: 14, L4: 34, Payload: 54, End: 54}
 	var refs []Ref
 	for i := range 8 {
 		e := numbered(i)
 		r := mustInsert(tt, t, &e, dir, 0)
-		t.Track(r, Forward, &syn, make([]byte, 54), 0, &to)
+		t.Track(r, Forward, &syn, make([]byte, 54), 0, &pol)
 		refs = append(refs, r)
 		want := to[SynSent]
 		if i >= 6 { // more than three quarters used
@@ -475,7 +476,7 @@ func TestHalfOpenBudget(tt *testing.T) {
 			tt.Errorf("flow %d expires at %d, want %d", i, got, want)
 		}
 	}
-	c := &peers{t: t, r: refs[0], to: to, window: 1000}
+	c := &peers{t: t, r: refs[0], pol: pol, window: 1000}
 	c.run(tt, handshake[1:])
 	if t.HalfOpenLen() != 7 || t.Entry(refs[0]).Flags&HalfOpen != 0 {
 		tt.Errorf("%d half-open", t.HalfOpenLen())
@@ -499,7 +500,8 @@ func TestUDP(tt *testing.T) {
 	t := newTest(tt, Options{Flows: 10})
 	e := Entry{Client: addr4(0xc6336401), ClientPort: 1024, Service: 1, Backend: 1, Proto: packet.ProtoUDP, Mode: DNAT}
 	r := mustInsert(tt, t, &e, testDirectory(), 0)
-	to := DefaultTimeouts()
+	pol := Policy{Timeouts: DefaultTimeouts()}
+	to := &pol.Timeouts
 	p := packet.Packet{L3: 14, L4: 34, Payload: 42, End: 142}
 	now := uint32(0)
 	for _, s := range []struct {
@@ -520,7 +522,7 @@ func TestUDP(tt *testing.T) {
 	} {
 		now++
 		p.Kind = s.kind
-		if out := t.Track(r, s.d, &p, nil, now, &to); out != Pass {
+		if out := t.Track(r, s.d, &p, nil, now, &pol); out != Pass {
 			tt.Errorf("%s: %v", s.name, out)
 		}
 		if got := t.Entry(r).Expires - now; got != s.left {

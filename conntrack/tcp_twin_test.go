@@ -159,24 +159,31 @@ func TestTCPTwin(tt *testing.T) {
 	})
 }
 
-// TestTransitions: no event leads out of the states there are, out of TCP, or
-// out of the end but by reopening.
+// TestTransitions: no event leads out of the states there are, out of TCP, out
+// of the end but by reopening, or to a state that a view cannot know of.
 func TestTransitions(t *testing.T) {
+	reopens := [3]map[State]bool{
+		Forward: {SynSent: true, LastAck: true, TimeWait: true, Closed: true},
+		oneWay:  {Closed: true},
+	}
+	seenOneWay := map[State]bool{None: true, SynSent: true, Established: true, FinWait: true, Closed: true}
 	for d := range transitions {
 		for ev := range transitions[d] {
 			for s, next := range transitions[d][ev] {
 				s := State(s)
 				switch {
 				case next == reopen:
-					if event(ev) != evSYN || Dir(d) != Forward || s != TimeWait && s != Closed {
-						t.Errorf("dir %d event %d: %v reopens", d, ev, s)
+					if event(ev) > evNewSYN || !reopens[d][s] {
+						t.Errorf("view %d event %d: %v reopens", d, ev, s)
 					}
 				case next >= NumStates, (s >= UDPOneWay) != (next >= UDPOneWay), s >= UDPOneWay && s != next:
-					t.Errorf("dir %d event %d: %v to %v", d, ev, s, next)
+					t.Errorf("view %d event %d: %v to %v", d, ev, s, next)
 				case (s == TimeWait || s == Closed) && next != s:
-					t.Errorf("dir %d event %d: %v to %v", d, ev, s, next)
+					t.Errorf("view %d event %d: %v to %v", d, ev, s, next)
 				case s != None && s < UDPOneWay && next < s:
-					t.Errorf("dir %d event %d: back from %v to %v", d, ev, s, next)
+					t.Errorf("view %d event %d: back from %v to %v", d, ev, s, next)
+				case d == oneWay && next != s && !seenOneWay[next]:
+					t.Errorf("view %d event %d: %v to %v", d, ev, s, next)
 				}
 			}
 		}
@@ -251,7 +258,8 @@ func FuzzTrack(f *testing.F) {
 			e.Proto, e.Service, e.Backend = packet.ProtoUDP, 1, 1
 		}
 		r := mustInsert(tt, t, &e, testDirectory(), 0)
-		to := DefaultTimeouts()
+		pol := Policy{Timeouts: DefaultTimeouts()}
+		to := &pol.Timeouts
 		now := uint32(0)
 		word := func(b []byte) uint32 { return uint32(b[0]) | uint32(b[1])<<8 | uint32(b[2])<<16 | uint32(b[3])<<24 }
 		for ; len(b) >= 16; b = b[16:] {
@@ -263,7 +271,7 @@ func FuzzTrack(f *testing.F) {
 			for i := 54; i < int(p.Payload); i++ {
 				frame[i] = b[i%16]
 			}
-			out := t.Track(r, Dir(b[0]), &p, frame, now, &to)
+			out := t.Track(r, Dir(b[0]), &p, frame, now, &pol)
 			got := t.Entry(r)
 			if out < Pass || out >= NumOutcomes || got.State >= NumStates || (got.State >= UDPOneWay) != (udp && got.State != None) {
 				tt.Fatalf("%v, state %v", out, got.State)

@@ -4,16 +4,15 @@ import "github.com/l4fwd/l4fwd/packet"
 
 // Track takes note of packet p, as received, of flow r in direction d: counts
 // it, moves the flow's state, windows and deadline, and says whether it may
-// pass. frame is p's frame, to is the flow's timeouts. Every packet is
-// counted, dropped ones included.
+// pass. frame is p's frame, pol is what the flow's service asks for. Every
+// packet is counted, dropped ones included.
 //
-// Only what fits the connection moves its state: an implausible segment is
-// forwarded all the same, since the end point knows best and must see it to
-// answer (challenge ACKs, RFC 5961), but a RST outside the sender's window is
-// dropped. After Reopen nothing has changed but the counters: the caller reads
+// Only what fits the connection moves its state, whatever the policy's Checks;
+// they say what becomes of the rest. With DirectReturn all packets are taken
+// for the client's. After Reopen nothing has changed but the counters: the caller reads
 // what it wants to keep from the Entry, Removes it, Inserts the flow anew with
 // a fresh backend, port and SeqDelta, and Tracks the packet again.
-func (t *Table) Track(r Ref, d Dir, p *packet.Packet, frame []byte, now uint32, to *Timeouts) Outcome {
+func (t *Table) Track(r Ref, d Dir, p *packet.Packet, frame []byte, now uint32, pol *Policy) Outcome {
 	e := &t.entries[r]
 	if e.Proto == 0 {
 		return DropNoFlow
@@ -22,21 +21,20 @@ func (t *Table) Track(r Ref, d Dir, p *packet.Packet, frame []byte, now uint32, 
 	e.Packets[d]++
 	e.Bytes[d] += uint64(p.End - p.L3)
 	if e.State == Established && p.Kind == packet.KindTCP && e.plain(p) {
-		t.trackPlain(r, e, d, p, now, to)
-		return Pass
+		return t.trackPlain(r, e, d, p, now, pol)
 	}
 	switch p.Kind {
 	case packet.KindTCP:
 		if e.Proto == packet.ProtoTCP {
-			return t.trackTCP(r, e, d, p, frame, now, to)
+			return t.trackTCP(r, e, d, p, frame, now, pol)
 		}
 	case packet.KindUDP:
 		if e.Proto == packet.ProtoUDP {
-			t.trackUDP(r, e, d, now, to)
+			t.trackUDP(r, e, d, now, &pol.Timeouts)
 		}
 	case packet.KindFragment:
 		// No transport header, but a sign of life.
-		t.setExpires(r, e, now+to[e.State%NumStates])
+		t.setExpires(r, e, now+pol.Timeouts[e.State%NumStates])
 	}
 	// ICMP errors keep nothing alive: anybody on the way can make them.
 	return Pass

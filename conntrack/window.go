@@ -11,7 +11,7 @@ const (
 	// (RFC 9293 section 3.8.4), windows closed meanwhile.
 	minSlack = 1 << 16
 
-	// blindSlack is how far beyond the client's newest data a segment may lie
+	// blindSlack is how far from the client's newest data a segment may lie
 	// when the server's acknowledgements and windows are never seen.
 	blindSlack = 1 << 20
 )
@@ -78,19 +78,6 @@ func (e *Entry) moveWindow(d Dir, p *packet.Packet, ack uint32) {
 	if d == Forward && e.Flags&(HasServerISN|ServerAcked) == HasServerISN && before(e.ServerNext, ack) {
 		e.Flags |= ServerAcked
 	}
-}
-
-// oneSided is fitsWindow and moveWindow when the server's packets take another
-// way, so that only the client's own sequence numbers can be compared.
-func (e *Entry) oneSided(p *packet.Packet) bool {
-	w := &e.Win[Forward]
-	if before(w.End+blindSlack, p.Seq) || before(p.Seq, w.End-blindSlack) {
-		return false
-	}
-	w.End = later(w.End, segmentEnd(p))
-	w.MaxEnd = w.End + blindSlack
-	w.MaxWin = max(w.MaxWin, uint32(p.Window))
-	return true
 }
 
 // expectRST notes, in SynSent, that the server answered with an ACK of an older
@@ -182,11 +169,7 @@ func (e *Entry) judgeRST(d Dir, p *packet.Packet) judgement {
 	if p.Seq == me.End {
 		return rstExact
 	}
-	slack := max(peer.MaxWin, 1)
-	if e.Mode == DirectReturn {
-		slack = blindSlack
-	}
-	if !before(me.MaxEnd+1, p.Seq) && !before(p.Seq, me.End-slack) {
+	if !before(me.MaxEnd+1, p.Seq) && !before(p.Seq, me.End-max(peer.MaxWin, 1)) {
 		return rstInWindow
 	}
 	if d == Reply && p.Seq == 0 && p.TCPFlags&packet.ACK != 0 {

@@ -49,7 +49,7 @@ func (w *Worker) forward(i int, r conntrack.Ref) Verdict {
 			return v
 		}
 		frame = w.frame(i)
-	} else if out := w.table.Track(r, conntrack.Forward, p, frame, w.tick, &svc.Timeouts); out != conntrack.Pass {
+	} else if out := w.table.Track(r, conntrack.Forward, p, frame, w.tick, &svc.Policy); out != conntrack.Pass {
 		if out == conntrack.Reopen {
 			return w.reopen(i, r)
 		}
@@ -108,7 +108,7 @@ func (w *Worker) reply(i int, r conntrack.Ref) Verdict {
 		if v := w.replyProxy(i, r, e, svc); v != Replied {
 			return v
 		}
-	} else if out := w.table.Track(r, conntrack.Reply, p, frame, w.tick, &svc.Timeouts); out != conntrack.Pass {
+	} else if out := w.table.Track(r, conntrack.Reply, p, frame, w.tick, &svc.Policy); out != conntrack.Pass {
 		return untracked[out]
 	}
 	if p.Kind == packet.KindTCP && p.TCPFlags&packet.SYN != 0 {
@@ -145,6 +145,7 @@ func (w *Worker) serverPeer(p *packet.Packet, e *conntrack.Entry) packet.Addr {
 // untracked names the drop for what conntrack will not have.
 var untracked = [conntrack.NumOutcomes]Verdict{
 	conntrack.DropBadRST:   DropBadRST,
+	conntrack.DropBadSeq:   DropBadSeq,
 	conntrack.DropBadSYN:   DropBadSYN,
 	conntrack.DropBadFlags: DropBadFlags,
 	conntrack.DropNoFlow:   DropNoFlow,

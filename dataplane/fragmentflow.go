@@ -75,7 +75,7 @@ func (w *Worker) follow(i int, r conntrack.Ref, dir conntrack.Dir) Verdict {
 	if n > int(hop.MTU) {
 		return DropTooBig
 	}
-	if out := w.table.Track(r, dir, p, frame, w.tick, &w.snap.Services[e.Service].Timeouts); out != conntrack.Pass {
+	if out := w.table.Track(r, dir, p, frame, w.tick, &w.snap.Services[e.Service].Policy); out != conntrack.Pass {
 		return untracked[out]
 	}
 	if !nat.Readdress(frame, p, e, dir, &w.snap.Directory) {

@@ -33,7 +33,7 @@ func (w *Worker) forwardProxy(i int, r conntrack.Ref, e *conntrack.Entry, svc *S
 	p := &w.b.pkt[i]
 	w.b.desc[i].Len = uint32(nat.CutSYN(w.frame(i), p))
 	mark := nat.MarkProxy(e)
-	out := w.table.Track(r, conntrack.Forward, p, w.frame(i), w.tick, &svc.Timeouts)
+	out := w.table.Track(r, conntrack.Forward, p, w.frame(i), w.tick, &svc.Policy)
 	if out == conntrack.Reopen {
 		return w.reopen(i, r), false
 	}
@@ -60,7 +60,7 @@ func (w *Worker) replyProxy(i int, r conntrack.Ref, e *conntrack.Entry, svc *Ser
 		return DropProxy
 	}
 	mark := nat.MarkProxy(e)
-	out := w.table.Track(r, conntrack.Reply, p, frame, w.tick, &svc.Timeouts)
+	out := w.table.Track(r, conntrack.Reply, p, frame, w.tick, &svc.Policy)
 	if out != conntrack.Pass {
 		return untracked[out]
 	}

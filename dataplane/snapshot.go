@@ -28,7 +28,7 @@ type Snapshot struct {
 type Service struct {
 	Name     string
 	Set      *balance.Set
-	Timeouts conntrack.Timeouts
+	Policy   conntrack.Policy
 	Backends []uint32 // backend ids in the order of the configuration
 	Locals   []uint16 // Full-NAT: local address ids of the backends' family
 	Mode     conntrack.Mode
@@ -100,6 +100,7 @@ type ServiceSpec struct {
 	MSSClamp   uint16
 	ResetStray bool // see Service
 	Timeouts   conntrack.Timeouts
+	TCPChecks  conntrack.Checks
 	Backends   []BackendSpec
 }
 
@@ -248,7 +249,7 @@ var (
 // service makes one service and gives its real servers their ids.
 func (r *Registry) service(id int, s *ServiceSpec, seed uint64) (svc Service, err error) {
 	svc = Service{
-		Name: s.Name, Timeouts: s.Timeouts, Mode: s.Mode, v4: s.VIP.Addr.Is4(),
+		Name: s.Name, Policy: conntrack.Policy{Timeouts: s.Timeouts, Checks: s.TCPChecks}, Mode: s.Mode, v4: s.VIP.Addr.Is4(),
 		TOA: s.TOA, TOAOnly: s.TOAOnly, TOAKind: s.TOAKind, Proxy: s.Proxy, Timestamps: s.Timestamps, MSSClamp: s.MSSClamp, ResetStray: s.ResetStray,
 	}
 	set := make([]balance.Backend, 0, len(s.Backends))

@@ -33,6 +33,7 @@ const (
 	DropFragmentNAT64                      // would have to change its family
 	DropTooBig                             // larger than the egress MTU
 	DropBadRST                             // RST outside the window (RFC 5961)
+	DropBadSeq                             // TCP segment outside the window, where tcp_checks is strict
 	DropBadSYN                             // SYN that cannot belong to the flow (RFC 5961)
 	DropBadFlags                           // TCP flags that no host sends
 	DropIPChecksum                         // IPv4 header checksum is wrong, and the packet's new header would hide it
@@ -81,7 +82,7 @@ var verdictNames = [...]string{
 	DropFragmentTableFull: "fragment_table_full", DropFragmentSourceLimit: "fragment_source_limit",
 	DropFragmentHoldLimit: "fragment_hold_limit", DropFragmentExpired: "fragment_expired",
 	DropFragmentProxy: "fragment_proxy", DropFragmentSYN: "fragment_syn", DropFragmentNAT64: "fragment_nat64",
-	DropTooBig: "too_big", DropBadRST: "bad_rst",
+	DropTooBig: "too_big", DropBadRST: "bad_rst", DropBadSeq: "bad_sequence",
 	DropBadSYN: "bad_syn", DropBadFlags: "bad_tcp_flags",
 	DropIPChecksum: "bad_ip_checksum",
 	DropProxy:      "proxy_refused", DropTOA: "toa_refused", DropICMPTruncated: "icmp_truncated", DropNoRoute: "no_route",

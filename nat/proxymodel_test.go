@@ -20,7 +20,7 @@ type proxied struct {
 	ref     conntrack.Ref
 	version ProxyVersion
 	header  []byte
-	to      conntrack.Timeouts
+	pol     conntrack.Policy
 }
 
 func newProxied(t rapid.TB, f *flow, version ProxyVersion) *proxied {
@@ -28,7 +28,7 @@ func newProxied(t rapid.TB, f *flow, version ProxyVersion) *proxied {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &proxied{flow: f, t: t, table: table, version: version, to: conntrack.DefaultTimeouts()}
+	c := &proxied{flow: f, t: t, table: table, version: version, pol: conntrack.Policy{Timeouts: conntrack.DefaultTimeouts()}}
 	c.header = make([]byte, ProxyLen(&f.e, &f.dir, version))
 	PutProxy(c.header, &f.e, &f.dir, version)
 	f.dir.Services[f.e.Service].Proto, f.dir.Backends[f.e.Backend].Proto = packet.ProtoTCP, packet.ProtoTCP
@@ -64,7 +64,7 @@ func (c *proxied) up(s shape) ([]byte, ProxyResult) {
 	e := c.entry()
 	n = CutSYN(chunk[off:off+n], &p)
 	mark := MarkProxy(e)
-	if out := c.table.Track(c.ref, conntrack.Forward, &p, chunk[off:off+n], 100, &c.to); out != conntrack.Pass {
+	if out := c.table.Track(c.ref, conntrack.Forward, &p, chunk[off:off+n], 100, &c.pol); out != conntrack.Pass {
 		return nil, ProxyRefused
 	}
 	mark.Tracked(e)
@@ -97,7 +97,7 @@ func (c *proxied) down(s shape) []byte {
 		c.t.Fatalf("p is not true any more: %+v, parsed %+v", p, again)
 	}
 	mark := MarkProxy(e)
-	if c.table.Track(c.ref, conntrack.Reply, &p, frame, 100, &c.to) != conntrack.Pass {
+	if c.table.Track(c.ref, conntrack.Reply, &p, frame, 100, &c.pol) != conntrack.Pass {
 		return nil
 	}
 	mark.Tracked(e)

@@ -40,6 +40,7 @@ func Spec(c *config.Config) dataplane.Spec {
 			MSSClamp:   mssClamp(s.MSSClamp),
 			ResetStray: s.NoFlow == config.NoFlowReset,
 			Timeouts:   Timeouts(&s.Timeouts),
+			TCPChecks:  checks[s.TCPChecks],
 		}
 		if s.Mode == config.DNAT {
 			out.Mode = conntrack.DNAT
@@ -79,6 +80,12 @@ func mssClamp(m config.MSSClamp) uint16 {
 		return dataplane.ClampToMTU
 	}
 	return uint16(m) // 0 is no limit to both
+}
+
+var checks = map[config.TCPChecks]conntrack.Checks{
+	config.TCPChecksNormal: conntrack.ChecksNormal,
+	config.TCPChecksStrict: conntrack.ChecksStrict,
+	config.TCPChecksOff:    conntrack.ChecksOff,
 }
 
 var schedulers = map[config.Scheduler]balance.Kind{
