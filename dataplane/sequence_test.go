@@ -283,11 +283,15 @@ func (q *sequence) check() {
 	for _, n := range c.Verdicts {
 		verdicts += n
 	}
-	if c.Received != q.fed || verdicts != c.Received+c.Adopted || c.Adopted != c.Verdicts[HandedOver] || c.Verdicts[DropInternal] != 0 {
-		q.t.Fatalf("%d frames came; %d received, %d handed over, %d adopted, %d verdicts, %d of them internal",
-			q.fed, c.Received, c.Verdicts[HandedOver], c.Adopted, verdicts, c.Verdicts[DropInternal])
+	waiting := 0 // fragments, which have no verdict yet
+	for _, w := range q.dp.Workers {
+		waiting += w.FragmentsWaiting()
 	}
-	frames, flows := 0, 0
+	if c.Received != q.fed || verdicts+uint64(waiting) != c.Received+c.Adopted || c.Adopted != c.Verdicts[HandedOver] || c.Verdicts[DropInternal] != 0 {
+		q.t.Fatalf("%d frames came; %d received, %d handed over, %d adopted, %d verdicts, %d of them internal, %d wait",
+			q.fed, c.Received, c.Verdicts[HandedOver], c.Adopted, verdicts, c.Verdicts[DropInternal], waiting)
+	}
+	frames, flows := waiting, 0
 	for _, w := range q.dp.Workers {
 		frames += len(w.pool.free)
 		for _, r := range w.homecoming {
@@ -328,6 +332,12 @@ func (q *sequence) end() {
 		}
 		if q.now > latest {
 			q.t.Fatalf("%d flows left", flows)
+		}
+	}
+	q.settle() // an hour on
+	for _, w := range q.dp.Workers {
+		if n := w.FragmentsWaiting(); n != 0 {
+			q.t.Fatalf("%d fragments wait", n)
 		}
 	}
 	q.check()
