@@ -162,7 +162,7 @@ func (w *Worker) insert(i int, svc *Service, id, backend uint32) (conntrack.Ref,
 	}
 	if svc.Mode == conntrack.FullNAT {
 		var ok bool
-		if e.Local, e.LocalPort, ok = w.ports.Pick(w.table, dir, svc.Locals, backend); !ok && !w.takePort(p, &e, svc) {
+		if e.Local, e.LocalPort, ok = w.ports.Pick(w.table, dir, svc.Locals, backend, w.tick); !ok && !w.takePort(p, &e, svc) {
 			return 0, DropPortsExhausted
 		}
 		if p.Kind == packet.KindTCP {

@@ -45,6 +45,17 @@ const (
 	maxLocals     = 4 // local addresses tried
 )
 
+// Limits of all the searches in one tick that find nothing. A probe of a port in
+// use costs two cache misses, so without them two thousand SYNs a second towards
+// ports that are all in use keep a worker busy. Beyond the limit a Pick probes
+// one port of one local address, the next of each: what has become free is
+// found, and nobody waits. A limit for each real server, so that one without
+// ports does not take the search away from others, and one for all of them.
+const (
+	serverProbes = 256
+	workerProbes = 4096
+)
+
 // The sizes of the cursor tables, powers of two.
 const (
 	portCursors  = 1 << 16
@@ -61,7 +72,7 @@ const (
 // are found by a hash of the pair: two pairs that meet share one, which shortens
 // the round a little and does no harm otherwise.
 //
-// About 140 KiB, allocated once.
+// About 180 KiB, allocated once.
 type Ports struct {
 	own     Residue
 	spread  *rss.Spread // nil: by residue
@@ -70,7 +81,29 @@ type Ports struct {
 	common  span
 	spans   []span // by local address id
 	cursors [portCursors]uint16
-	locals  [localCursors]uint16 // whose turn it is among a server's local addresses
+	turns   [localCursors]turn // by real server
+	vain    vain
+}
+
+// turn is what is kept of a real server: whose turn it is among its local addresses,
+// and the probes in vain.
+type turn struct {
+	next uint16
+	vain vain
+}
+
+// vain counts the probes in a tick that found nothing.
+type vain struct {
+	probes uint16
+	tick   uint32
+}
+
+// at is how many there were at tick now.
+func (v *vain) at(now uint32) uint16 {
+	if v.tick != now {
+		*v = vain{tick: now}
+	}
+	return v.probes
 }
 
 // span is a worker's share of a range: count ports from first, Modulus apart.
@@ -95,8 +128,8 @@ func NewPorts(o PortOptions) *Ports {
 	for i := range s.cursors {
 		s.cursors[i] = uint16(mix(o.Seed + uint64(i)))
 	}
-	for i := range s.locals {
-		s.locals[i] = uint16(mix(^o.Seed + uint64(i)))
+	for i := range s.turns {
+		s.turns[i].next = uint16(mix(^o.Seed + uint64(i)))
 	}
 	return s
 }
@@ -121,26 +154,35 @@ func (r Residue) in(pr PortRange) span {
 // addresses take turns, for each server on its own. If one has no free port
 // within a bounded number of probes, the next is tried; ok is false if none had.
 // Ids that mean nothing in dir, or whose family is not the backend's, are passed
-// over. The caller inserts the flow before it calls Pick again.
-func (s *Ports) Pick(t *conntrack.Table, dir *conntrack.Directory, locals []uint16, backend uint32) (local, port uint16, ok bool) {
+// over. now is the tick, by which searches in vain are limited. The caller
+// inserts the flow before it calls Pick again.
+func (s *Ports) Pick(t *conntrack.Table, dir *conntrack.Directory, locals []uint16, backend, now uint32) (local, port uint16, ok bool) {
 	if int(backend) >= len(dir.Backends) {
 		return 0, 0, false
 	}
 	rs := &dir.Backends[backend]
 	reply := packet.Tuple{Src: rs.Addr, SrcPort: rs.Port, Proto: rs.Proto}
 	server := s.hash(rs)
-	turn := &s.locals[server%localCursors]
-	for range min(len(locals), maxLocals) {
-		at := int(*turn) % len(locals)
-		*turn = uint16((at + 1) % len(locals))
+	turn := &s.turns[server%localCursors]
+	tries, probes := min(len(locals), maxLocals), maxPortProbes
+	if turn.vain.at(now) >= serverProbes || s.vain.at(now) >= workerProbes {
+		tries, probes = min(tries, 1), 1
+	}
+	for range tries {
+		at := int(turn.next) % len(locals)
+		turn.next = uint16((at + 1) % len(locals))
 		local = locals[at]
 		if int(local) >= len(dir.Locals) || dir.Locals[local].Is4() != rs.Addr.Is4() {
 			continue
 		}
 		reply.Dst = dir.Locals[local]
-		if s.probe(t, dir, &reply, local, server) {
+		if s.probe(t, dir, &reply, local, server, probes) {
 			return local, reply.DstPort, true
 		}
+	}
+	if probes > 1 {
+		turn.vain.probes += uint16(tries * probes)
+		s.vain.probes += uint16(tries * probes)
 	}
 	return 0, 0, false
 }
@@ -153,14 +195,14 @@ func (s *Ports) hash(rs *conntrack.Endpoint) uint64 {
 }
 
 // probe looks for a free port on one local address and leaves it in reply.
-func (s *Ports) probe(t *conntrack.Table, dir *conntrack.Directory, reply *packet.Tuple, local uint16, server uint64) bool {
+func (s *Ports) probe(t *conntrack.Table, dir *conntrack.Directory, reply *packet.Tuple, local uint16, server uint64, most int) bool {
 	ports := s.common
 	if int(local) < len(s.spans) {
 		ports = s.spans[local]
 	}
 	cursor := &s.cursors[mix(server^uint64(local))%portCursors]
 	at, step := uint32(*cursor), uint32(1)
-	for i := range min(int(ports.count), maxPortProbes) {
+	for i := range min(int(ports.count), most) {
 		if at %= uint32(ports.count); s.spread != nil {
 			var ok bool
 			if at, ok = s.home(reply, ports, at); !ok {
