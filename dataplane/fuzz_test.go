@@ -21,6 +21,12 @@ func script(frames ...sentFrame) (b []byte) {
 	return b
 }
 
+// withPolicies marks a script for services with every policy.
+func withPolicies(b []byte) []byte {
+	b[0] |= 4
+	return b
+}
+
 // seeds are conversations worth changing: the handshake teaches the fuzzer
 // which local ports and sequence numbers live.
 func seeds(f *testing.F) {
@@ -43,6 +49,7 @@ func seeds(f *testing.F) {
 		add(0, seg{src: client, dst: vip, ack: true, seq: 1001, ackNum: 9001, payload: 20})
 		add(1, seg{src: backend, dst: local, ack: true, fin: true, seq: 9001, ackNum: isn + 21, payload: 20})
 		f.Add(script(all...))
+		f.Add(withPolicies(script(all...)))
 	}
 	f.Add(script(sentFrame{1, 0, build(f, seg{src: "[2001:db8:c::7]:1", dst: "[2001:db8::10]:80", syn: true})},
 		sentFrame{0, 0, build(f, seg{src: "198.51.100.7:1", dst: "192.0.2.10:5000", udp: true, noCsum: true})}))
@@ -54,7 +61,11 @@ func seeds(f *testing.F) {
 func FuzzPipeline(f *testing.F) {
 	seeds(f)
 	f.Fuzz(func(t *testing.T, b []byte) {
-		r := newRig(t, 2, testSpec())
+		spec := testSpec()
+		if len(b) > 0 && b[0]&4 != 0 {
+			spec = everyPolicy()
+		}
+		r := newRig(t, 2, spec)
 		for len(b) >= 3 {
 			worker, nic, n := int(b[0]>>1&1), int(b[0]&1), int(binary.BigEndian.Uint16(b[1:]))
 			b = b[3:]

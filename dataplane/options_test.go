@@ -434,7 +434,8 @@ func TestNobodyHidesFromTOA(t *testing.T) {
 	}
 }
 
-func TestPoliciesDoNotAllocate(t *testing.T) {
+// everyPolicy is testSpec with all that is off by default.
+func everyPolicy() Spec {
 	spec := withPolicy(func(s *ServiceSpec) {
 		s.MSSClamp = ClampToMTU
 		if s.TOAOnly = s.TOA; s.Mode == conntrack.FullNAT {
@@ -442,7 +443,11 @@ func TestPoliciesDoNotAllocate(t *testing.T) {
 		}
 	})
 	spec.KeepTTL = true
-	r := newRig(t, 1, spec)
+	return spec
+}
+
+func TestPoliciesDoNotAllocate(t *testing.T) {
+	r := newRig(t, 1, everyPolicy())
 	c, _ := r.begin("198.51.100.7:40000", "192.0.2.10:80", 1000, mss(1400), stamps(4, 0))
 	answer := build(t, seg{src: c.backend, dst: c.local, syn: true, ack: true, seq: 9000, ackNum: c.isn + 1, opts: []layers.TCPOption{mss(1400), stamps(6, 4)}})
 	r.port[0][0].OnSend, r.port[0][1].OnSend = nil, nil

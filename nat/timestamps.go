@@ -55,6 +55,10 @@ func (s *ISN) Timestamp(src, dst packet.Addr, nanos int64) uint32 {
 // moved, and one of a wrong length is left. A TSecr of zero, or without ACK, is no
 // echo (RFC 7323 section 3.2) and stays. The checksum is updated incrementally.
 //
+// A segment quoted by an ICMP error is not put right: hosts know it by its
+// addresses, ports and sequence number. RSTs of our own carry no timestamps: a
+// receiver does not judge a RST by them (RFC 7323 section 5.2).
+//
 // delta is, for the flow's whole life, Timestamp less the TSval of its first SYN
 // (packet.ScanOptions). It reports whether there was any option.
 func ShiftTimestamps(frame []byte, p *packet.Packet, d conntrack.Dir, delta uint32) (found bool) {
