@@ -62,10 +62,10 @@ func TestChecksBlind(tt *testing.T) {
 					want = DropBadRST
 				case flags == fSYN && d == Reply:
 					want = DropBadSYN
-				case flags == fSYN && (was.State == SynSent || was.State == TimeWait || was.State == Closed):
+				case flags == fSYN && (was.State == TimeWait || was.State == Closed):
 					want = Reopen
-				case flags == fSYN && was.State == LastAck:
-					want = out // beyond the last number or before it
+				case flags == fSYN && was.State == SynSent && checks != ChecksOff:
+					want = DropBadSYN
 				case flags != fSYN && checks == ChecksStrict && was.State > SynRecv:
 					want = DropBadSeq
 				}
@@ -131,5 +131,40 @@ func TestChecksOffKeepsHalfClosed(tt *testing.T) {
 		if e.State != s || e.Expires != c.now+c.pol.Timeouts[s] {
 			tt.Errorf("%v: %v, %d ticks left", s, e.State, e.Expires-c.now)
 		}
+	}
+}
+
+// TestNearMisses: the numbers that somebody who guesses is most likely to hit are
+// those of a whole window. At every level a RST of any but the exact one, in or
+// below the window, and any SYN change nothing of a connection, which may have
+// nothing to say for hours: not even its deadline.
+func TestNearMisses(tt *testing.T) {
+	for checks, name := range allChecks {
+		tt.Run(name, func(tt *testing.T) {
+			rapid.Check(tt, func(rt *rapid.T) {
+				c, sent := lived(rt, tt, checks)
+				e := c.t.Entry(c.r)
+				if e.State < Established || e.State > LastAck {
+					return
+				}
+				c.now += rapid.Uint32Range(0, 1000).Draw(rt, "idle")
+				was := *e
+				d := Dir(rapid.IntRange(0, 1).Draw(rt, "dir"))
+				flags := rapid.SampledFrom([]uint8{fRST, fRSTACK}).Draw(rt, "flags")
+				if d == Forward && rapid.Bool().Draw(rt, "SYN") {
+					flags = fSYN
+				}
+				off := rapid.OneOf(rapid.Uint32Range(1, 1<<17), rapid.Map(rapid.Uint32Range(1, 1<<17), func(n uint32) uint32 { return -n }),
+					rapid.Uint32Range(1, 1<<32-1)).Draw(rt, "off")
+				if out := c.send(d, flags, sent[d]+off, sent[d^1], 0); out == Reopen {
+					rt.Fatalf("%#x from side %d in %v reopens", flags, d, was.State)
+				}
+				now := *e
+				now.Packets, now.Bytes = was.Packets, was.Bytes
+				if now != was {
+					rt.Fatalf("%#x from side %d: %+v became %+v", flags, d, was, now)
+				}
+			})
+		})
 	}
 }

@@ -12,9 +12,8 @@ import (
 type effect uint8
 
 const (
-	renews   effect = iota // the state's whole timeout from now on
-	nothing                // what is still in flight does not prolong the end
-	shortens               // RST within the window: the timeout of close, if that is sooner
+	renews  effect = iota // the state's whole timeout from now on
+	nothing               // what is still in flight does not prolong the end
 )
 
 // dayStep is a packet of a life: the state after it and what it does to the
@@ -66,8 +65,8 @@ func lives() []life {
 		{name: "exact RST", steps: and(
 			dayStep{d: Reply, flags: fRST, seq: 1, state: Closed},
 			dayStep{d: Forward, flags: fACK, seq: 1, ack: 1, state: Closed, effect: nothing}), again: 4},
-		{name: "RST in the window, perhaps taken back", steps: and(
-			dayStep{d: Forward, flags: fRST, seq: 3, state: Established, effect: shortens}, ack), again: 3},
+		{name: "RST in the window", steps: and(
+			dayStep{d: Forward, flags: fRST, seq: 3, state: Established, effect: nothing}, ack), again: 3},
 		{name: "one-way UDP", udp: true, steps: []dayStep{{d: Forward, state: UDPOneWay}}},
 		{name: "two-way UDP", udp: true, again: 1, steps: []dayStep{{d: Forward, state: UDPOneWay},
 			{d: Reply, state: UDPTwoWay}, {d: Forward, state: UDPTwoWay}}},
@@ -100,7 +99,7 @@ type day struct {
 	next     uint32   // number of the next client
 	expired  int
 	ends     [NumStates]int // by the state a flow ended in
-	effects  [3]int
+	effects  [2]int
 	straight int // deadlines set outright, sooner or later than they were
 	frame    [64]byte
 }
@@ -177,13 +176,8 @@ func (d *day) packet(r Ref) {
 	}
 	f.state = s.state
 	d.effects[s.effect]++
-	switch s.effect {
-	case renews:
+	if s.effect == renews {
 		d.plan(f, d.now+d.pol.Timeouts[s.state])
-	case shortens:
-		if soon := d.now + d.pol.Timeouts[Closed]; before(soon, f.deadline) {
-			d.plan(f, soon)
-		}
 	}
 }
 
@@ -283,7 +277,7 @@ func TestDay(tt *testing.T) {
 			if err := d.t.Audit(); err != nil {
 				tt.Error(err)
 			}
-			tt.Logf("%d flows, %d of them past midnight; packets that renew, that do nothing, that shorten: %d; %d deadlines set outright; ended in %v",
+			tt.Logf("%d flows, %d of them past midnight; packets that renew, that do nothing: %d; %d deadlines set outright; ended in %v",
 				d.next, left, d.effects, d.straight, d.ends)
 		})
 	}

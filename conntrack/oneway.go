@@ -100,14 +100,11 @@ func (t *Table) trackOneWaySYN(r Ref, e *Entry, p *packet.Packet, now uint32, po
 // trackOneWayRST is trackRST.
 func (t *Table) trackOneWayRST(r Ref, e *Entry, p *packet.Packet, now uint32, pol *Policy) Outcome {
 	if e.State == None || !e.belongs(p) {
-		return pol.implausibleRST()
+		return pol.implausible(DropBadRST)
 	}
 	if p.Seq == e.Win[Forward].End || e.State == SynSent {
 		t.moveOneWay(r, e, transitions[oneWay][evRST][e.State], now, pol)
 		return Pass
-	}
-	if e.otherState() == None {
-		t.hasten(r, e, now, pol)
 	}
 	e.prefer()
 	return Pass

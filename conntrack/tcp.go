@@ -37,6 +37,9 @@ func (t *Table) trackSYN(r Ref, e *Entry, p *packet.Packet, frame []byte, now ui
 	w := &e.Win[Forward]
 	switch {
 	case next == reopen:
+		if e.State == SynSent && now-e.Created < synPatience {
+			return pol.implausible(DropBadSYN)
+		}
 		return Reopen
 	case e.State == None:
 		*w = Window{End: p.Seq + 1, MaxEnd: p.Seq + 1, MaxWin: max(uint32(p.Window), 1)}
@@ -48,6 +51,11 @@ func (t *Table) trackSYN(r Ref, e *Entry, p *packet.Packet, frame []byte, now ui
 	t.settle(r, e, next, now, &pol.Timeouts)
 	return Pass
 }
+
+// synPatience is how long, in ticks, a SYN keeps SYNs of other numbers away: a
+// client that gives up and tries again from the same port is hardly quicker, and
+// who forges them must not move a flow that is about to be answered.
+const synPatience = TicksPerSecond
 
 // synEvent tells the SYN that begins e's connection from that of another one.
 func (e *Entry) synEvent(p *packet.Packet) event {
@@ -61,11 +69,6 @@ func (e *Entry) synEvent(p *packet.Packet) event {
 		same = p.Seq+1 == w.MaxEnd
 	case SynRecv:
 		same = segmentEnd(p)+1 == w.End // the SYN that was answered
-	case LastAck:
-		// The very last ACK may have been lost on the way here. A new
-		// incarnation starts beyond the old (RFC 9293 section 3.6.1); an old
-		// duplicate does not.
-		same = !before(w.End, p.Seq)
 	}
 	if same {
 		return evSYN
@@ -178,10 +181,10 @@ func (t *Table) outside(r Ref, e *Entry, now uint32, pol *Policy) Outcome {
 }
 
 // trackRST: a RST, with or without ACK. Of the exact sequence number it closes
-// the connection. Elsewhere in the window the end point answers a challenge
-// ACK (RFC 5961 section 3.2), or, an old one, closes: so the state stays and
-// the deadline comes closer, until the challenge ACK or any other segment that
-// fits shows that the connection lives. Outside the window it is dropped.
+// the connection. Elsewhere in the window the end point answers a challenge ACK
+// at most (RFC 5961 section 3.2), which a true RST of the exact number follows:
+// so it goes on and means nothing. Nor may it bring the deadline closer: an idle
+// connection has nothing to put it off again. Outside the window it is dropped.
 func (t *Table) trackRST(r Ref, e *Entry, d Dir, p *packet.Packet, now uint32, pol *Policy) Outcome {
 	switch e.judgeRST(d, p) {
 	case rstExact:
@@ -189,25 +192,17 @@ func (t *Table) trackRST(r Ref, e *Entry, d Dir, p *packet.Packet, now uint32, p
 		if next != e.State {
 			t.settle(r, e, next, now, &pol.Timeouts)
 		}
-	case rstInWindow:
-		t.hasten(r, e, now, pol)
 	case rstStranger:
-		return pol.implausibleRST()
+		return pol.implausible(DropBadRST)
 	}
 	return Pass
 }
 
-// hasten lets a flow end soon unless its ends show that it lives.
-func (t *Table) hasten(r Ref, e *Entry, now uint32, pol *Policy) {
-	if soon := now + pol.Timeouts[Closed]; before(soon, e.Expires) {
-		t.setExpires(r, e, soon)
-	}
-}
-
-// implausibleRST is what becomes of a RST that nobody asked for.
-func (pol *Policy) implausibleRST() Outcome {
+// implausible is what becomes of a RST or SYN that nobody asked for, which
+// otherwise would be dropped as why.
+func (pol *Policy) implausible(why Outcome) Outcome {
 	if pol.Checks == ChecksOff {
 		return Pass
 	}
-	return DropBadRST
+	return why
 }

@@ -24,6 +24,7 @@ type step struct {
 	length   uint16
 	state    State
 	out      Outcome // 0 means Pass
+	wait     uint32  // ticks before it
 }
 
 // peers is one flow and the numbers its ends chose; both are about to wrap.
@@ -69,6 +70,7 @@ func (c *peers) run(tb testing.TB, steps []step) {
 		if want == 0 {
 			want = Pass
 		}
+		c.now += s.wait
 		if got := c.send(s.d, s.flags, s.seq, s.ack, s.length); got != want {
 			tb.Fatalf("step %d: %v, want %v", i, got, want)
 		}
@@ -175,8 +177,10 @@ func TestTCPScenarios(tt *testing.T) {
 			step{d: Reply, flags: fSYNACK, seq: 0, ack: 1, state: SynRecv},
 			step{d: Forward, flags: fACK, seq: 1, ack: 1, state: Established},
 			step{d: Reply, flags: fSYNACK, seq: 0, ack: 1, state: Established})},
-		{"SYN of another ISN before any answer", after(handshake[:1],
-			step{d: Forward, flags: fSYN, seq: 5000, state: SynSent, out: Reopen})},
+		{"SYN of another ISN before any answer, at once and later", after(handshake[:1],
+			step{d: Forward, flags: fSYN, seq: 5000, state: SynSent, out: DropBadSYN},
+			step{d: Forward, flags: fSYN, seq: 0, state: SynSent},
+			step{d: Forward, flags: fSYN, seq: 5000, state: SynSent, out: Reopen, wait: synPatience})},
 		{"SYN with data, acknowledged or not", after(nil,
 			step{d: Forward, flags: fSYN, seq: 0, length: 10, state: SynSent},
 			step{d: Forward, flags: fSYN, seq: 0, state: SynSent},
@@ -269,7 +273,9 @@ func TestTCPScenarios(tt *testing.T) {
 			step{d: Reply, flags: fRST, seq: 0x80000000, state: TimeWait, out: DropBadRST})},
 		{"SYN in LAST_ACK, old and new", after(lastAck,
 			step{d: Forward, flags: fSYN, seq: 0, state: LastAck},
-			step{d: Forward, flags: fSYN, seq: 103, state: LastAck, out: Reopen})},
+			step{d: Forward, flags: fSYN, seq: 103, state: LastAck},
+			step{d: Forward, flags: fRST, seq: 102, state: Closed},
+			step{d: Forward, flags: fSYN, seq: 103, state: Closed, out: Reopen})},
 		{"SYN while closing", after(talk,
 			step{d: Forward, flags: fFIN, seq: 101, ack: 101, state: FinWait},
 			step{d: Forward, flags: fSYN, seq: 777777, state: FinWait})},
@@ -426,9 +432,10 @@ func TestTCPDeadlines(tt *testing.T) {
 	c.send(Reply, fRST, 0x80000000, 0, 0)
 	check("RST blind", to[Established]-32)
 	c.send(Reply, fRST, 100, 0, 0)
-	check("RST in window", to[Closed])
-	c.send(Reply, fRST, 100, 0, 0)
-	check("RST in window again", to[Closed]-16)
+	check("RST in window", to[Established]-48)
+	c.send(Forward, fRST, 0x80000000-0x8000, 0, 0)
+	c.send(Reply, fRST, 0, 0, 0)
+	check("RST below the window", to[Established]-64)
 	c.send(Forward, fACK, 1, 1, 0)
 	check("challenge ACK", to[Established])
 	c.send(Forward, fACK, 0x40000000, 1, 10)

@@ -34,7 +34,7 @@ var transitions = [3][numEvents][NumStates]State{
 	Forward: {
 		// after:  None, SynSent, SynRecv, Established, FinWait, CloseWait, LastAck, TimeWait, Closed, UDPOneWay, UDPTwoWay
 		evSYN:    {SynSent, SynSent, SynRecv, Established, FinWait, CloseWait, LastAck, reopen, reopen, UDPOneWay, UDPTwoWay},
-		evNewSYN: {SynSent, reopen, SynRecv, Established, FinWait, CloseWait, reopen, reopen, reopen, UDPOneWay, UDPTwoWay},
+		evNewSYN: {SynSent, reopen, SynRecv, Established, FinWait, CloseWait, LastAck, reopen, reopen, UDPOneWay, UDPTwoWay},
 		evSYNACK: {None, SynSent, SynRecv, Established, FinWait, CloseWait, LastAck, TimeWait, Closed, UDPOneWay, UDPTwoWay},
 		evACK:    {None, SynSent, Established, Established, FinWait, CloseWait, LastAck, TimeWait, Closed, UDPOneWay, UDPTwoWay},
 		evFIN:    {None, SynSent, FinWait, FinWait, FinWait, LastAck, LastAck, TimeWait, Closed, UDPOneWay, UDPTwoWay},

@@ -153,7 +153,6 @@ type judgement uint8
 const (
 	rstStranger judgement = iota // nobody asked for it
 	rstHarmless                  // forward, believe nothing
-	rstInWindow                  // the receiver will ask back
 	rstExact                     // the receiver will believe it
 )
 
@@ -170,7 +169,7 @@ func (e *Entry) judgeRST(d Dir, p *packet.Packet) judgement {
 		return rstExact
 	}
 	if !before(me.MaxEnd+1, p.Seq) && !before(p.Seq, me.End-max(peer.MaxWin, 1)) {
-		return rstInWindow
+		return rstHarmless // the receiver asks back, or ignores it
 	}
 	if d == Reply && p.Seq == 0 && p.TCPFlags&packet.ACK != 0 {
 		// A server without the connection refuses a SYN that came for it

@@ -45,22 +45,26 @@ func TestOwnWorkDoesNotAllocate(t *testing.T) {
 	for _, v := range [][2]string{{"198.51.100.7:4000", "192.0.2.13:80"}, {"[2001:db8:c::7]:4000", "[2001:db8::13]:80"}} {
 		list = append(list,
 			build(t, seg{src: v[0], dst: v[1], syn: true, seq: 1000, opts: []layers.TCPOption{mss(1460)}}),
-			build(t, seg{src: v[0], dst: v[1], syn: true, seq: 5000}), // another: reopens
+			build(t, seg{src: v[0], dst: v[1], syn: true, seq: 5000}), // another
 			build(t, seg{src: v[0], dst: v[1], ack: true, seq: 5001, ackNum: 9001, payload: 100}),
 			build(t, seg{src: v[0], dst: v[1], ack: true, seq: 5001, ackNum: 9001, payload: 1460}))
 	}
-	if n := testing.AllocsPerRun(300, func() {
-		r.port[0][0].Feed(list, 1)
-		r.step()
-		for ref := range conntrack.Ref(16) { // as if the handshakes had been completed
+	become := func(s conntrack.State) {
+		for ref := range conntrack.Ref(16) {
 			if e := w.table.Entry(ref); e.Proto != 0 {
-				e.State, e.Created = conntrack.Established, 77
+				e.State, e.Created = s, 77
 			}
+		}
+	}
+	if n := testing.AllocsPerRun(300, func() {
+		for _, s := range []conntrack.State{conntrack.Closed, conntrack.Established} { // it reopens, and ends for good
+			r.port[0][0].Feed(list, 1)
+			r.step()
+			become(s)
 		}
 		r.port[0][0].Feed(list, 1)
 		r.step()
-		for range 8 {
-			r.now += int64(time.Hour)
+		for r.now += int64(3 * time.Hour); w.Flows() > 0; {
 			r.step()
 		}
 	}); n != 0 {
