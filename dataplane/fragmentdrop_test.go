@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"slices"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/l4fwd/l4fwd/dataplane/frag"
 	"github.com/l4fwd/l4fwd/nat"
+	"github.com/l4fwd/l4fwd/packet"
 )
 
 // fragRow is frames that come by one NIC, and what becomes of them.
@@ -154,6 +156,33 @@ func TestFragmentedTOA(t *testing.T) {
 	s.opts = nil
 	if toa(verify(t, r.one(1, 0, 1, build(t, s)))) == nil {
 		t.Error("no TOA afterwards")
+	}
+}
+
+// TestForgedUOAInFragments: it goes from the first and from those that follow.
+func TestForgedUOAInFragments(t *testing.T) {
+	r := newFragRig(t, 2)
+	f := uoaFrame(t, "192.0.2.10", layers.IPProtocolUDP, 0x0f, 0xa0, 0x13, 0x88, 0, 24, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8)
+	f = f[:14+48+16]
+	second := slices.Clone(f)
+	f[14+packet.IPv4Frag], second[14+packet.IPv4Frag+1] = 0x20, 2
+	for _, b := range [][]byte{f, second} {
+		b[14+packet.IPv4Checksum], b[14+packet.IPv4Checksum+1] = 0, 0
+		binary.BigEndian.PutUint16(b[14+packet.IPv4Checksum:], packet.Checksum(b[14:14+48], 0))
+	}
+	out := r.deliver(0, 0, second, f)
+	if len(out) != 2 {
+		t.Fatalf("%d frames out", len(out))
+	}
+	for _, o := range out {
+		var p packet.Packet
+		if err := packet.Parse(o.bytes, &p); err != packet.ErrNone || !packet.VerifyIPv4(o.bytes, &p) {
+			t.Fatalf("%v: % x", err, o.bytes)
+		}
+		want := append([]byte{7, 8, 4, 0, 0, 0, 0, 0}, bytes.Repeat([]byte{1}, 20)...)
+		if d := cmp.Diff(want, o.bytes[14+20:p.L4]); d != "" {
+			t.Errorf("options (-want +got)\n%s", d)
+		}
 	}
 }
 
