@@ -35,6 +35,7 @@ type cycling struct {
 	first    string // who closes first
 	// Of both kernels: net.ipv4.tcp_timestamps and net.ipv4.tcp_tw_reuse.
 	timestamps, twReuse string
+	extra               string // of the service
 }
 
 const (
@@ -46,17 +47,17 @@ const (
 // cyclings are the loads.
 func cyclings(short bool) []cycling {
 	rows := []cycling{
-		{"one port", 1, 1, true, 100, 100, byServer, "1", "1"},
-		{"small", 8, 8, true, 100, 100, byClient, "0", "0"},
-		{"100 KB", 8, 8, true, kb100, kb100, byServer, "0", "0"},
-		{"100 KB, others", 8, 128, false, kb100, kb100, byServer, "1", "1"},
+		{"one port", 1, 1, true, 100, 100, byServer, "1", "1", ""},
+		{"small", 8, 8, true, 100, 100, byClient, "0", "0", ""},
+		{"100 KB", 8, 8, true, kb100, kb100, byServer, "0", "0", ""},
+		{"100 KB, others", 8, 128, false, kb100, kb100, byServer, "1", "1", "timestamps: translate"},
 		// More than the 15.6 MB/s of the sequence numbers' clock.
-		{"32 MB, others", 1, 2, false, 32 << 20, 100, byServer, "1", "1"},
+		{"32 MB, others", 1, 2, false, 32 << 20, 100, byServer, "1", "1", ""},
 	}
 	if short {
 		return rows
 	}
-	rows = append(rows, cycling{"100 KB on one port", 1, 1, true, kb100, kb100, byServer, "1", "1"})
+	rows = append(rows, cycling{"100 KB on one port", 1, 1, true, kb100, kb100, byServer, "1", "1", ""})
 	for _, row := range rows[:len(rows):len(rows)] {
 		row.timestamps, row.twReuse = map[string]string{"0": "1", "1": "0"}[row.timestamps], "2"
 		rows = append(rows, row)
@@ -134,7 +135,7 @@ func (c cycling) run(t *testing.T, top *testbed.Topology, base int, span time.Du
 // start runs l4fwd with a single local address and few ports.
 func (c cycling) start(t *testing.T, top *testbed.Topology, base int) *daemon {
 	t.Helper()
-	s := testbed.Service{Name: "reuse", Family: testbed.V4, Port: portReuse, BackendPort: portReuse, Protocol: "tcp", Mode: fullNAT, ClientAddress: "toa"}
+	s := testbed.Service{Name: "reuse", Family: testbed.V4, Port: portReuse, BackendPort: portReuse, Protocol: "tcp", Mode: fullNAT, ClientAddress: "toa", Extra: c.extra}
 	config := top.Config([]testbed.Service{s}, "timeouts: {tcp_time_wait: 100ms, tcp_close: 100ms}")
 	const whole = "  - %s-%s\n"
 	was := fmt.Sprintf(whole, top.LocalAddr(testbed.V4, 0), top.LocalAddr(testbed.V4, 3))
