@@ -87,9 +87,9 @@ func TestPathMTU(t *testing.T) {
 func (row narrowing) discover(t *testing.T) {
 	const mtu = 1400
 	r, at, server := routed(t, row.workers, testbed.SnifferOptions{Every: 20})
-	host := server.host // who sends
+	from := server // before whom sends
 	if row.upload {
-		at, host = server, at.host
+		at, from = server, at
 	}
 	if row.lb {
 		at.narrowLB(mtu)
@@ -97,15 +97,21 @@ func (row narrowing) discover(t *testing.T) {
 		at.narrowHost(mtu)
 	}
 	ear := &sender{}
-	sniff(t, host.NS, host.Name, testbed.SnifferOptions{Every: 20, Watch: ear.watch})
-	d := program{args: []string{"--workers", fmt.Sprint(row.workers)}}.start(t, r.LB, r.Config(r.allKinds(1, 0)))
+	sniff(t, from.host.NS, from.host.Name, testbed.SnifferOptions{Every: 20, Watch: ear.watch})
+	r.relay()
+	all := r.allKinds(1, 0)
+	for _, k := range proxyKinds[:3] {
+		s := r.service(k, "hash", testbed.PortHash, portRelay)
+		s.Weights = []int{1, 0}
+		all = append(all, s)
+	}
+	d := program{args: []string{"--workers", fmt.Sprint(row.workers)}}.start(t, r.LB, r.Config(all))
 	r.warmUp()
-	// What a kernel learns of a path it keeps, and to the server NAT64 is the
-	// same path as Full-NAT. But NAT64 comes later and has less room.
-	for _, k := range kinds {
+	for _, k := range pairKinds {
 		if t.Failed() { // each failure takes its time
 			break
 		}
+		from.forgetPaths() // to the server several kinds are one path
 		t.Run(k.String(), func(t *testing.T) { path{k, row, mtu}.discover(t, r, ear) })
 	}
 	d.stop()
@@ -119,8 +125,8 @@ type path struct {
 }
 
 // told are the limits that a sender may be told: in its own family, and while
-// TOA is added to its packets, that much less.
-func (p path) told() (most, least int) {
+// TOA or a PROXY header is added to the client's packets, that much less.
+func (p path) told(r *rig, client netip.AddrPort) (most, least int) {
 	const longerIn6, toa4, toa6 = 20, 8, 20
 	most = p.mtu
 	if p.translated() && p.upload {
@@ -130,6 +136,8 @@ func (p path) told() (most, least int) {
 	}
 	switch least = most; {
 	case !p.upload || p.mode == dnat:
+	case p.proxy != "":
+		least -= p.proxyLen(client, r.vip(p.client, p.vip, testbed.PortHash))
 	case p.client == testbed.V4:
 		least -= toa4
 	default:
@@ -140,7 +148,7 @@ func (p path) told() (most, least int) {
 
 // discover sends bulk through the narrow place.
 func (p path) discover(t *testing.T, r *rig, ear *sender) {
-	most, least := p.told()
+	most, _ := p.told(r, netip.AddrPort{})
 	tr := testbed.Transfer{To: r.vip(p.client, p.vip, testbed.PortHash), Up: 1000, Down: 5 << 20, Timeout: limit}
 	if p.upload {
 		tr.Up, tr.Down = tr.Down, tr.Up
@@ -162,6 +170,7 @@ func (p path) discover(t *testing.T, r *rig, ear *sender) {
 	if ear.before == 0 || ear.since < 1000 {
 		t.Errorf("%d packets above %d bytes before the first error, %d full ones since the last such", ear.before, most, ear.since)
 	}
+	_, least := p.told(r, res.Client)
 	told := most
 	for _, e := range ear.errors {
 		if told = min(told, e.mtu); e.mtu != most && e.mtu != least {
@@ -184,6 +193,9 @@ func (p path) checkError(r *rig, e icmpError) error {
 		return nil
 	}
 	self := netip.AddrPortFrom(r.ServerAddr(p.server, 0), testbed.PortHash)
+	if p.proxy != "" {
+		self = netip.AddrPortFrom(self.Addr(), portRelay)
+	}
 	if e.to != self.Addr() || e.about.src != self {
 		return fmt.Errorf("%+v: want an error about a packet from %s", e, self)
 	}

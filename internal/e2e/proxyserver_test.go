@@ -148,6 +148,69 @@ func readProxy(r *bufio.Reader) (client, server netip.AddrPort, err error) {
 	return client, server, fmt.Errorf("bad header % x", whole)
 }
 
+// portRelay is where relay listens.
+const portRelay = 9202
+
+// relay takes connections with PROXY headers to the first real server's
+// testbed.PortHash, which knows nothing of them. A connection whose header names
+// another client's address ends at once.
+func (r *rig) relay() {
+	r.t.Helper()
+	var wg sync.WaitGroup
+	var listeners []net.Listener
+	r.t.Cleanup(func() {
+		for _, l := range listeners {
+			_ = l.Close()
+		}
+		wg.Wait()
+	})
+	ns := r.Topology.Servers[0]
+	for _, f := range testbed.Families {
+		l, err := ns.Listen("tcp", netip.AddrPortFrom(r.ServerAddr(f, 0), portRelay).String())
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		listeners = append(listeners, l)
+		wg.Go(func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				wg.Go(func() {
+					defer func() { _ = c.Close() }()
+					in := bufio.NewReader(c)
+					client, _, err := readProxy(in)
+					if err != nil || client.Addr() != r.ClientAddr(testbed.FamilyOf(client.Addr()), 0) {
+						return // the client tells what went wrong
+					}
+					out, err := ns.Dialer(limit).Dial("tcp", netip.AddrPortFrom(r.ServerAddr(f, 0), testbed.PortHash).String())
+					if err != nil {
+						return
+					}
+					defer func() { _ = out.Close() }()
+					wg.Go(func() {
+						_, _ = io.Copy(out, in)
+						_ = out.(*net.TCPConn).CloseWrite()
+					})
+					_, _ = io.Copy(c, out)
+				})
+			}
+		})
+	}
+}
+
+// proxyLen is how long the header of a client's connection is.
+func (k kind) proxyLen(client, vip netip.AddrPort) int {
+	switch {
+	case k.proxy == "proxy-v1":
+		return len(fmt.Sprintf("PROXY TCP%d %s %s %d %d\r\n", k.client, client.Addr(), vip.Addr(), client.Port(), vip.Port()))
+	case k.client == testbed.V4:
+		return 16 + 12
+	}
+	return 16 + 36
+}
+
 // call is a client's connection to a greeter.
 type call struct {
 	net.Conn

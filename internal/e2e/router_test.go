@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -124,6 +125,26 @@ func (rt *router) route(d *testbed.Device, dst netip.Prefix, via, src netip.Addr
 	}
 	if err := d.NS.Netlink().RouteReplace(n); err != nil {
 		rt.r.t.Fatalf("route %s via %s on %s: %v", dst, via, d.Name, err)
+	}
+}
+
+// forgetPaths has the host forget what it has learned of paths' MTUs: that goes
+// with the routes. Those of one gateway share it, so all go before any is back.
+func (rt *router) forgetPaths() {
+	rt.r.t.Helper()
+	nl := rt.host.NS.Netlink()
+	filter := &netlink.Route{LinkIndex: rt.host.Index}
+	all, err := nl.RouteListFiltered(netlink.FAMILY_ALL, filter, netlink.RT_FILTER_OIF)
+	if err != nil {
+		rt.r.t.Fatal(err)
+	}
+	all = slices.DeleteFunc(all, func(n netlink.Route) bool { return n.Gw == nil })
+	for _, change := range []func(*netlink.Route) error{nl.RouteDel, nl.RouteAdd} {
+		for i := range all {
+			if err := change(&all[i]); err != nil {
+				rt.r.t.Fatalf("route %s: %v", all[i], err)
+			}
+		}
 	}
 }
 
