@@ -2,13 +2,15 @@ package e2e
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/netip"
+	"slices"
+	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -81,16 +83,21 @@ func quotedOf(p gopacket.Packet) (q quoted, data []byte) {
 	}
 	if l := p.TransportLayer(); l != nil {
 		q.Transport, data = l.LayerContents(), l.LayerPayload()
-		if tcp, ok := l.(*layers.TCP); ok && tcp.SYN {
-			q.Transport = q.Transport[:8] // up to the sequence number: its options are not what was sent
-		}
 	}
 	return q, data
 }
 
+// asSent is what stays of it, and of the data, if l4fwd has added to the packet.
+func (q quoted) asSent() (quoted, []byte) {
+	return quoted{Src: q.Src, Dst: q.Dst, TrafficClass: q.TrafficClass, Transport: q.Transport[:8]}, nil
+}
+
 // told waits for an error about a packet from self to peer, and judges it: from
 // whom it is, of what type, and whether the host has sent the packet it quotes.
-func (w *witness) told(self, peer netip.AddrPort, from netip.Addr, want layers.ICMPv4TypeCode, want6 layers.ICMPv6TypeCode) error {
+// changed is for packets that l4fwd has changed beyond addresses and numbers: the
+// quotation is compared up to the sequence number, which is as much as RFC 792
+// promises.
+func (w *witness) told(self, peer netip.AddrPort, from netip.Addr, want layers.ICMPv4TypeCode, want6 layers.ICMPv6TypeCode, changed bool) error {
 	var ip []byte
 	for deadline := time.Now().Add(limit); ip == nil; time.Sleep(5 * time.Millisecond) {
 		if ip = w.about(self, peer); ip == nil && time.Now().After(deadline) {
@@ -113,11 +120,17 @@ func (w *witness) told(self, peer netip.AddrPort, from netip.Addr, want layers.I
 		return fmt.Errorf("want %s or %s:\n%s", want, want6, p)
 	}
 	got, data := quotedOf(decoded(inner))
+	if changed {
+		got, data = got.asSent()
+	}
 	nearest := "it has sent none"
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, ip := range w.sent {
 		was, payload := quotedOf(decoded(ip))
+		if changed {
+			was, payload = was.asSent()
+		}
 		diff := cmp.Diff(was, got)
 		if diff == "" && bytes.HasPrefix(payload, data) {
 			return nil
@@ -143,47 +156,58 @@ func (w *witness) about(self, peer netip.AddrPort) []byte {
 	return nil
 }
 
-// closeRoad has the router say that its host is unreachable, until openRoad.
+// closeRoad has the router say that its host is unreachable, until openRoad: by
+// a route in IPv6. In IPv4 the host's MAC address cannot be found out, since a
+// kernel answers only a few packets for which a route says so, then one a second.
 func (rt *router) closeRoad() {
 	rt.r.t.Helper()
-	for _, f := range testbed.Families {
-		dst := prefixNet(whole(rt.addrs[f]))
-		nl := rt.ns.Netlink()
-		if err := nl.RouteDel(&netlink.Route{LinkIndex: rt.inner.Index, Dst: dst}); err != nil {
-			rt.r.t.Fatal(err)
-		}
-		if err := nl.RouteAdd(&netlink.Route{Dst: dst, Type: unix.RTN_UNREACHABLE}); err != nil {
-			rt.r.t.Fatal(err)
-		}
+	nl := rt.ns.Netlink()
+	dst := prefixNet(whole(rt.addrs[testbed.V6]))
+	errs := []error{
+		nl.RouteDel(&netlink.Route{LinkIndex: rt.inner.Index, Dst: dst}),
+		nl.RouteAdd(&netlink.Route{Dst: dst, Type: unix.RTN_UNREACHABLE}),
+		rt.host.NS.Sysctl("net.ipv4.conf.x0.arp_ignore", "8"),
 	}
+	for key, value := range map[string]string{"mcast_solicit": "1", "ucast_solicit": "0", "retrans_time_ms": "10"} {
+		errs = append(errs, rt.ns.Sysctl("net.ipv4.neigh.r1."+key, value))
+	}
+	if err := errors.Join(append(errs, nl.NeighDel(rt.neighbour()))...); err != nil {
+		rt.r.t.Fatal(err)
+	}
+}
+
+// neighbour is the host as the router knows it.
+func (rt *router) neighbour() *netlink.Neigh {
+	return &netlink.Neigh{LinkIndex: rt.inner.Index, Family: unix.AF_INET, State: netlink.NUD_PERMANENT,
+		IP: rt.host.Addr(testbed.V4).AsSlice(), HardwareAddr: rt.host.MAC}
 }
 
 // openRoad undoes it.
 func (rt *router) openRoad() {
 	rt.r.t.Helper()
-	for _, f := range testbed.Families {
-		if err := rt.ns.Netlink().RouteDel(&netlink.Route{Dst: prefixNet(whole(rt.addrs[f])), Type: unix.RTN_UNREACHABLE}); err != nil {
-			rt.r.t.Fatal(err)
-		}
+	nl := rt.ns.Netlink()
+	dst := prefixNet(whole(rt.addrs[testbed.V6]))
+	if err := errors.Join(nl.RouteDel(&netlink.Route{Dst: dst, Type: unix.RTN_UNREACHABLE}), nl.NeighSet(rt.neighbour())); err != nil {
+		rt.r.t.Fatal(err)
 	}
 	rt.narrowHost(0)
 }
 
-// wantsErrors has a socket hear of ICMP errors.
-func wantsErrors(c interface {
-	SyscallConn() (syscall.RawConn, error)
-}, f testbed.Family) error {
-	raw, err := c.SyscallConn()
+// wantsErrors has a TCP socket hear of ICMP errors, or no more, not even of one
+// that has come.
+func wantsErrors(c net.Conn, f testbed.Family, wants int) error {
+	raw, err := c.(*net.TCPConn).SyscallConn()
 	if err != nil {
 		return err
 	}
-	var set error
+	var set, cleared error
 	err = raw.Control(func(fd uintptr) {
-		if set = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_RECVERR, 1); f == testbed.V6 {
-			set = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_RECVERR, 1)
+		if set = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_RECVERR, wants); f == testbed.V6 {
+			set = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_RECVERR, wants)
 		}
+		_, cleared = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ERROR)
 	})
-	return errors.Join(err, set)
+	return errors.Join(err, set, cleared)
 }
 
 // TestICMPErrors: what a kernel or a router on one side says of a packet arrives
@@ -208,6 +232,11 @@ func TestICMPErrors(t *testing.T) {
 			all = append(all, s)
 		}
 	}
+	for _, k := range proxyKinds[:3] {
+		s := r.service(k, "greet", portGreetsAfter, portGreetsAfter)
+		s.Weights = []int{1, 0}
+		all = append(all, s)
+	}
 	d := program{args: []string{"--workers", "2"}}.start(t, r.LB, r.Config(all))
 	r.warmUp()
 	before := d.stats()
@@ -221,6 +250,7 @@ func TestICMPErrors(t *testing.T) {
 			}
 		})
 	}
+	t.Run("tcp/header under way", func(t *testing.T) { r.cutHeader(t, server, at[0]) })
 	t.Run("tcp/server unreachable", func(t *testing.T) { r.cutOff(t, server, at[0], true) })
 	t.Run("tcp/client unreachable", func(t *testing.T) { r.cutOff(t, client, at[1], false) })
 	lossless(t, d, before)
@@ -260,7 +290,7 @@ func (r *rig) closedPort(k kind, at *witness) error {
 	if err := refusedPort(c); err != nil {
 		return err
 	}
-	return at.told(udpSelf(c), to, to.Addr(), noPort4, noPort6)
+	return at.told(udpSelf(c), to, to.Addr(), noPort4, noPort6, false)
 }
 
 // udpSelf is a UDP socket's own end.
@@ -307,7 +337,7 @@ func (r *rig) clientGone(k kind, at *witness) error {
 	if k.mode == dnat { // the client itself
 		teller = r.ClientAddr(k.client, 0)
 	}
-	return at.told(self, peer, teller, noPort4, noPort6)
+	return at.told(self, peer, teller, noPort4, noPort6, false)
 }
 
 // cutOff makes one host unreachable. The others' ends of connections of every
@@ -325,7 +355,7 @@ func (r *rig) cutOff(t *testing.T, rt *router, at *witness, isServer bool) {
 		if isServer {
 			e, f = end{k, p.client, p.server}, k.client
 		}
-		if err := errors.Join(p.settle(), wantsErrors(e.speaks.(*net.TCPConn), f)); err != nil {
+		if err := errors.Join(p.settle(), wantsErrors(e.speaks, f, 1)); err != nil {
 			t.Fatal(err)
 		}
 		all = append(all, e)
@@ -350,7 +380,7 @@ func (r *rig) cutOff(t *testing.T, rt *router, at *witness, isServer bool) {
 		if e.mode == dnat && !isServer {
 			teller = lastByte(testbed.ClientNet[e.client].Addr(), 254) // the router
 		}
-		if err := at.told(ends.self, ends.peer, teller, noHost4, noHost6); err != nil {
+		if err := at.told(ends.self, ends.peer, teller, noHost4, noHost6, false); err != nil {
 			t.Errorf("%s: %v", e, err)
 		}
 	}
@@ -386,8 +416,79 @@ func (r *rig) cannotConnect(t *testing.T, at *witness) {
 		}
 		if !errors.Is(err, want) {
 			t.Errorf("%s: connect: %v, want %v", k, err, want)
-		} else if err := at.told(self, to, to.Addr(), noHost4, noHost6); err != nil {
+		} else if err := at.told(self, to, to.Addr(), noHost4, noHost6, true); err != nil {
 			t.Errorf("%s: connect: %v", k, err)
 		}
 	}
+}
+
+// cutHeader has clients hear of packets that carry a PROXY header, or come behind
+// one that the server has not got, and of which they know nothing.
+func (r *rig) cutHeader(t *testing.T, rt *router, at *witness) {
+	g := r.greeters()
+	g.deafen(t, true)
+	var all []*call
+	for _, k := range proxyKinds[:3] {
+		c, err := r.call(k, portGreetsAfter)
+		if err == nil {
+			err = wantsErrors(c.Conn, k.client, 1)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, c)
+	}
+	rt.closeRoad()
+	said := strings.Repeat("x", 2000) + "\n" // more than one segment
+	unreachable := func(err error) bool { return errors.Is(err, unix.EHOSTUNREACH) || errors.Is(err, unix.ENETUNREACH) }
+	for _, c := range all {
+		_, err := c.Write([]byte(said))
+		if unreachable(err) { // of the handshake's last segment
+			_, err = c.Write([]byte(said))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range all {
+		self := endsOf(c.Conn).self
+		if err := read(c, time.Now().Add(limit)); !unreachable(err) {
+			t.Errorf("%s: %v, want to hear of a router", self, err)
+		}
+		for told := make(map[uint32]bool); len(told) < 2; { // where the header is, and behind it
+			if err := at.told(self, c.to, c.to.Addr(), noHost4, noHost6, true); err != nil {
+				t.Errorf("%s, told of %d sequence numbers: %v", self, len(told), err)
+				break
+			}
+			told[at.forget(self, c.to)] = true
+		}
+	}
+	for _, c := range all {
+		if err := wantsErrors(c.Conn, testbed.FamilyOf(c.to.Addr()), 0); err != nil {
+			t.Error(err)
+		}
+	}
+	g.deafen(t, false)
+	rt.openRoad()
+	for _, c := range all {
+		err := errors.Join(c.SetDeadline(time.Now().Add(limit)), c.greeted())
+		if err == nil {
+			err = c.answered(said)
+		}
+		if err := errors.Join(err, c.Close()); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// forget drops the error that about would find, and returns the sequence number
+// that it quotes.
+func (w *witness) forget(self, peer netip.AddrPort) (seq uint32) {
+	found := w.about(self, peer)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.errors = slices.DeleteFunc(w.errors, func(ip []byte) bool { return bytes.Equal(ip, found) })
+	d, _ := datagramOf(found)
+	inner, _ := datagramOf(d.l4[8:])
+	return binary.BigEndian.Uint32(inner.l4[4:])
 }
