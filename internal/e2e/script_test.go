@@ -123,6 +123,8 @@ func newScript(seed uint64) script {
 	s.acts = append(s.acts, act{})
 	if s.open != plain {
 		a.send(0, a.size()) // what comes with the SYN
+		// Until it has the SYN-ACK, the client's kernel takes a FIN for a RST.
+		a.send(1, a.size())
 	}
 	a.body(4)
 	endings[s.ending].write(a)
@@ -239,7 +241,7 @@ var endings = []struct {
 	{"abandoned", false, func(a author) {
 		a.s.open, a.s.acts = abandoned, []act{{}}
 		p := &a.s.plans[a.IntN(2)]
-		p.Rules = append(p.Rules, testbed.Rule{Way: testbed.ToClient, Segment: testbed.SYNACK, Action: testbed.Delay, Delay: 700 * time.Millisecond})
+		p.Rules = append(p.Rules, testbed.Rule{Way: testbed.ToClient, Segment: testbed.SYNACK, Action: testbed.Delay, Delay: 2500 * time.Millisecond})
 	}},
 }
 

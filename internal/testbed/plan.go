@@ -36,7 +36,7 @@ type Action int
 // The actions.
 const (
 	Lose      Action = iota
-	Duplicate        // a copy follows after the rule's delay
+	Duplicate        // a copy comes that much later than the segment itself
 	Delay            // by the rule's delay; what comes behind overtakes it
 )
 
@@ -59,7 +59,7 @@ type Rule struct {
 type Plan struct {
 	Seed      uint64
 	Lose      float64 // never more than lossesInRow one after the other in a way
-	Duplicate float64 // the copy comes within MaxDelay
+	Duplicate float64 // the copy comes up to MaxDelay later
 	Delay     float64 // by up to MaxDelay
 	// Mark is the part of the segments of an ECN-capable transport that say
 	// "congestion experienced" afterwards (RFC 3168 section 5).

@@ -204,7 +204,7 @@ func (l *lane) carry(frame []byte) {
 		l.write(frame)
 	}
 	if f.copied {
-		l.hold(frame, f.copyDelay)
+		l.hold(frame, f.delay+f.copyDelay)
 	}
 }
 
