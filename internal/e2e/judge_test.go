@@ -154,14 +154,16 @@ func (c *court) config() string {
 			add(k, s.server)
 		}
 	}
-	return c.Config(all, "timeouts: {tcp_time_wait: 2s, tcp_close: 2s}", // no other state is the last
+	// No other state is the last, unless what would have ended it was lost when
+	// both ends were gone.
+	return c.Config(all, "timeouts: {tcp_syn_sent: 5s, tcp_syn_recv: 5s, tcp_time_wait: 2s, tcp_close: 2s}",
 		"max_flows: 65536",
 		// 254 is Fast Open's, too, for clients that got no answer to the real one.
 		fmt.Sprint("toa_kind: ", toaKind))
 }
 
 // atOnce is how many scripts are played at the same time, on all roads.
-const atOnce = 40
+const atOnce = 25
 
 // hold runs all sessions on all roads.
 func (c *court) hold() [][]outcome {
