@@ -6,7 +6,7 @@ import (
 )
 
 // proxySize is how long the PROXY header of flow e is while it is on its way, 0
-// once the server has it.
+// once the server has it, or if there is none.
 func (w *Worker) proxySize(e *conntrack.Entry, svc *Service) int {
 	if nat.ProxyDone(e) {
 		return 0

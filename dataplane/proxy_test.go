@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/google/gopacket/layers"
 )
@@ -83,5 +84,42 @@ func TestProxyDoesNotAllocate(t *testing.T) {
 		r.step()
 	}); allocs != 0 {
 		t.Errorf("%v allocations", allocs)
+	}
+}
+
+// TestProxyExpiryBeforeAcknowledgement: both ends fall silent after the server got
+// the header and its acknowledgement was lost. Its RST has the number behind the
+// header, and behind the data if there was any.
+func TestProxyExpiryBeforeAcknowledgement(t *testing.T) {
+	for _, data := range []uint32{0, 33} {
+		t.Run(fmt.Sprint(data, " bytes of data"), func(t *testing.T) {
+			r := newRig(t, 1, testSpec())
+			c := &conv{r: r, client: "198.51.100.7:40000", vip: "192.0.2.13:80"}
+			syn := c.fromClient(seg{syn: true, seq: 1000})
+			src, dst := ipOf(syn)
+			c.local, c.backend, c.isn = hostPort(src.String(), uint16(tcpOf(syn).SrcPort)), hostPort(dst.String(), 8013), tcpOf(syn).Seq
+			c.fromServer(seg{syn: true, ack: true, seq: 9000, ackNum: c.isn + 1})
+			last := tcpOf(c.fromClient(seg{ack: true, seq: 1001, ackNum: 9001, payload: int(data)}))
+			r.sent = nil
+			for range 3 {
+				r.now += int64(2*time.Hour + 5*time.Minute)
+				for range 100 {
+					r.step()
+				}
+			}
+			got := map[int]*layers.TCP{}
+			for _, f := range r.sent {
+				got[f.nic] = tcpOf(verify(t, f.bytes))
+			}
+			if len(r.sent) != 2 || got[0] == nil || got[1] == nil {
+				t.Fatalf("%d frames sent", len(r.sent))
+			}
+			if s, want := got[1], last.Seq+uint32(len(last.Payload)); !s.RST || s.Seq != want || s.Ack != 9001 {
+				t.Errorf("server gets %+v, it expects %d", s, want)
+			}
+			if s := got[0]; !s.RST || s.Seq != 9001 || s.Ack != 1001+data {
+				t.Errorf("client gets %+v", s)
+			}
+		})
 	}
 }

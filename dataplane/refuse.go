@@ -114,13 +114,14 @@ func (w *Worker) answerWith(i, off, n int, limit *nat.Bucket, v Verdict) {
 // not all of them hear of it. Outside of a burst, whose rows it borrows.
 func (w *Worker) giveUp(r conntrack.Ref) {
 	e := w.table.Entry(r)
+	header := w.proxySize(e, &w.snap.Services[e.Service])
 	for _, d := range [...]conntrack.Dir{conntrack.Forward, conntrack.Reply} {
 		free := w.pool.take(1)
 		if len(free) == 0 {
 			return
 		}
 		at := free[0]
-		off, n, ok := nat.BuildReset(w.umem[at:at+w.frameSize], e, d, &w.snap.Directory)
+		off, n, ok := nat.BuildReset(w.umem[at:at+w.frameSize], e, d, &w.snap.Directory, header)
 		w.b.desc[0].Addr, w.b.desc[0].Len = at+uint64(off), uint32(n)
 		if !ok || packet.Parse(w.frame(0), &w.b.pkt[0]) != packet.ErrNone {
 			w.pool.put(at)

@@ -102,7 +102,7 @@ func FuzzOwnOffsets(f *testing.F) {
 			case 3:
 				InsertProxy(chunk, off, n, &q, &fl.e, &fl.dir, ProxyV1, mtu)
 			case 4:
-				BuildReset(chunk[:max(0, min(2048, n))], &fl.e, conntrack.Dir(flags&1), &fl.dir)
+				BuildReset(chunk[:max(0, min(2048, n))], &fl.e, conntrack.Dir(flags&1), &fl.dir, n&127)
 			}
 		}
 	})

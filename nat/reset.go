@@ -72,9 +72,10 @@ const resetRoom = 64
 // It is a RST with ACK whose sequence number is the highest that this side has
 // been sent, plus one, in its own sequence space: what a peer that has received
 // everything expects next, so that it believes the RST at once (RFC 5961 section
-// 3). A peer that misses some of it, or has not acknowledged its PROXY header,
-// answers a challenge ACK, which then belongs to no flow: ResetFor is the exact
-// answer.
+// 3). A peer that misses some of it answers a challenge ACK, which then belongs to
+// no flow: ResetFor is the exact answer. header is ProxyLen of a flow with PROXY
+// that is not ProxyDone, else 0: the server has been sent that much more than the
+// flow's windows tell, and has most likely got it, its acknowledgement being lost.
 //
 // The frame is chunk[off:off+n], its IP header at off+packet.EthLen. MAC
 // addresses are zero and the caller's to write, with room for a VLAN tag before
@@ -84,13 +85,13 @@ const resetRoom = 64
 // its end, if its ids mean nothing in dir, if the chunk is shorter than 124
 // bytes, or, with direct return, towards the client, whose numbers nobody here
 // has seen; the server then gets a RST without ACK.
-func BuildReset(chunk []byte, e *conntrack.Entry, d conntrack.Dir, dir *conntrack.Directory) (off, n int, ok bool) {
+func BuildReset(chunk []byte, e *conntrack.Entry, d conntrack.Dir, dir *conntrack.Directory, header int) (off, n int, ok bool) {
 	src, dst, ports, ok := serverSide(e, dir)
 	if !ok || e.Proto != packet.ProtoTCP || int(e.Service) >= len(dir.Services) ||
 		len(chunk) < resetRoom+packet.IPv6Len+packet.TCPMinLen || !resettable(e.State) {
 		return 0, 0, false
 	}
-	seq, ack, flags := e.Win[conntrack.Forward].End+e.SeqDelta, e.Win[conntrack.Reply].End, uint8(packet.RST|packet.ACK)
+	seq, ack, flags := e.Win[conntrack.Forward].End+e.SeqDelta+uint32(header), e.Win[conntrack.Reply].End, uint8(packet.RST|packet.ACK)
 	switch {
 	case d == conntrack.Reply && e.Mode == conntrack.DirectReturn:
 		return 0, 0, false

@@ -112,9 +112,11 @@ func TestBuildReset(t *testing.T) {
 		flags              conntrack.Flags
 		toClient, toServer end
 		seq                uint32 // towards the server
+		header             int
 		oneWay             bool
 	}{
 		{name: "Full-NAT", f: flow4(conntrack.FullNAT), toClient: end{"192.0.2.10", "198.51.100.7"}, toServer: end{"10.0.1.10", "10.0.1.20"}, seq: 744},
+		{name: "PROXY header not acknowledged", f: flow4(conntrack.FullNAT), toClient: end{"192.0.2.10", "198.51.100.7"}, toServer: end{"10.0.1.10", "10.0.1.20"}, header: 50, seq: 794},
 		{name: "Full-NAT 6", f: flow6(conntrack.FullNAT), toClient: end{"2001:db8::10", "2001:db8:9::7"}, toServer: end{"2001:db8:1::10", "2001:db8:1::20"}, seq: 744},
 		{name: "NAT64", f: nat64, toClient: end{"2001:db8::10", "2001:db8:9::7"}, toServer: end{"10.0.1.10", "10.0.1.20"}, seq: 744},
 		{name: "DNAT", f: flow4(conntrack.DNAT), mode: conntrack.DNAT, toClient: end{"192.0.2.10", "198.51.100.7"}, toServer: end{"198.51.100.7", "10.0.1.20"}, seq: 744},
@@ -127,7 +129,7 @@ func TestBuildReset(t *testing.T) {
 			e.Win[0].End, e.Win[1].End = clientEnd, serverEnd
 			for d, want := range []end{c.toServer, c.toClient} {
 				chunk := bytesOf(0xee, 2048)
-				off, n, ok := BuildReset(chunk, e, conntrack.Dir(d), &c.f.dir)
+				off, n, ok := BuildReset(chunk, e, conntrack.Dir(d), &c.f.dir, c.header)
 				if ok != (want.src != "") {
 					t.Fatalf("direction %d: %v", d, ok)
 				}
@@ -177,13 +179,13 @@ func TestBuildResetRefuses(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			f, chunk := flow4(conntrack.FullNAT), bytesOf(0xee, 124)
 			f.e.State = conntrack.LastAck
-			if _, _, ok := BuildReset(chunk, &f.e, conntrack.Forward, &f.dir); !ok {
+			if _, _, ok := BuildReset(chunk, &f.e, conntrack.Forward, &f.dir, 0); !ok {
 				t.Fatal("the flow itself is refused")
 			}
 			clear(chunk)
 			c.edit(f, &chunk)
 			for _, d := range []conntrack.Dir{conntrack.Forward, conntrack.Reply} {
-				if _, _, ok := BuildReset(chunk, &f.e, d, &f.dir); ok || slices.Max(chunk) != 0 {
+				if _, _, ok := BuildReset(chunk, &f.e, d, &f.dir, 0); ok || slices.Max(chunk) != 0 {
 					t.Error("built")
 				}
 			}
@@ -204,7 +206,7 @@ func TestResetsAllocateNothing(t *testing.T) {
 		if _, _, ok := ResetFor(chunk, headroom, len(frame), &q); !ok {
 			panic("refused")
 		}
-		if _, _, ok := BuildReset(chunk, &f.e, conntrack.Reply, &f.dir); !ok {
+		if _, _, ok := BuildReset(chunk, &f.e, conntrack.Reply, &f.dir, 0); !ok {
 			panic("refused")
 		}
 	}); n != 0 {
