@@ -237,18 +237,19 @@ func TestError64Embedded(t *testing.T) {
 	}
 }
 
-// TestError64ThereAndBack: where a type survives both tables, an error comes back
-// as it was, the hops apart.
+// TestError64ThereAndBack: where a type survives both tables, an error that goes
+// twice there and back, the second time with the numbers moved the other way, comes
+// back as it was, the hops apart.
 func TestError64ThereAndBack(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		udp := rapid.Bool().Draw(t, "udp")
 		f := drawFlow64(t, udp)
-		f.e.SeqDelta = 0
 		m := f.mirror()
+		m.e.SeqDelta = edgy(t, "mirror's delta")
 		d := conntrack.Dir(rapid.IntRange(0, 1).Draw(t, "direction"))
 		in, _ := error64About(t, f, d, udp)
 		in.id, in.frag, in.label, in.pad = 0, 0, 0, nil
-		in.ttl = uint8(rapid.IntRange(3, 255).Draw(t, "outer ttl"))
+		in.ttl = uint8(rapid.IntRange(5, 255).Draw(t, "outer ttl"))
 		in.inner = in.inner[:min(len(in.inner), 300)]
 		types := [][2]uint8{{3, 1}, {3, 3}, {3, 10}, {11, 0}, {11, 1}}
 		if d == conntrack.Forward {
@@ -261,17 +262,23 @@ func TestError64ThereAndBack(t *testing.T) {
 		in.kind, in.code = k[0], k[1]
 		frame := in.frame64(t)
 		chunk := inChunk(frame, headroom)
-		p := parse(t, frame)
-		off, n, res := TranslateError64(chunk, headroom, len(frame), &p, &f.e, d, &f.dir, 0, 0, TOARoom(&f.e))
-		if res != Error64Translated {
-			t.Fatal(res)
+		off, n := headroom, len(frame)
+		for i := range 4 {
+			p := parse(t, chunk[off:off+n])
+			by, towards, res := f, d, Error64NotThisFlow
+			if i%2 == 1 {
+				by, towards = m, 1-d
+			}
+			off, n, res = TranslateError64(chunk, off, n, &p, &by.e, towards, &by.dir, 0, 0, TOARoom(&by.e))
+			if res != Error64Translated || i%2 == 1 && off != headroom {
+				t.Fatalf("%v at %d", res, off)
+			}
+			judgeRaw(t, chunk[off:off+n])
+			if i == 1 {
+				f.e.SeqDelta, m.e.SeqDelta = -f.e.SeqDelta, -m.e.SeqDelta
+			}
 		}
-		p = parse(t, chunk[off:off+n])
-		off, n, res = TranslateError64(chunk, off, n, &p, &m.e, 1-d, &m.dir, 0, 0, TOARoom(&m.e))
-		if res != Error64Translated || off != headroom {
-			t.Fatalf("%v at %d", res, off)
-		}
-		in.ttl -= 2
+		in.ttl -= 4
 		if d := cmp.Diff(in.frame64(t), chunk[off:off+n]); d != "" {
 			t.Fatalf("(-want +got):\n%s", d)
 		}

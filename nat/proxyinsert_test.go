@@ -109,6 +109,7 @@ func TestInsertProxyTwin(t *testing.T) {
 			return
 		}
 		got := chunk[off : off+n]
+		judgeRaw(t, got)
 		if d := cmp.Diff(withUrgent(&want, urgent), got); d != "" {
 			t.Fatalf("%v (-want +got):\n%s", res, d)
 		}

@@ -114,6 +114,7 @@ func (c *proxied) verify(frame []byte) {
 	if !packet.VerifyL4(frame, &p) || !packet.VerifyIPv4(frame, &p) {
 		c.t.Fatalf("checksum\n% x", frame)
 	}
+	judgeRaw(c.t, frame)
 }
 
 // receiver is the server's end of one byte stream: what it holds of it, by
