@@ -162,7 +162,8 @@ func TestNumbersComeBack(t *testing.T) {
 func there(t rapid.TB, f *flow, frame []byte, six4 bool) ([]byte, packet.Packet) {
 	t.Helper()
 	p := parse(t, frame)
-	off, n, ok := headroom, len(frame), false
+	off, n := headroom, len(frame)
+	var ok bool
 	chunk := inChunk(frame, headroom)
 	client := p.Src == f.e.Client && p.SrcPort == f.e.ClientPort
 	switch {

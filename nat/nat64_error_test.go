@@ -265,7 +265,8 @@ func TestError64ThereAndBack(t *testing.T) {
 		off, n := headroom, len(frame)
 		for i := range 4 {
 			p := parse(t, chunk[off:off+n])
-			by, towards, res := f, d, Error64NotThisFlow
+			by, towards := f, d
+			var res Error64
 			if i%2 == 1 {
 				by, towards = m, 1-d
 			}

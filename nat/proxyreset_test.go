@@ -51,9 +51,9 @@ func TestProxyReset(t *testing.T) {
 			lost = nil
 			return cl.arrive(b)
 		}
-		back := arrives(cl.packet(shape{flags: packet.ACK, seq: cl.isn1}))
+		arrives(cl.packet(shape{flags: packet.ACK, seq: cl.isn1}))
 		for cl.most < len(stream) && lost == nil && rapid.IntRange(0, 5).Draw(t, "stop") > 0 {
-			back = arrives(cl.segment(cl.most, rapid.IntRange(cl.most+1, len(stream)).Draw(t, "to")))
+			back := arrives(cl.segment(cl.most, rapid.IntRange(cl.most+1, len(stream)).Draw(t, "to")))
 			if back != nil && rapid.Bool().Draw(t, "acknowledged") {
 				cl.hear(back)
 			}
