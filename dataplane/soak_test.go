@@ -74,13 +74,16 @@ const (
 
 const clientPorts = 40000 // of each client address
 
+// soakClients are the first clients of both families.
+var soakClients = [2]packet.Addr{addr("198.51.100.1"), addr("2001:db8:c::1")}
+
 func (s *soak) life(i int) int { return i / len(s.vips) % numLives }
 
 // from is client number i's address and port.
 func (s *soak) from(i int, vip packet.Addr) (packet.Addr, uint16) {
-	a := addr("198.51.100.1")
+	a := soakClients[0]
 	if !vip.Is4() {
-		a = addr("2001:db8:c::1")
+		a = soakClients[1]
 	}
 	a.Lo += uint64(i / clientPorts)
 	return a, uint16(1024 + i%clientPorts)

@@ -48,7 +48,7 @@ func TestEightQueueNIC(t *testing.T) {
 				if !known {
 					told = nil
 				}
-				const flows = 10_000
+				const flows = 5_000
 				s := newSoak(t, workers, flows, spec, told)
 				replies, strays := 0, 0
 				s.spray = func(nicNumber int, w *wire) int {
