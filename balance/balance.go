@@ -87,7 +87,8 @@ var (
 // any number of workers at once. The zero value and a Set without a live
 // backend choose nothing.
 type Set struct {
-	ids []uint32 // live backends only
+	ids    []uint32 // live backends only
+	sorted []uint32 // the same by number
 	// order holds indices into ids: one period of the turns, or the hash table
 	// of tableSize slots.
 	order  []uint16
@@ -122,6 +123,7 @@ func New(kind Kind, backends []Backend, seed uint64) (*Set, error) {
 			weights[i] = 1
 		}
 	}
+	s.sorted = slices.Sorted(slices.Values(s.ids))
 	s.order = turns(reduce(weights))
 	if s.hashed {
 		s.order = maglevTable(live, s.order, seed)
@@ -135,9 +137,11 @@ func (s *Set) Kind() Kind { return s.kind }
 // Len returns how many backends can be chosen, those of weight 0 not counted.
 func (s *Set) Len() int { return len(s.ids) }
 
-// Contains reports whether id can be chosen. It looks at every backend: for a
-// flow that opens again, not for each packet.
-func (s *Set) Contains(id uint32) bool { return slices.Contains(s.ids, id) }
+// Contains reports whether id can be chosen: for SYNs, not for each packet.
+func (s *Set) Contains(id uint32) bool {
+	_, ok := slices.BinarySearch(s.sorted, id)
+	return ok
+}
 
 // State is what one worker remembers of one service between flows. The zero
 // value is a valid start; Start spreads the workers.

@@ -20,6 +20,9 @@ func (w *Worker) forward(i int, r conntrack.Ref) Verdict {
 	if w.spent(p, frame) {
 		return w.ttlExceeded(i, p.Dst)
 	}
+	if p.TCPFlags&packet.SYN != 0 && w.deserted(e, svc) {
+		return w.reopen(i, r)
+	}
 	hop, v := w.serverHop(e.Backend)
 	if hop == nil {
 		return v

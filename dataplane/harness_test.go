@@ -54,8 +54,8 @@ func service(name, vip string, proto uint8, mode conntrack.Mode, toa bool, backe
 }
 
 // proxied is a Full-NAT TCP service with PROXY headers.
-func proxied(name, vip string, v nat.ProxyVersion, backend string) ServiceSpec {
-	s := service(name, vip, packet.ProtoTCP, conntrack.FullNAT, false, backend)
+func proxied(name, vip string, v nat.ProxyVersion, backends ...string) ServiceSpec {
+	s := service(name, vip, packet.ProtoTCP, conntrack.FullNAT, false, backends...)
 	s.Proxy = v
 	return s
 }

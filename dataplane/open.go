@@ -245,6 +245,24 @@ func (w *Worker) takePort(p *packet.Packet, e *conntrack.Entry, svc *Service) bo
 	return true
 }
 
+// desertion is how long, in ticks, a flow whose backend takes no new flows must
+// have been silent before a SYN gets another one: a client that begins anew does
+// not do so while its old connection talks, and a forged SYN must not end a flow
+// that drains.
+const desertion = 60 * conntrack.TicksPerSecond
+
+// deserted reports whether a client's SYN on flow e is better served by another
+// backend: e's takes no new flows, and either it has not answered yet or nothing
+// has come by for a while. Else a client would be sent to a server that is gone
+// for as long as its flow lives, which may be hours.
+func (w *Worker) deserted(e *conntrack.Entry, svc *Service) bool {
+	if svc.Set == nil || svc.Set.Len() == 0 || svc.Set.Contains(e.Backend) {
+		return false
+	}
+	since := e.Expires - svc.Policy.Timeouts[e.State]
+	return e.State == conntrack.SynSent || int32(w.tick-since) >= desertion
+}
+
 // reopen starts flow r afresh for row i, a SYN on a connection that is over:
 // another choice of sequence numbers and local port, the same backend while it
 // serves.
