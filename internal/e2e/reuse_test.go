@@ -116,7 +116,7 @@ func (c cycling) run(t *testing.T, top *testbed.Topology, base int, span time.Du
 	}
 	before := d.stats()
 	counters := []*kernelCounters{countersOf(t, top.Client), countersOf(t, top.Servers[0])}
-	n, took := c.load(t, top, span)
+	n, took := c.load(t, top, srv, span)
 	for _, k := range counters {
 		k.unmoved(t, forgetful && k.ns == top.Client)
 	}
@@ -160,6 +160,8 @@ type reuseServer struct {
 	wg  sync.WaitGroup
 	mu  sync.Mutex
 	met map[netip.AddrPort]bool
+	// left is told the lane, a connection's first byte, once the socket is closed.
+	left []chan struct{}
 }
 
 // peers is how many different addresses and ports it has met.
@@ -176,6 +178,9 @@ func (c cycling) serve(t *testing.T, top *testbed.Topology) *reuseServer {
 		t.Fatal(err)
 	}
 	s := &reuseServer{met: make(map[netip.AddrPort]bool)}
+	for range c.lanes {
+		s.left = append(s.left, make(chan struct{}, 1))
+	}
 	t.Cleanup(func() {
 		_ = l.Close()
 		s.wg.Wait()
@@ -187,13 +192,15 @@ func (c cycling) serve(t *testing.T, top *testbed.Topology) *reuseServer {
 				return
 			}
 			s.wg.Go(func() {
-				defer func() { _ = conn.Close() }()
 				s.mu.Lock()
 				s.met[endsOf(conn).peer] = true
 				s.mu.Unlock()
-				if err := c.answer(conn.(*net.TCPConn)); err != nil {
+				lane, err := c.answer(conn.(*net.TCPConn))
+				if err = errors.Join(err, conn.Close()); err != nil {
 					t.Errorf("server: %s: %v", conn.RemoteAddr(), err)
+					return
 				}
+				s.left[lane] <- struct{}{}
 			})
 		}
 	})
@@ -201,29 +208,29 @@ func (c cycling) serve(t *testing.T, top *testbed.Topology) *reuseServer {
 }
 
 // answer serves one connection to its end.
-func (c cycling) answer(conn *net.TCPConn) error {
+func (c cycling) answer(conn *net.TCPConn) (lane int, err error) {
 	if err := conn.SetDeadline(time.Now().Add(limit)); err != nil {
-		return err
+		return 0, err
 	}
 	in := make([]byte, c.up)
 	if _, err := io.ReadFull(conn, in); err != nil {
-		return err
+		return 0, err
 	}
-	if !bytes.Equal(in, pattern[:c.up]) {
-		return errors.New("the client's bytes have changed on their way")
+	if lane = int(in[0]); lane >= c.lanes || !bytes.Equal(in[1:], pattern[1:c.up]) {
+		return 0, errors.New("the client's bytes have changed on their way")
 	}
 	if _, err := conn.Write(pattern[:c.down]); err != nil {
-		return err
+		return 0, err
 	}
 	if c.first == byServer {
 		if err := conn.CloseWrite(); err != nil {
-			return err
+			return 0, err
 		}
 	}
 	if n, err := io.Copy(io.Discard, conn); n > 0 || err != nil {
-		return fmt.Errorf("%d bytes behind the last: %w", n, err)
+		return 0, fmt.Errorf("%d bytes behind the last: %w", n, err)
 	}
-	return nil
+	return lane, nil
 }
 
 // keeps is more than the time for which l4fwd keeps the local port of a connection
@@ -232,7 +239,7 @@ const keeps = 250 * time.Millisecond
 
 // load has all lanes make connections, one after the other, for that long and
 // until each port has been used three times.
-func (c cycling) load(t *testing.T, top *testbed.Topology, span time.Duration) (n int, took time.Duration) {
+func (c cycling) load(t *testing.T, top *testbed.Topology, srv *reuseServer, span time.Duration) (n int, took time.Duration) {
 	t.Helper()
 	to := &unix.SockaddrInet4{Port: portReuse, Addr: top.VIP(testbed.V4, 0).As4()}
 	var made atomic.Int64
@@ -245,13 +252,21 @@ func (c cycling) load(t *testing.T, top *testbed.Topology, span time.Duration) (
 			self.Port, pace = 30000+lane, 0
 		}
 		wg.Go(func() {
-			in := make([]byte, c.down+1)
+			in, out := make([]byte, c.down+1), bytes.Clone(pattern[:c.up])
+			out[0] = byte(lane)
 			// On one thread, since a socket is made where its thread is.
 			err := top.Client.Do(func() error {
 				for time.Since(start) < span || made.Load() < int64(3*c.ports) {
 					next := time.Now().Add(pace)
-					if err := c.connection(self, to, in); err != nil {
+					if err := c.connection(self, to, out, in); err != nil {
 						return fmt.Errorf("after %d: %w", made.Load(), err)
+					}
+					// A SYN that comes while close(2) holds the server's old socket
+					// is lost with it: no client in TIME_WAIT is that fast.
+					select {
+					case <-srv.left[lane]:
+					case <-time.After(limit):
+						return errors.New("the server does not close")
 					}
 					made.Add(1)
 					time.Sleep(time.Until(next))
@@ -268,7 +283,7 @@ func (c cycling) load(t *testing.T, top *testbed.Topology, span time.Duration) (
 }
 
 // connection makes one.
-func (c cycling) connection(self, to *unix.SockaddrInet4, in []byte) (err error) {
+func (c cycling) connection(self, to *unix.SockaddrInet4, out, in []byte) (err error) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
@@ -292,7 +307,7 @@ func (c cycling) connection(self, to *unix.SockaddrInet4, in []byte) (err error)
 	if err != nil {
 		return fmt.Errorf("connect: %w", err)
 	}
-	for out := pattern[:c.up]; len(out) > 0; {
+	for len(out) > 0 {
 		k, err := unix.Write(fd, out)
 		if err != nil {
 			return fmt.Errorf("write: %w", err)
