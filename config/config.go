@@ -107,6 +107,9 @@ type Service struct {
 	Timestamps Timestamps `yaml:"timestamps"`
 	// MSSClamp is the most that SYN and SYN-ACK may announce. Default: off.
 	MSSClamp MSSClamp `yaml:"mss_clamp"`
+	// OnePacket gives every datagram of a client a backend of its own. Default:
+	// false.
+	OnePacket bool `yaml:"one_packet"`
 	// NoFlow is what becomes of a TCP segment that belongs to no flow and opens
 	// none, in Full-NAT also of a backend's. Default: drop.
 	NoFlow NoFlow `yaml:"no_flow"`
@@ -151,6 +154,7 @@ type Timeouts struct {
 	TCPClose       time.Duration `yaml:"tcp_close"`
 	UDPOneWay      time.Duration `yaml:"udp_one_way"`
 	UDPTwoWay      time.Duration `yaml:"udp_two_way"`
+	UDPOnePacket   time.Duration `yaml:"udp_one_packet"`
 }
 
 // Defaults returns a Config with every default and nothing that has none: no
@@ -180,6 +184,7 @@ func Defaults() *Config {
 			TCPClose:       10 * time.Second,
 			UDPOneWay:      2 * time.Minute, // RFC 4787 REQ-5, the least
 			UDPTwoWay:      5 * time.Minute, // RFC 4787 REQ-5, recommended
+			UDPOnePacket:   10 * time.Second,
 		},
 		LogLevel:  LogInfo,
 		LogFormat: LogConsole,

@@ -96,7 +96,7 @@ func TestAllKeys(t *testing.T) {
 		TCPSynSent: time.Second, TCPSynRecv: 2 * time.Second, TCPEstablished: 3 * time.Hour,
 		TCPFinWait: 4 * time.Second, TCPCloseWait: 5 * time.Second, TCPLastAck: 6 * time.Second,
 		TCPTimeWait: 7 * time.Second, TCPClose: 8 * time.Second,
-		UDPOneWay: 9 * time.Second, UDPTwoWay: 100 * time.Millisecond,
+		UDPOneWay: 9 * time.Second, UDPTwoWay: 100 * time.Millisecond, UDPOnePacket: 10 * time.Hour,
 	}
 	webTimes := times
 	webTimes.TCPEstablished = 90 * time.Second
@@ -123,7 +123,7 @@ func TestAllKeys(t *testing.T) {
 				Backends: []Backend{{addrPort("[2001:db8:2::1]:80"), 65535}},
 			},
 			{
-				Name: "dns", Address: addrPort("192.0.2.10:53"), Protocol: UDP, Mode: DNAT, Scheduler: SH,
+				Name: "dns", Address: addrPort("192.0.2.10:53"), Protocol: UDP, Mode: DNAT, Scheduler: SH, OnePacket: true,
 				ClientAddress: ClientAddressNone, TOANoRoom: TOANoRoomSend, Timestamps: TimestampsKeep,
 				NoFlow: NoFlowDrop, TOAKind: 253, TCPChecks: TCPChecksOff, Timeouts: times,
 				Backends: []Backend{{addrPort("10.0.2.1:53"), 1}},
@@ -218,6 +218,8 @@ func TestWarnings(t *testing.T) {
 		{"clocks of many clients", service("192.0.2.1:1", "full-nat, timestamps: keep", "wrr", `{address: "10.0.0.1:1"}`),
 			[]string{"f:4:82: services[0].timestamps: keep in full-nat: a backend takes the clients behind one local address for one host, and drops segments whose timestamps seem old; strip or translate"}},
 		{"NAT64", service("[2001:db8::1]:1", "full-nat", "wrr", `{address: "10.0.0.1:1"}`), nil},
+		{"one packet, all to one backend", strings.Replace(service("192.0.2.1:1", "dnat, one_packet: true", "sh", `{address: "10.0.0.1:1"}`), "tcp", "udp", 1),
+			[]string{"f:4:78: services[0].one_packet: sh sends all datagrams of a client's port to one backend; rr and wrr do not"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -89,6 +89,6 @@ func (d *decoder) inherit(c *Config) {
 func (t *Timeouts) all() []*time.Duration {
 	return []*time.Duration{
 		&t.TCPSynSent, &t.TCPSynRecv, &t.TCPEstablished, &t.TCPFinWait, &t.TCPCloseWait,
-		&t.TCPLastAck, &t.TCPTimeWait, &t.TCPClose, &t.UDPOneWay, &t.UDPTwoWay,
+		&t.TCPLastAck, &t.TCPTimeWait, &t.TCPClose, &t.UDPOneWay, &t.UDPTwoWay, &t.UDPOnePacket,
 	}
 }

@@ -204,6 +204,10 @@ var serviceFields = []field[Service]{
 		parseMSSClamp, MSSClamp.String,
 		"The most that a SYN or SYN-ACK may announce as MSS. mtu: what the MTUs of both\n"+
 			"next hops allow. A number: so many bytes. off: no limit."),
+	plain("one_packet", boolean, "true or false", func(s *Service) *bool { return &s.OnePacket },
+		parseBool, strconv.FormatBool,
+		"Every datagram of a client gets a backend of its own, for queries such as\n"+
+			"DNS's (udp)."),
 	enum("no_flow", noFlowNames, func(s *Service) *NoFlow { return &s.NoFlow },
 		"What becomes of a TCP segment that belongs to no flow and opens none, also one\n"+
 			"of a full-nat backend. drop: it vanishes. reset: its sender gets a RST."),
@@ -236,4 +240,5 @@ var timeoutFields = []field[Timeouts]{
 	timeout("tcp_close", func(t *Timeouts) *time.Duration { return &t.TCPClose }, "reset"),
 	timeout("udp_one_way", func(t *Timeouts) *time.Duration { return &t.UDPOneWay }, "no reply yet"),
 	timeout("udp_two_way", func(t *Timeouts) *time.Duration { return &t.UDPTwoWay }, "replies seen"),
+	timeout("udp_one_packet", func(t *Timeouts) *time.Duration { return &t.UDPOnePacket }, "a datagram, one_packet"),
 }

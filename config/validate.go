@@ -146,6 +146,9 @@ func (v *validator) services() {
 			byName[s.Name] = i
 		}
 		v.clientAddress(path, s)
+		if s.OnePacket && s.Protocol == TCP {
+			v.fail(path+".one_packet", "one_packet is for udp; a TCP connection stays with its backend")
+		}
 		v.tcpOptions(path, s)
 		if !s.Address.IsValid() {
 			continue
@@ -281,6 +284,9 @@ func (c *Config) Warnings() []Problem {
 		}
 		if s.Timestamps == TimestampsKeep && s.Protocol == TCP && s.Mode == FullNAT {
 			warn(path+".timestamps", "keep in full-nat: a backend takes the clients behind one local address for one host, and drops segments whose timestamps seem old; strip or translate")
+		}
+		if s.OnePacket && s.Scheduler > WRR {
+			warn(path+".one_packet", fmt.Sprintf("%v sends all datagrams of a client's port to one backend; rr and wrr do not", s.Scheduler))
 		}
 		if s.Scheduler == RR && !alike {
 			warn(path+".scheduler", "rr does not look at weights; wrr does")

@@ -31,6 +31,7 @@ type dayStep struct {
 type life struct {
 	name  string
 	udp   bool
+	one   bool // a flow of one packet
 	steps []dayStep
 	again int
 }
@@ -70,6 +71,8 @@ func lives() []life {
 		{name: "one-way UDP", udp: true, steps: []dayStep{{d: Forward, state: UDPOneWay}}},
 		{name: "two-way UDP", udp: true, again: 1, steps: []dayStep{{d: Forward, state: UDPOneWay},
 			{d: Reply, state: UDPTwoWay}, {d: Forward, state: UDPTwoWay}}},
+		{name: "one datagram, perhaps a second", udp: true, one: true,
+			steps: []dayStep{{d: Forward, state: UDPOnePacket}, {d: Forward, state: UDPOnePacket}}, again: 2},
 	}
 	return out
 }
@@ -135,6 +138,9 @@ func (d *day) open() {
 	d.next++
 	if d.lives[l].udp {
 		e.Proto, e.Service, e.Backend = packet.ProtoUDP, 1, 1
+	}
+	if d.lives[l].one {
+		e.State = UDPOnePacket
 	}
 	fwd, rev := tuples(&e, d.dir)
 	r, st, gone := d.t.Insert(&e, &fwd, rev, d.dir, d.now, nil)

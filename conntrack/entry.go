@@ -88,6 +88,10 @@ const (
 	serverFinAcked                   // the client acknowledged the server's FIN
 )
 
+// replyOnly, of a UDP flow, which needs none of TCP's flags: its client's tuple
+// leads to a later flow, see UDPOnePacket.
+const replyOnly = clientFinAcked
+
 var _ [128 - unsafe.Sizeof(Entry{})]byte
 var _ [unsafe.Sizeof(Entry{}) - 128]byte
 

@@ -100,7 +100,7 @@ func (t *Table) is(c Cand, tu *packet.Tuple, dir *Directory) bool {
 		return false
 	}
 	if c.Dir() == Forward {
-		return t.entries[r].isForward(tu, dir)
+		return t.entries[r].isForward(tu, dir) && t.entries[r].linkedForward()
 	}
 	return t.entries[r].isReply(tu, dir)
 }

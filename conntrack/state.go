@@ -11,22 +11,23 @@ type State uint8
 
 // The states.
 const (
-	None        State = iota // inserted, no packet tracked yet
-	SynSent                  // SYN from the client
-	SynRecv                  // SYN-ACK from the server that fits the SYN
-	Established              // the client acknowledged the SYN-ACK
-	FinWait                  // the client sent FIN, the server has not
-	CloseWait                // the server sent FIN, the client has not
-	LastAck                  // both sent FIN, not both are acknowledged
-	TimeWait                 // both FINs are acknowledged
-	Closed                   // a believable RST was seen
-	UDPOneWay                // datagrams from the client only
-	UDPTwoWay                // datagrams both ways
+	None         State = iota // inserted, no packet tracked yet
+	SynSent                   // SYN from the client
+	SynRecv                   // SYN-ACK from the server that fits the SYN
+	Established               // the client acknowledged the SYN-ACK
+	FinWait                   // the client sent FIN, the server has not
+	CloseWait                 // the server sent FIN, the client has not
+	LastAck                   // both sent FIN, not both are acknowledged
+	TimeWait                  // both FINs are acknowledged
+	Closed                    // a believable RST was seen
+	UDPOneWay                 // datagrams from the client only
+	UDPTwoWay                 // datagrams both ways
+	UDPOnePacket              // one datagram of a client, which may have more such flows
 	NumStates
 )
 
 var stateNames = [NumStates]string{"none", "syn_sent", "syn_recv", "established", "fin_wait",
-	"close_wait", "last_ack", "time_wait", "close", "udp_one_way", "udp_two_way"}
+	"close_wait", "last_ack", "time_wait", "close", "udp_one_way", "udp_two_way", "udp_one_packet"}
 
 // String is the state's name in logs and metrics.
 func (s State) String() string {
@@ -119,20 +120,23 @@ func (to *Timeouts) Check() error {
 //     fresh SYN reopens these states anyway, and they would fill the table.
 //   - udp_one_way 2 min, udp_two_way 5 min: RFC 4787 REQ-5, its minimum and
 //     its recommendation.
+//   - udp_one_packet 10 s: no client of DNS or RADIUS waits longer for an answer
+//     to one query, and each takes a place in the table and perhaps a port.
 func DefaultTimeouts() Timeouts {
 	const s = TicksPerSecond
 	return Timeouts{
-		None:        3 * s,
-		SynSent:     10 * s,
-		SynRecv:     30 * s,
-		Established: (2*60 + 4) * 60 * s,
-		FinWait:     4 * 60 * s,
-		CloseWait:   4 * 60 * s,
-		LastAck:     30 * s,
-		TimeWait:    10 * s,
-		Closed:      10 * s,
-		UDPOneWay:   2 * 60 * s,
-		UDPTwoWay:   5 * 60 * s,
+		None:         3 * s,
+		SynSent:      10 * s,
+		SynRecv:      30 * s,
+		Established:  (2*60 + 4) * 60 * s,
+		FinWait:      4 * 60 * s,
+		CloseWait:    4 * 60 * s,
+		LastAck:      30 * s,
+		TimeWait:     10 * s,
+		Closed:       10 * s,
+		UDPOneWay:    2 * 60 * s,
+		UDPTwoWay:    5 * 60 * s,
+		UDPOnePacket: 10 * s,
 	}
 }
 

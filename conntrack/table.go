@@ -187,13 +187,17 @@ const insertTicks = 3 * TicksPerSecond
 // the status. An established flow never has to go: a table full of them gives
 // Full.
 //
+// A template in the state UDPOnePacket makes a flow of one datagram. Its client
+// may have more of them: the client's tuple leads to the latest, the others are
+// found by their reply tuples alone. Such a flow counts as half-open for life.
+//
 // Track is to be called next with the packet that made the flow.
 func (t *Table) Insert(tmpl *Entry, fwd, rev *packet.Tuple, dir *Directory, now uint32, evicted *Entry) (Ref, Status, bool) {
 	if !tmpl.fits(fwd, rev, dir) {
 		return 0, Mismatch, false
 	}
 	fh := t.keys.hash(fwd)
-	if t.search(fh, fwd, dir) != 0 {
+	if c := t.search(fh, fwd, dir); c != 0 && (c.Dir() == Reply || !tmpl.mayShare(&t.entries[c.Ref()])) {
 		t.hdr.stats.RefusedDuplicate++
 		return 0, DuplicateForward, false
 	}
@@ -228,6 +232,9 @@ func (t *Table) Insert(tmpl *Entry, fwd, rev *packet.Tuple, dir *Directory, now 
 		return 0, BucketFull, gone
 	}
 	t.fill(r, tmpl, fh, rh, now)
+	if tmpl.State == UDPOnePacket {
+		t.passOn(r, fwd, dir)
+	}
 	if half {
 		t.pushHalfOpen(r)
 	}
@@ -250,7 +257,9 @@ func (e *Entry) fits(fwd, rev *packet.Tuple, dir *Directory) bool {
 func (t *Table) fill(r Ref, tmpl *Entry, fh, rh, now uint32) {
 	e := &t.entries[r]
 	*e = *tmpl
-	e.State = None
+	if e.State != UDPOnePacket {
+		e.State = None
+	}
 	e.Flags &= V6Client | V6Server
 	e.ServerNext = 0
 	e.Win = [2]Window{}
@@ -273,7 +282,9 @@ func (t *Table) Remove(r Ref) {
 	if e.Proto == 0 {
 		return
 	}
-	t.unlink(e.fwdHash, cand(r, Forward))
+	if e.linkedForward() {
+		t.unlink(e.fwdHash, cand(r, Forward))
+	}
 	if e.Mode != DirectReturn {
 		t.unlink(e.revHash, cand(r, Reply))
 	}

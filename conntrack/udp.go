@@ -4,6 +4,10 @@ package conntrack
 // as half-open, for anybody can send datagrams from invented addresses.
 func (t *Table) trackUDP(r Ref, e *Entry, d Dir, now uint32, to *Timeouts) {
 	s := e.State
+	if s == UDPOnePacket {
+		t.trackOnePacket(r, e, d, now, to)
+		return
+	}
 	switch {
 	case d == Reply:
 		s = UDPTwoWay

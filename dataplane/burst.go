@@ -75,7 +75,7 @@ func (w *Worker) act(n int, handed bool) {
 		case r == 0:
 			w.finish(i, w.miss(i, handed))
 		case b.dir[k] == conntrack.Forward:
-			w.finish(i, w.forward(i, r))
+			w.finish(i, w.fromClient(i, r))
 		default:
 			w.finish(i, w.reply(i, r))
 		}

@@ -50,7 +50,7 @@ func (w *Worker) fragment(i int, r conntrack.Ref, dir conntrack.Dir, handed bool
 		return w.reply(i, r)
 	}
 	w.frags.cut = true
-	v := w.forward(i, r)
+	v := w.fromClient(i, r)
 	w.frags.cut = false
 	return v
 }

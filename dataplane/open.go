@@ -154,6 +154,9 @@ func (w *Worker) insert(i int, svc *Service, id, backend uint32) (conntrack.Ref,
 		Client: p.Src, ClientPort: p.SrcPort, Service: id, Backend: backend,
 		Proto: p.Proto, Mode: svc.Mode,
 	}
+	if svc.OnePacket {
+		e.State = conntrack.UDPOnePacket
+	}
 	if v := w.fits(i, svc, e); v != Forwarded {
 		return 0, v
 	}
@@ -193,6 +196,11 @@ func (w *Worker) insert(i int, svc *Service, id, backend uint32) (conntrack.Ref,
 	case conntrack.BucketFull:
 		return 0, DropBucketFull
 	case conntrack.DuplicateReply:
+		if svc.OnePacket {
+			if r = w.shared(&rev, i, id, backend); r != 0 {
+				return r, Forwarded
+			}
+		}
 		return 0, DropTupleConflict
 	default:
 		return 0, DropInternal
@@ -236,7 +244,8 @@ func (w *Worker) takePort(p *packet.Packet, e *conntrack.Entry, svc *Service) bo
 	}
 	r := w.table.OldestHalfOpen()
 	o := w.table.Entry(r)
-	if o.Mode != e.Mode || o.Service != e.Service || o.Backend != e.Backend || !slices.Contains(svc.Locals, o.Local) {
+	if o.Mode != e.Mode || o.Service != e.Service || o.Backend != e.Backend || !slices.Contains(svc.Locals, o.Local) ||
+		o.State == conntrack.UDPOnePacket && w.tick-o.Created < answerTime {
 		return false
 	}
 	e.Local, e.LocalPort = o.Local, o.LocalPort

@@ -37,6 +37,9 @@ type Service struct {
 	TOAOnly  bool             // nothing of the client's goes on without a TOA that it should bear
 	Proxy    nat.ProxyVersion // tell it by a PROXY header; Full-NAT TCP only
 	TOAKind  uint8            // option kind, inserted if TOA and stripped from clients always
+	// OnePacket gives every datagram of a client a flow, and so a backend, of its
+	// own; UDP only.
+	OnePacket bool
 	// ResetStray answers a segment without flow by a RST instead of silence, in
 	// Full-NAT also one of a backend's.
 	ResetStray bool
@@ -101,6 +104,7 @@ type ServiceSpec struct {
 	ResetStray bool // see Service
 	Timeouts   conntrack.Timeouts
 	TCPChecks  conntrack.Checks
+	OnePacket  bool // see Service
 	Backends   []BackendSpec
 }
 
@@ -250,7 +254,7 @@ var (
 func (r *Registry) service(id int, s *ServiceSpec, seed uint64) (svc Service, err error) {
 	svc = Service{
 		Name: s.Name, Policy: conntrack.Policy{Timeouts: s.Timeouts, Checks: s.TCPChecks}, Mode: s.Mode, v4: s.VIP.Addr.Is4(),
-		TOA: s.TOA, TOAOnly: s.TOAOnly, TOAKind: s.TOAKind, Proxy: s.Proxy, Timestamps: s.Timestamps, MSSClamp: s.MSSClamp, ResetStray: s.ResetStray,
+		TOA: s.TOA, TOAOnly: s.TOAOnly, TOAKind: s.TOAKind, Proxy: s.Proxy, Timestamps: s.Timestamps, MSSClamp: s.MSSClamp, OnePacket: s.OnePacket, ResetStray: s.ResetStray,
 	}
 	set := make([]balance.Backend, 0, len(s.Backends))
 	for _, b := range s.Backends {

@@ -41,6 +41,7 @@ func Spec(c *config.Config) dataplane.Spec {
 			ResetStray: s.NoFlow == config.NoFlowReset,
 			Timeouts:   Timeouts(&s.Timeouts),
 			TCPChecks:  checks[s.TCPChecks],
+			OnePacket:  s.OnePacket,
 		}
 		if s.Mode == config.DNAT {
 			out.Mode = conntrack.DNAT
@@ -100,16 +101,17 @@ var schedulers = map[config.Scheduler]balance.Kind{
 func Timeouts(t *config.Timeouts) conntrack.Timeouts {
 	out := conntrack.DefaultTimeouts()
 	for state, d := range map[conntrack.State]time.Duration{
-		conntrack.SynSent:     t.TCPSynSent,
-		conntrack.SynRecv:     t.TCPSynRecv,
-		conntrack.Established: t.TCPEstablished,
-		conntrack.FinWait:     t.TCPFinWait,
-		conntrack.CloseWait:   t.TCPCloseWait,
-		conntrack.LastAck:     t.TCPLastAck,
-		conntrack.TimeWait:    t.TCPTimeWait,
-		conntrack.Closed:      t.TCPClose,
-		conntrack.UDPOneWay:   t.UDPOneWay,
-		conntrack.UDPTwoWay:   t.UDPTwoWay,
+		conntrack.SynSent:      t.TCPSynSent,
+		conntrack.SynRecv:      t.TCPSynRecv,
+		conntrack.Established:  t.TCPEstablished,
+		conntrack.FinWait:      t.TCPFinWait,
+		conntrack.CloseWait:    t.TCPCloseWait,
+		conntrack.LastAck:      t.TCPLastAck,
+		conntrack.TimeWait:     t.TCPTimeWait,
+		conntrack.Closed:       t.TCPClose,
+		conntrack.UDPOneWay:    t.UDPOneWay,
+		conntrack.UDPTwoWay:    t.UDPTwoWay,
+		conntrack.UDPOnePacket: t.UDPOnePacket,
 	} {
 		const tick = time.Second / conntrack.TicksPerSecond
 		out[state] = uint32((d + tick - 1) / tick)

@@ -39,12 +39,14 @@ services:
     protocol: udp
     mode: dnat
     scheduler: sh
+    one_packet: true
     backends: [{address: "[2001:db8:1::20]:53"}]
   - name: dns-tcp
     address: "[2001:db8::10]:53"
     protocol: tcp
     mode: dnat
     scheduler: rr
+    tcp_checks: strict
     backends: [{address: "[2001:db8:1::20]:53"}]
   - name: dns-again
     address: "[2001:db8::11]:53"
@@ -92,12 +94,12 @@ func TestSpec(t *testing.T) {
 			},
 			{
 				Name: "dns", VIP: end("[2001:db8::10]:53", packet.ProtoUDP), Mode: conntrack.DNAT,
-				Scheduler: balance.SourceHash, TOAKind: 200, Timeouts: dns,
+				Scheduler: balance.SourceHash, OnePacket: true, TOAKind: 200, Timeouts: dns,
 				Backends: []dataplane.BackendSpec{{Endpoint: end("[2001:db8:1::20]:53", packet.ProtoUDP), Weight: 1}},
 			},
 			{
 				Name: "dns-tcp", VIP: end("[2001:db8::10]:53", packet.ProtoTCP), Mode: conntrack.DNAT,
-				Scheduler: balance.RoundRobin, TOAKind: 200, Timeouts: dns,
+				Scheduler: balance.RoundRobin, TCPChecks: conntrack.ChecksStrict, TOAKind: 200, Timeouts: dns,
 				Backends: []dataplane.BackendSpec{{Endpoint: end("[2001:db8:1::20]:53", packet.ProtoTCP), Weight: 1}},
 			},
 			{
