@@ -20,7 +20,7 @@ import (
 
 // Times of a session. Whoever waits for longer than sessionTime gives up.
 const (
-	sessionTime = 25 * time.Second
+	sessionTime = 90 * time.Second
 	giveUp      = 150 * time.Millisecond  // an abandoned connection
 	lastChance  = 1500 * time.Millisecond // for the server, when the client is gone
 	probeAfter  = 500 * time.Millisecond  // of silence, to learn of a lost RST

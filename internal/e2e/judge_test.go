@@ -156,14 +156,14 @@ func (c *court) config() string {
 	}
 	// No other state is the last, unless what would have ended it was lost when
 	// both ends were gone.
-	return c.Config(all, "timeouts: {tcp_syn_sent: 5s, tcp_syn_recv: 5s, tcp_time_wait: 2s, tcp_close: 2s}",
+	return c.Config(all, "timeouts: {tcp_syn_sent: 8s, tcp_syn_recv: 8s, tcp_time_wait: 2s, tcp_close: 2s}",
 		"max_flows: 65536",
 		// 254 is Fast Open's, too, for clients that got no answer to the real one.
 		fmt.Sprint("toa_kind: ", toaKind))
 }
 
 // atOnce is how many scripts are played at the same time, on all roads.
-const atOnce = 25
+const atOnce = 15
 
 // hold runs all sessions on all roads.
 func (c *court) hold() [][]outcome {
@@ -319,7 +319,7 @@ func (c *court) baked() {
 	}
 }
 
-const shortSessions = 76
+const shortSessions = 38
 
 // TestSessions: random TCP sessions through bad wires end through l4fwd as they do
 // by the kernel's own routing, which is the judge. What is compared: how a
