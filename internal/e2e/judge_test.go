@@ -154,9 +154,13 @@ func (c *court) config() string {
 			add(k, s.server)
 		}
 	}
-	// No other state is the last, unless what would have ended it was lost when
-	// both ends were gone.
-	return c.Config(all, "timeouts: {tcp_syn_sent: 8s, tcp_syn_recv: 8s, tcp_time_wait: 2s, tcp_close: 2s}",
+	// time_wait and close are where flows end. In the others they are left where
+	// the packet that would have ended them was lost and both ends are gone, or
+	// where a RST says the latest that the other end has acknowledged, which ends
+	// the connection for that end, and not the latest that was sent, which alone
+	// l4fwd believes.
+	return c.Config(all, "timeouts: {tcp_syn_sent: 8s, tcp_syn_recv: 8s, tcp_established: 15s, tcp_fin_wait: 15s,"+
+		" tcp_close_wait: 15s, tcp_last_ack: 15s, tcp_time_wait: 2s, tcp_close: 2s}",
 		"max_flows: 65536",
 		// 254 is Fast Open's, too, for clients that got no answer to the real one.
 		fmt.Sprint("toa_kind: ", toaKind))
@@ -374,8 +378,6 @@ func (c *court) sit(workers int) {
 			t.Errorf("%d drops as %s", n, reason)
 		}
 	}
-	// A RST that says the latest the other end has acknowledged, and not the latest
-	// that was sent, ends the connection for that end, but makes l4fwd only doubt.
 	if after.Refusals > after.Opened/50 {
 		t.Errorf("l4fwd has sent %d RSTs for %d flows", after.Refusals, after.Opened)
 	}
