@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/netip"
 	"os"
@@ -117,10 +118,19 @@ func (c cycling) run(t *testing.T, top *testbed.Topology, base int, span time.Du
 	before := d.stats()
 	counters := []*kernelCounters{countersOf(t, top.Client), countersOf(t, top.Servers[0])}
 	n, took := c.load(t, top, srv, span)
+	drops := d.stats().drops(before)
 	for _, k := range counters {
-		k.unmoved(t, forgetful && k.ns == top.Client)
+		allowed := make(map[string]int64)
+		if forgetful && k.ns == top.Client {
+			// Nobody is in TIME_WAIT to acknowledge a FIN that the server repeats,
+			// which it does on a busy machine.
+			allowed["Tcp.OutRsts"] = counters[1].moved(t, "Tcp.RetransSegs")
+			allowed["TcpExt.TCPTimeWaitOverflow"] = math.MaxInt64
+			delete(drops, "bad_rst")
+		}
+		k.unmoved(t, allowed)
 	}
-	if drops := d.stats().drops(before); len(drops) > 0 {
+	if len(drops) > 0 {
 		t.Errorf("drops %v", drops)
 	}
 	peers := srv.peers()
@@ -375,9 +385,15 @@ func (k *kernelCounters) read(t *testing.T) map[string]int64 {
 	return out
 }
 
+// moved is by how much a counter has moved.
+func (k *kernelCounters) moved(t *testing.T, name string) int64 {
+	t.Helper()
+	return k.read(t)[name] - k.before[name]
+}
+
 // unmoved fails the test if the kernel has met with anything but connections
-// that begin, live and end. overflow: it was told to keep nobody in TIME_WAIT.
-func (k *kernelCounters) unmoved(t *testing.T, overflow bool) {
+// that begin, live and end, but for what is allowed of a counter.
+func (k *kernelCounters) unmoved(t *testing.T, allowed map[string]int64) {
 	t.Helper()
 	now := k.read(t)
 	for _, name := range []string{
@@ -390,7 +406,7 @@ func (k *kernelCounters) unmoved(t *testing.T, overflow bool) {
 		if !known {
 			t.Errorf("the kernel has no counter %s", name)
 		}
-		if moved := now[name] - was; moved != 0 && !(overflow && name == "TcpExt.TCPTimeWaitOverflow") {
+		if moved := now[name] - was; moved > allowed[name] {
 			t.Errorf("%s: %s counts %d", k.ns.Role(), name, moved)
 		}
 	}

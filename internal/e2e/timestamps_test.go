@@ -121,8 +121,8 @@ func (c clocked) run(t *testing.T, top *testbed.Topology, base int) {
 		}
 		return
 	}
-	client.unmoved(t, false)
-	server.unmoved(t, false)
+	client.unmoved(t, nil)
+	server.unmoved(t, nil)
 	if drops := d.stats().drops(before); len(drops) > 0 {
 		t.Errorf("drops %v", drops)
 	}
