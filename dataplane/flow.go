@@ -34,18 +34,9 @@ func (w *Worker) forward(i int, r conntrack.Ref) Verdict {
 	if ipLen > mtu {
 		return w.tooBig(i, p.Dst, mtu-w.growth(e, svc))
 	}
-	// Only l4fwd may say who the client is, to whatever backend.
-	if !p.V6 && p.L4-p.L3 > packet.IPv4MinLen {
-		nat.StripUOA(frame, p)
-	}
-	if p.Kind == packet.KindTCP {
-		if p.Payload-p.L4 > tcpBareHeader {
-			nat.StripOption(frame, p, svc.TOAKind)
-		}
-		if p.TCPFlags&packet.SYN != 0 {
-			w.editSYN(i, e, svc)
-			frame = w.frame(i)
-		}
+	if p.Payload-p.L4 > tcpBareHeader || p.TCPFlags&packet.SYN != 0 || !p.V6 && p.L4-p.L3 > packet.IPv4MinLen {
+		w.disarm(i, e, svc)
+		frame = w.frame(i)
 	}
 	if svc.Proxy != nat.NoProxy {
 		if v, goOn := w.forwardProxy(i, r, e, svc, mtu); !goOn {

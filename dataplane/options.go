@@ -6,6 +6,21 @@ import (
 	"github.com/l4fwd/l4fwd/packet"
 )
 
+// disarm takes out of row i, a client's packet of flow e, the options by which it
+// could name a client, for only l4fwd may say who that is, to whatever backend; and
+// out of a SYN what its service does not want negotiated.
+func (w *Worker) disarm(i int, e *conntrack.Entry, svc *Service) {
+	p, frame := &w.b.pkt[i], w.frame(i)
+	nat.StripUOA(frame, p)
+	if p.Kind != packet.KindTCP {
+		return
+	}
+	nat.StripOption(frame, p, svc.TOAKind)
+	if p.TCPFlags&packet.SYN != 0 {
+		w.editSYN(i, e, svc)
+	}
+}
+
 // editSYN takes out of row i, a client's SYN of flow e, what its service does not
 // want negotiated, before the flow is tracked.
 func (w *Worker) editSYN(i int, e *conntrack.Entry, svc *Service) {

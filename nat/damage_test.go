@@ -67,7 +67,7 @@ func repaired(out []byte) bool {
 func rewritten(frame []byte, p packet.Packet, how byte, six4 bool) []byte {
 	chunk := inChunk(frame, headroom)
 	off, n := headroom, len(frame)
-	ok := false
+	var ok bool
 	if six4 {
 		off, n, ok = through64(chunk, off, n, &p, flowFor64(&p, 0x89abcdef), how)
 	} else {
