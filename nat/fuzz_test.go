@@ -91,6 +91,7 @@ func through(chunk []byte, off, n *int, p *packet.Packet, f *flow, d conntrack.D
 			ClampMSS(frame, p, 1240)
 			return Reply(frame, p, &f.e, &f.dir), 0
 		}
+		StripUOA(frame, p)
 		StripOption(frame, p, packet.OptTOA)
 		StripTimestamps(frame, p)
 		if TOANeeded(&f.e, p) {
@@ -121,6 +122,7 @@ func seeds() [][]byte {
 			{ttl: 9, flags: packet.ACK, opts: []byte{254, 8, 1, 2, 3, 4, 5, 6, 1, 5, 10, 9, 9, 9, 9, 8, 8, 8, 8, 0}, payload: []byte("abc")},
 			{ttl: 9, flags: packet.ACK | packet.FIN, vlan: true, pad: make([]byte, 4), opts: append([]byte{1, 1, 5, 34}, make([]byte, 32)...)},
 			{ttl: 9, udp: true, payload: []byte("abc")},
+			{ttl: 9, udp: true, payload: []byte("abc"), ipOpts: []byte{1, 31, 8, 0, 1, 10, 9, 8, 7, 31, 2, 0}},
 		} {
 			s = f.fromClient(s)
 			all = append(all, s.frame())
