@@ -69,7 +69,7 @@ type Entry struct {
 // the side that sent it as l4fwd received it (before translation).
 type Window struct {
 	End    uint32 // highest sequence number sent, plus one
-	MaxEnd uint32 // highest sequence number the peer's window permits
+	Acked  uint32 // highest acknowledgement of it; its ISN+1 until there is one
 	MaxWin uint32 // largest window this side has announced, scaled
 }
 

@@ -75,7 +75,7 @@ func (t *Table) trackOneWay(r Ref, e *Entry, p *packet.Packet, now uint32, pol *
 func (t *Table) trackOneWaySYN(r Ref, e *Entry, p *packet.Packet, now uint32, pol *Policy) Outcome {
 	ev := e.synEvent(p)
 	next := transitions[oneWay][ev][e.State]
-	begun := Window{End: segmentEnd(p) + 1, MaxEnd: p.Seq + 1}
+	begun := Window{End: segmentEnd(p) + 1, Acked: p.Seq + 1}
 	switch {
 	case next == reopen:
 		return Reopen
@@ -83,7 +83,7 @@ func (t *Table) trackOneWaySYN(r Ref, e *Entry, p *packet.Packet, now uint32, po
 		e.Win[Forward] = begun
 	case ev == evNewSYN:
 		if s := e.otherState(); s <= SynSent || e.State != Established {
-			if s == SynSent && begun.MaxEnd == e.Win[Reply].MaxEnd {
+			if s == SynSent && begun.Acked == e.Win[Reply].Acked {
 				begun.End = later(begun.End, e.Win[Reply].End) // again, without its data
 			}
 			begun.MaxWin = uint32(SynSent)
@@ -128,7 +128,7 @@ func (e *Entry) belongs(p *packet.Packet) bool {
 // the SYN it can only go on where that ended, with or without data on it.
 func fitsOneWay(s State, w *Window, p *packet.Packet) bool {
 	if s == SynSent {
-		return !before(p.Seq, w.MaxEnd) && !before(w.End, p.Seq)
+		return !before(p.Seq, w.Acked) && !before(w.End, p.Seq)
 	}
 	return !before(w.End+blindSlack, p.Seq) && !before(p.Seq, w.End-blindSlack)
 }

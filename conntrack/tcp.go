@@ -42,7 +42,7 @@ func (t *Table) trackSYN(r Ref, e *Entry, p *packet.Packet, frame []byte, now ui
 		}
 		return Reopen
 	case e.State == None:
-		*w = Window{End: p.Seq + 1, MaxEnd: p.Seq + 1, MaxWin: max(uint32(p.Window), 1)}
+		*w = Window{End: p.Seq + 1, Acked: p.Seq + 1, MaxWin: max(uint32(p.Window), 1)}
 		e.WScale[Forward] = scaleOf(p, frame)
 	case ev == evNewSYN || e.State > SynRecv:
 		return Pass
@@ -66,7 +66,7 @@ func (e *Entry) synEvent(p *packet.Packet) event {
 		same = true
 	case SynSent:
 		// Another number before any answer: the client gave up and tries again.
-		same = p.Seq+1 == w.MaxEnd
+		same = p.Seq+1 == w.Acked
 	case SynRecv:
 		same = segmentEnd(p)+1 == w.End // the SYN that was answered
 	}
@@ -84,12 +84,12 @@ func (t *Table) trackSYNACK(r Ref, e *Entry, p *packet.Packet, frame []byte, now
 		e.noteSYNACK(p, ack)
 		return Pass
 	}
-	if before(ack, c.MaxEnd) || before(c.End, ack) {
+	if before(ack, c.Acked) || before(c.End, ack) {
 		e.expectRST(ack)
 		return Pass
 	}
-	*s = Window{End: p.Seq + 1 + payloadLen(p), MaxEnd: p.Seq + 1 + c.MaxWin, MaxWin: max(uint32(p.Window), 1)}
-	c.MaxEnd = later(c.MaxEnd, ack+s.MaxWin) // a window on a SYN is never scaled
+	*s = Window{End: p.Seq + 1 + payloadLen(p), Acked: p.Seq + 1, MaxWin: max(uint32(p.Window), 1)}
+	c.Acked = ack
 	e.WScale[Reply] = scaleOf(p, frame)
 	if e.WScale[Forward] != noScale && e.WScale[Reply] != noScale {
 		e.Flags |= WindowScaled

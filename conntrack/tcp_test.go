@@ -229,6 +229,9 @@ func TestTCPScenarios(tt *testing.T) {
 			step{d: Reply, flags: fRST, seq: 102, state: Established},
 			step{d: Reply, flags: fRST, seq: 100 + 0x8000, state: Established},
 			step{d: Forward, flags: fRST, seq: 50, state: Established})},
+		{"RST that answers an ACK, with data lost that came after", after(talk,
+			step{d: Reply, flags: fACK, seq: 101, ack: 101, length: 1000, state: Established},
+			step{d: Reply, flags: fRST, seq: 101, state: Closed})},
 		{"RST blind", after(talk,
 			step{d: Reply, flags: fRST, seq: 200 + 0x8000, state: Established, out: DropBadRST},
 			step{d: Reply, flags: fRST, seq: 0x80000000, state: Established, out: DropBadRST},
@@ -372,8 +375,8 @@ func TestTCPWindows(tt *testing.T) {
 	c.run(tt, talk)
 	e := c.t.Entry(c.r)
 	want := [2]Window{
-		{End: c.cISN + 101, MaxEnd: c.cISN + 101 + 0x8000, MaxWin: 0x8000},
-		{End: c.sISN + 101, MaxEnd: c.sISN + 101 + 0x8000, MaxWin: 0x8000},
+		{End: c.cISN + 101, Acked: c.cISN + 101, MaxWin: 0x8000},
+		{End: c.sISN + 101, Acked: c.sISN + 101, MaxWin: 0x8000},
 	}
 	if e.Win != want {
 		tt.Errorf("%+v, want %+v", e.Win, want)

@@ -38,6 +38,10 @@ func (e *Entry) window(d Dir, p *packet.Packet) uint32 {
 	return uint32(p.Window) << (e.WScale[d] & 31)
 }
 
+// limit is the highest sequence number that side w may send: as far as the widest
+// window of the other side reaches, and at least what it did send.
+func (w *Window) limit(peer *Window) uint32 { return later(w.End, w.Acked+max(peer.MaxWin, 1)) }
+
 // segmentEnd is the sequence number after p's data and FIN.
 func segmentEnd(p *packet.Packet) uint32 {
 	end := p.Seq + payloadLen(p)
@@ -56,13 +60,13 @@ func segmentEnd(p *packet.Packet) uint32 {
 // that sent what it acknowledges, as received here.
 func (e *Entry) fitsWindow(d Dir, p *packet.Packet, ack uint32) bool {
 	me, peer := &e.Win[d], &e.Win[d^1]
-	if before(me.MaxEnd, p.Seq) || before(segmentEnd(p), me.End-max(peer.MaxWin, minSlack)) {
+	if before(me.limit(peer), p.Seq) || before(segmentEnd(p), me.End-max(peer.MaxWin, minSlack)) {
 		return false
 	}
 	if e.State == SynRecv && d == Forward {
 		return !before(ack, e.ServerNext) && !before(peer.End, ack)
 	}
-	return !before(later(peer.End, peer.MaxEnd), ack) && !before(ack, peer.End-2*max(me.MaxWin, minSlack))
+	return !before(peer.limit(me), ack) && !before(ack, peer.End-2*max(me.MaxWin, minSlack))
 }
 
 // moveWindow takes note of what a fitting segment of side d sends,
@@ -71,10 +75,9 @@ func (e *Entry) moveWindow(d Dir, p *packet.Packet, ack uint32) {
 	me, peer := &e.Win[d], &e.Win[d^1]
 	win := e.window(d, p)
 	me.End = later(me.End, segmentEnd(p))
-	me.MaxEnd = later(me.MaxEnd, me.End)
 	me.MaxWin = max(me.MaxWin, win)
 	peer.End = later(peer.End, ack)
-	peer.MaxEnd = later(peer.MaxEnd, ack+max(win, 1))
+	peer.Acked = later(peer.Acked, ack)
 	if d == Forward && e.Flags&(HasServerISN|ServerAcked) == HasServerISN && before(e.ServerNext, ack) {
 		e.Flags |= ServerAcked
 	}
@@ -102,7 +105,7 @@ func (e *Entry) noteSYNACK(p *packet.Packet, ack uint32) {
 	switch e.State {
 	case SynRecv:
 		if c := &e.Win[Forward]; ack == c.End {
-			e.Win[Reply] = Window{End: next + payloadLen(p), MaxEnd: next + c.MaxWin, MaxWin: max(uint32(p.Window), 1)}
+			e.Win[Reply] = Window{End: next + payloadLen(p), Acked: next, MaxWin: max(uint32(p.Window), 1)}
 			e.ServerNext = next
 		}
 	case Established, FinWait, CloseWait, LastAck:
@@ -128,8 +131,8 @@ func (e *Entry) renew(p *packet.Packet) {
 		e.WScale = [2]uint8{packet.MaxWindowScale, packet.MaxWindowScale}
 	}
 	const unscaled = 1<<16 - 1
-	e.Win[Forward] = Window{End: p.Seq, MaxEnd: p.Seq + unscaled, MaxWin: max(uint32(p.Window), 1)}
-	e.Win[Reply] = Window{End: e.ServerNext, MaxEnd: e.ServerNext, MaxWin: unscaled}
+	e.Win[Forward] = Window{End: p.Seq, Acked: p.Seq, MaxWin: max(uint32(p.Window), 1)}
+	e.Win[Reply] = Window{End: e.ServerNext, Acked: e.ServerNext, MaxWin: unscaled}
 }
 
 // noteFinAcked notes whether a segment of side d acknowledges the other side's
@@ -165,10 +168,12 @@ func (e *Entry) judgeRST(d Dir, p *packet.Packet) judgement {
 	case SynSent:
 		return e.judgeEarlyRST(d, p)
 	}
-	if p.Seq == me.End {
+	// What the receiver expects next is at least what it acknowledged. A host
+	// that has forgotten the connection answers an ACK with just this number.
+	if p.Seq == me.End || p.Seq == me.Acked {
 		return rstExact
 	}
-	if !before(me.MaxEnd+1, p.Seq) && !before(p.Seq, me.End-max(peer.MaxWin, 1)) {
+	if !before(me.limit(peer)+1, p.Seq) && !before(p.Seq, me.End-max(peer.MaxWin, 1)) {
 		return rstHarmless // the receiver asks back, or ignores it
 	}
 	if d == Reply && p.Seq == 0 && p.TCPFlags&packet.ACK != 0 {
@@ -186,13 +191,13 @@ func (e *Entry) judgeEarlyRST(d Dir, p *packet.Packet) judgement {
 		// Must acknowledge the SYN (RFC 9293 section 3.10.7.3), with or
 		// without the data on it.
 		ack := p.Ack - e.SeqDelta
-		if p.TCPFlags&packet.ACK != 0 && !before(ack, c.MaxEnd) && !before(c.End, ack) {
+		if p.TCPFlags&packet.ACK != 0 && !before(ack, c.Acked) && !before(c.End, ack) {
 			return rstExact
 		}
 		return rstStranger
 	}
 	switch {
-	case !before(p.Seq, c.MaxEnd-1) && !before(c.End, p.Seq):
+	case !before(p.Seq, c.Acked-1) && !before(c.End, p.Seq):
 		return rstExact // the client gives up
 	case s.MaxWin != 0 && p.Seq == s.End:
 		return rstHarmless // clears the server's older connection; the SYN comes again
