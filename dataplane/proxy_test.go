@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/google/gopacket/layers"
+
+	"github.com/l4fwd/l4fwd/nat"
 )
 
 // TestProxyHeader speaks to a server that insists on PROXY: the header comes
@@ -119,6 +121,43 @@ func TestProxyExpiryBeforeAcknowledgement(t *testing.T) {
 			}
 			if s := got[0]; !s.RST || s.Seq != 9001 || s.Ack != 1001+data {
 				t.Errorf("client gets %+v", s)
+			}
+		})
+	}
+}
+
+// TestReuseGoesBeyondTheHeader: a connection that is reset before its server has
+// acknowledged the PROXY header has nonetheless sent it. Whenever the client comes
+// again, its server gets a SYN beyond it.
+func TestReuseGoesBeyondTheHeader(t *testing.T) {
+	spec := testSpec()
+	spec.Locals, spec.Services = spec.Locals[:1], spec.Services[7:9]
+	const payload, longest = 500, 104
+	for _, k := range [][2]string{{"198.51.100.7:40000", "192.0.2.13:80"}, {"[2001:db8:c::7]:40000", "[2001:db8::13]:80"}} {
+		t.Run(k[1], func(t *testing.T) {
+			r := newRigWith(t, 1, spec, func(o *Options) { o.LocalPorts = []nat.PortRange{{First: 2000, Last: 2000}} })
+			last, local := uint32(0), ""
+			again := func(after string) {
+				t.Helper()
+				c, _ := r.begin(k[0], k[1], 1000)
+				if local == "" {
+					local, last = c.local, c.isn-1
+				}
+				if c.local != local || int32(c.isn-last) <= 0 {
+					t.Fatalf("%s from %s, before from %s; begins %d before what the server has seen", after, c.local, local, last-c.isn)
+				}
+				c.answer()
+				sent := tcpOf(c.fromClient(seg{ack: true, seq: 1001, ackNum: 9001, payload: payload}))
+				if last = sent.Seq + uint32(len(sent.Payload)); len(sent.Payload) <= payload {
+					t.Fatal("no header")
+				}
+				c.fromClient(seg{rst: true, ack: true, seq: 1001 + payload, ackNum: 9001})
+			}
+			for ticks := int64(0); ticks < payload+2*longest; ticks += 13 {
+				again("a connection like the first")
+				r.now += 64 * ticks
+				again(fmt.Sprintf("%d ticks later", ticks))
+				r.now += 10e6 // the clock catches up
 			}
 		})
 	}

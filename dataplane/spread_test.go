@@ -1,7 +1,6 @@
 package dataplane
 
 import (
-	"encoding/hex"
 	"fmt"
 	"slices"
 	"testing"
@@ -10,28 +9,6 @@ import (
 	"github.com/l4fwd/l4fwd/packet"
 	"github.com/l4fwd/l4fwd/packet/rss"
 )
-
-// microsoftKey is the key of "Verifying the RSS hash calculation", which many
-// drivers have as their default.
-const microsoftKey = "6d5a56da255b0ec24167253d43a38fb0d0ca2bcbae7b30b477cb2da38030f20c6a42b73bbeac01fa"
-
-// eightQueues is a NIC with 8 queues and that key, over so many workers.
-func eightQueues(t *testing.T, workers int) *rss.Spread {
-	t.Helper()
-	key, err := hex.DecodeString(microsoftKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	indirection := make([]uint32, 128)
-	for i := range indirection {
-		indirection[i] = uint32(i % 8)
-	}
-	s, err := rss.New(key, indirection, workers)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
-}
 
 // TestEightQueueNIC: packets arrive where a NIC with 8 queues puts them. Where
 // that is known at least 99 % of the replies meet their flow without being
@@ -43,18 +20,18 @@ func TestEightQueueNIC(t *testing.T) {
 			t.Run(fmt.Sprintf("%d workers, known %v", workers, known), func(t *testing.T) {
 				spec := soakSpec()
 				spec.Services = slices.DeleteFunc(spec.Services, func(s ServiceSpec) bool { return s.Mode != conntrack.FullNAT })
-				nic := eightQueues(t, workers)
-				told := nic
-				if !known {
-					told = nil
+				nic := microsoftNIC(t, workers)
+				var told *rss.Spread
+				if known {
+					told = nic.told(t)
 				}
 				const flows = 5_000
 				s := newSoak(t, workers, flows, spec, told)
 				replies, strays := 0, 0
 				s.spray = func(nicNumber int, w *wire) int {
-					tu := packet.Tuple{Src: w.src, Dst: w.dst, SrcPort: w.sport, DstPort: w.dport}
-					arrives := nic.Worker(&tu)
+					arrives := nic.worker(w.src, w.dst, w.sport, w.dport)
 					if nicNumber == 1 { // a reply
+						tu := packet.Tuple{Src: w.src, Dst: w.dst, SrcPort: w.sport, DstPort: w.dport}
 						replies++
 						if arrives != s.dp.Workers[0].owners.reply(&tu) {
 							strays++

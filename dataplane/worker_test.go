@@ -17,7 +17,6 @@ import (
 	"github.com/l4fwd/l4fwd/dataplane/memport"
 	"github.com/l4fwd/l4fwd/nat"
 	"github.com/l4fwd/l4fwd/packet"
-	"github.com/l4fwd/l4fwd/packet/rss"
 )
 
 // TestAnyQueue sends every packet of many flows, both directions, to a worker
@@ -383,18 +382,11 @@ func TestSpreadNeedsNoHandoff(t *testing.T) {
 	for i := range key {
 		key[i] = byte(i*37 + 11)
 	}
-	indirection := make([]uint32, 128)
-	for i := range indirection {
-		indirection[i] = uint32(i % 8) // 8 queues
-	}
-	spread, err := rss.New(key, indirection, workers)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := newRigWith(t, workers, testSpec(), func(o *Options) { o.Spread = spread })
+	nic := newNIC(workers, key)
+	r := newRigWith(t, workers, testSpec(), func(o *Options) { o.Spread = nic.told(t) })
 	queueOf := func(src, dst string) int {
 		s, d := endpoint(src, 6), endpoint(dst, 6)
-		return spread.Worker(&packet.Tuple{Src: s.Addr, Dst: d.Addr, SrcPort: s.Port, DstPort: d.Port})
+		return nic.worker(s.Addr, d.Addr, s.Port, d.Port)
 	}
 	for i := range 200 {
 		vip, client := "192.0.2.10:80", fmt.Sprintf("198.51.100.7:%d", 20000+i)
