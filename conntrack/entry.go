@@ -54,7 +54,7 @@ type Entry struct {
 	Expires    uint32 // tick at which the flow is idle for too long
 	wheelNext  uint32
 	wheelPrev  uint32
-	ServerNext uint32 // the server's ISN+1 as the client must acknowledge it; see HasServerISN
+	ServerNext uint32 // the server's ISN+1 as the client must acknowledge it; see HasServerISN and trackOnePacket
 
 	fwdHash, revHash uint32
 	Win              [2]Window

@@ -48,13 +48,18 @@ func (t *Table) Again(r Ref, fwd *packet.Tuple, dir *Directory) {
 }
 
 // trackOnePacket: each datagram begins the wait anew, and the answer to the last
-// of them ends it.
+// of them ends it. ServerNext, which means something to TCP only, counts those that
+// are without one: Packets has later fragments in it too.
 func (t *Table) trackOnePacket(r Ref, e *Entry, d Dir, now uint32, to *Timeouts) {
 	if d == Forward {
+		e.ServerNext++
 		t.settle(r, e, UDPOnePacket, now, to)
 		return
 	}
-	if soon := now + answeredTicks; e.Packets[Reply] >= e.Packets[Forward] && before(soon, e.Expires) {
+	if e.ServerNext > 0 {
+		e.ServerNext--
+	}
+	if soon := now + answeredTicks; e.ServerNext == 0 && before(soon, e.Expires) {
 		t.setExpires(r, e, soon)
 	}
 }

@@ -147,7 +147,8 @@ func TestOnePacketMixed(tt *testing.T) {
 	}
 }
 
-// TestOnePacketDeadlines: the answer to the last datagram ends the wait.
+// TestOnePacketDeadlines: the answer to the last datagram ends the wait, and of
+// datagrams in fragments only the first one counts.
 func TestOnePacketDeadlines(tt *testing.T) {
 	dir := testDirectory()
 	t := newTest(tt, Options{Flows: 8})
@@ -155,17 +156,24 @@ func TestOnePacketDeadlines(tt *testing.T) {
 	e := datagram(DNAT, 0, 0)
 	r := mustInsert(tt, t, &e, dir, 0)
 	p := packet.Packet{Kind: packet.KindUDP, L3: 14, L4: 34, Payload: 42, End: 50}
+	const datagram, fragment = packet.KindUDP, packet.KindFragment
 	for i, s := range []struct {
 		d    Dir
+		kind packet.Kind
 		left uint32
 	}{
-		{Forward, pol.Timeouts[UDPOnePacket]},
-		{Forward, pol.Timeouts[UDPOnePacket]},
-		{Reply, pol.Timeouts[UDPOnePacket]},
-		{Reply, answeredTicks},
-		{Reply, answeredTicks},
-		{Forward, pol.Timeouts[UDPOnePacket]},
+		{Forward, datagram, pol.Timeouts[UDPOnePacket]},
+		{Forward, fragment, pol.Timeouts[UDPOnePacket]},
+		{Forward, datagram, pol.Timeouts[UDPOnePacket]},
+		{Reply, datagram, pol.Timeouts[UDPOnePacket]},
+		{Reply, fragment, pol.Timeouts[UDPOnePacket]},
+		{Reply, datagram, answeredTicks},
+		{Reply, fragment, answeredTicks},
+		{Reply, datagram, answeredTicks},
+		{Forward, datagram, pol.Timeouts[UDPOnePacket]},
+		{Reply, datagram, answeredTicks},
 	} {
+		p.Kind = s.kind
 		t.Track(r, s.d, &p, nil, 0, &pol)
 		if got := t.Entry(r).Expires; got != s.left || t.HalfOpenLen() != 1 {
 			tt.Errorf("step %d: %d ticks left, want %d; %d half-open", i, got, s.left, t.HalfOpenLen())

@@ -528,7 +528,7 @@ func TestUDP(tt *testing.T) {
 		{"answer", Reply, packet.KindUDP, UDPTwoWay, to[UDPTwoWay], 0},
 		{"third", Forward, packet.KindUDP, UDPTwoWay, to[UDPTwoWay], 0},
 		{"ICMP error", Reply, packet.KindICMPError, UDPTwoWay, to[UDPTwoWay] - 1, 0},
-		{"fragment", Reply, packet.KindFragment, UDPTwoWay, to[UDPTwoWay], 0},
+		{"later fragment", Reply, packet.KindFragment, UDPTwoWay, to[UDPTwoWay] - 2, 0},
 	} {
 		now++
 		p.Kind = s.kind

@@ -32,11 +32,9 @@ func (t *Table) Track(r Ref, d Dir, p *packet.Packet, frame []byte, now uint32, 
 		if e.Proto == packet.ProtoUDP {
 			t.trackUDP(r, e, d, now, &pol.Timeouts)
 		}
-	case packet.KindFragment:
-		// No transport header, but a sign of life.
-		t.setExpires(r, e, now+pol.Timeouts[e.State%NumStates])
 	}
-	// ICMP errors keep nothing alive: anybody on the way can make them.
+	// ICMP errors keep nothing alive: anybody on the way can make them. Nor do
+	// later fragments: the first one did, as far as its numbers fit.
 	return Pass
 }
 
