@@ -163,7 +163,7 @@ func TestTCPTwin(tt *testing.T) {
 // of the end but by reopening, or to a state that a view cannot know of.
 func TestTransitions(t *testing.T) {
 	reopens := [3]map[State]bool{
-		Forward: {SynSent: true, LastAck: true, TimeWait: true, Closed: true},
+		Forward: {SynSent: true, TimeWait: true, Closed: true},
 		oneWay:  {Closed: true},
 	}
 	seenOneWay := map[State]bool{None: true, SynSent: true, Established: true, FinWait: true, Closed: true}
