@@ -51,7 +51,7 @@ func TestTranslateErrorTwin(t *testing.T) {
 		v6, udp := rapid.Bool().Draw(t, "v6"), rapid.Bool().Draw(t, "udp")
 		f := drawFlow(t, v6, udp)
 		if rapid.Bool().Draw(t, "acked") {
-			f.e.Flags |= conntrack.ServerAcked
+			f.e.Flags |= conntrack.HasServerISN | conntrack.ServerAcked
 		}
 		s := drawShape(t, v6, udp)
 		vip, rs, local := f.dir.Services[0].Addr, f.dir.Backends[0].Addr, f.dir.Locals[0]

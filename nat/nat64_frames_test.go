@@ -146,7 +146,7 @@ func drawFlow64(t *rapid.T, udp bool) *flow {
 	f.dir.Backends, f.dir.Locals = g.dir.Backends, g.dir.Locals
 	f.e.Mode = conntrack.FullNAT
 	if rapid.Bool().Draw(t, "acked") {
-		f.e.Flags |= conntrack.ServerAcked
+		f.e.Flags |= conntrack.HasServerISN | conntrack.ServerAcked
 	}
 	if !Prepare(&f.e, &f.dir) {
 		t.Fatal("Prepare")

@@ -307,7 +307,7 @@ func TestError64MTU(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			f := flow64()
 			if c.acked {
-				f.e.Flags |= conntrack.ServerAcked
+				f.e.Flags |= conntrack.HasServerISN | conntrack.ServerAcked
 			}
 			if c.udp {
 				f.e.Proto = packet.ProtoUDP

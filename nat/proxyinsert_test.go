@@ -373,7 +373,7 @@ func TestProxyErrorTwin(t *testing.T) {
 		v6 := rapid.Bool().Draw(t, "v6")
 		f := drawFlow(t, v6, false)
 		f.e.Mode = conntrack.FullNAT
-		f.e.Flags |= conntrack.ServerAcked // else the MTU is lowered for TOA too
+		f.e.Flags |= conntrack.HasServerISN | conntrack.ServerAcked // else the MTU is lowered for TOA too
 		Prepare(&f.e, &f.dir)
 		start := edgy(t, "start")
 		f.e.SeqDelta = ProxyDelta(edgy(t, "server's ISN"), start-1)

@@ -47,8 +47,10 @@ import (
 //	pending  later, word ≠ 0   word is S+D, the server's number for it
 //	done     later, word = 0
 
-// proxyWord is where that word lives: in place of the time of creation, which
-// nothing on a packet's way reads. conntrack sets it at Insert and never after.
+// proxyWord is where that word lives: in place of the time of creation, which is
+// read while the flow is in SynSent, and for the age of half-open flows: one that
+// is reset or half-closed in mid-handshake is of any age from then on. conntrack
+// sets it at Insert and never after.
 func proxyWord(e *conntrack.Entry) *uint32 { return &e.Created }
 
 // phase of a flow with PROXY.

@@ -50,7 +50,8 @@ func TOALen(e *conntrack.Entry) uint16 {
 // has acknowledged data from the server, then nothing. It is what the client is
 // told of an MTU that is in its way.
 func TOARoom(e *conntrack.Entry) int {
-	if e.Proto != packet.ProtoTCP || e.Mode != conntrack.FullNAT || e.Flags&conntrack.ServerAcked != 0 {
+	const over = conntrack.HasServerISN | conntrack.ServerAcked
+	if e.Proto != packet.ProtoTCP || e.Mode != conntrack.FullNAT || e.Flags&over == over {
 		return 0
 	}
 	return int(TOALen(e))
@@ -65,10 +66,13 @@ func TOARoom(e *conntrack.Entry) int {
 // What acknowledges just the server's SYN always bears it: nothing else completes a
 // handshake (RFC 9293 section 3.10.7.4), and that an acknowledgement of data passed
 // here does not prove that the server ever saw anything of the client's. It may have
-// had a TTL that ended on the way.
+// had a TTL that ended on the way. And while a SYN-ACK of another number is noted
+// (see conntrack.HasServerISN), which anybody can send in the server's name, it is
+// not known what acknowledges just the SYN: then all bear it.
 func TOANeeded(e *conntrack.Entry, p *packet.Packet) bool {
-	answered := e.Flags & (conntrack.HasServerISN | conntrack.ServerAcked)
-	return (answered == conntrack.HasServerISN || answered != 0 && p.Ack == e.ServerNext) &&
+	const over = conntrack.HasServerISN | conntrack.ServerAcked
+	answered := e.Flags & over
+	return answered != 0 && (answered != over || p.Ack == e.ServerNext) &&
 		p.TCPFlags&(packet.ACK|packet.SYN|packet.RST) == packet.ACK &&
 		p.Kind == packet.KindTCP && e.Mode == conntrack.FullNAT
 }

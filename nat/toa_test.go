@@ -229,6 +229,7 @@ func TestTOANeeded(t *testing.T) {
 		{"once server data is acknowledged", conntrack.HasServerISN | conntrack.ServerAcked, packet.ACK, func(_ *conntrack.Entry, p *packet.Packet) { p.Ack = 701 }, false},
 		{"and then the handshake's ACK again", conntrack.HasServerISN | conntrack.ServerAcked, packet.ACK, func(_ *conntrack.Entry, p *packet.Packet) { p.Ack = 700 }, true},
 		{"of a server that began anew", conntrack.ServerAcked, packet.ACK, func(_ *conntrack.Entry, p *packet.Packet) { p.Ack = 700 }, true},
+		{"while that may be forged", conntrack.ServerAcked, packet.ACK, func(_ *conntrack.Entry, p *packet.Packet) { p.Ack = 300 }, true},
 		{"DNAT", conntrack.HasServerISN, packet.ACK, func(e *conntrack.Entry, _ *packet.Packet) { e.Mode = conntrack.DNAT }, false},
 		{"UDP", conntrack.HasServerISN, packet.ACK, func(_ *conntrack.Entry, p *packet.Packet) { p.Kind = packet.KindUDP }, false},
 	} {
