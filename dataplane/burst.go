@@ -56,6 +56,9 @@ func (w *Worker) find(n int) {
 		b.ref[k], b.dir[k], _ = w.table.Find(b.cand[k], b.hash[k], &b.pkt[b.flow[k]].Tuple, &w.snap.Directory)
 	}
 	b.changed = false
+	if w.crowded() {
+		w.fetchRefused(n)
+	}
 }
 
 // act does with the first n of b.flow what their flows ask for.

@@ -108,7 +108,7 @@ func newWorker(dp *Dataplane, id int, o Options, span uint64) (*Worker, error) {
 		tooBigs:      nat.NewBucket(errorsPerSecond, refusalBurst),
 		farewells:    nat.NewBucket(farewellsPerSecond, farewellBurst),
 		ipID:         uint16(id),
-		refused:      make(refused, refusedBuckets),
+		refused:      make(refused, refusedLines),
 		ports: nat.NewPorts(nat.PortOptions{
 			Worker: id, Workers: o.Workers, Seed: binary.LittleEndian.Uint64(portKey[:]), Ranges: o.LocalPorts, Spread: o.Spread,
 		}),

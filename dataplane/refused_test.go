@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -9,53 +10,78 @@ import (
 	"github.com/l4fwd/l4fwd/packet"
 )
 
-// TestComesAgain: where every half-open flow is young a new SYN is refused. When
-// it comes again it gets the place of the oldest that did not; one that came
-// again as well is spared, as long as its handshake may take.
+// TestComesAgain: where every half-open flow is young a new SYN is refused, and
+// gets the place of the oldest when it comes again. Old ones make room for
+// anybody, but not all at once.
 func TestComesAgain(t *testing.T) {
 	r := newRigWith(t, 1, testSpec(), func(o *Options) { o.Flows = 16 }) // 4 half-open
 	w := r.dp.Workers[0]
 	syn := func(i int) []byte {
 		return build(t, seg{src: fmt.Sprintf("198.51.100.7:%d", 1024+i), dst: "192.0.2.11:80", syn: true, seq: uint32(i)})
 	}
-	has := func(i int) bool {
+	let := func(list ...int) {
+		t.Helper()
+		for _, i := range list {
+			r.one(0, 0, 1, syn(i))
+		}
+	}
+	has := func(want ...int) {
+		t.Helper()
+		var got []int
 		for ref := range conntrack.Ref(17) {
-			if e := w.table.Entry(ref); e.Proto != 0 && e.ClientPort == uint16(1024+i) {
-				return true
+			if e := w.table.Entry(ref); e.Proto != 0 {
+				got = append(got, int(e.ClientPort)-1024)
 			}
 		}
-		return false
-	}
-	at := func(ms int) { r.now = int64(ms) * int64(time.Millisecond) }
-	for i := range 4 {
-		r.one(0, 0, 1, syn(i))
-	}
-	at(200)
-	r.refused(0, 0, DropHalfOpenFull, syn(4))
-	r.one(0, 0, 1, syn(4))
-	at(350)
-	for i := 10; i < 13; i++ {
-		r.one(0, 0, 1, syn(i)) // 1, 2 and 3 have had their time
-	}
-	r.refused(0, 0, DropHalfOpenFull, syn(13))
-	r.one(0, 0, 1, syn(13))
-	for i, want := range map[int]bool{0: false, 1: false, 2: false, 3: false, 4: true, 10: false, 11: true, 12: true, 13: true} {
-		if has(i) != want {
-			t.Errorf("flow %d is there: %v", i, !want)
+		if slices.Sort(got); !slices.Equal(got, want) {
+			t.Errorf("flows %v, want %v", got, want)
 		}
 	}
-	// Where all came again one has to wait.
-	for i := 14; i < 16; i++ {
-		r.refused(0, 0, DropHalfOpenFull, syn(i))
-		r.one(0, 0, 1, syn(i))
+	at := func(ms int) { r.now = int64(ms) * int64(time.Millisecond) }
+	let(0, 1, 2, 3)
+	at(200)
+	r.refused(0, 0, DropHalfOpenFull, syn(4))
+	has(0, 1, 2, 3)
+	let(4)
+	has(1, 2, 3, 4)
+	at(350)
+	let(10)
+	r.refused(0, 0, DropHalfOpenFull, syn(11)) // 2 is old, but one went just now
+	has(2, 3, 4, 10)
+	let(11)
+	has(3, 4, 10, 11)
+	at(2000)
+	let(20, 21, 22, 23) // all have had more than their time
+	r.refused(0, 0, DropHalfOpenFull, syn(24))
+	r.refused(0, 0, DropHalfOpenFull, syn(25))
+	has(20, 21, 22, 23)
+	let(25, 24)
+	has(22, 23, 24, 25)
+}
+
+// TestEvenPace: a table that filled in a moment and has flows at their age all at
+// once turns over in a handshakeTime, no faster, and goes on like that.
+func TestEvenPace(t *testing.T) {
+	const flows, every = 1 << 10, 250 * time.Microsecond
+	r := newRigWith(t, 1, testSpec(), func(o *Options) { o.Flows = flows })
+	w := r.dp.Workers[0]
+	half := uint64(w.table.HalfOpenCap())
+	const second = int(time.Second / every)
+	var evicted []uint64 // by tick
+	for i := range 2 * second {
+		r.now = int64(i) * int64(every)
+		r.deliver(0, 0, build(t, seg{src: fmt.Sprintf("198.51.100.7:%d", 1024+i), dst: "192.0.2.11:80", syn: true}))
+		if tick := int(r.now / nanosPerTick); tick == len(evicted) {
+			evicted = append(evicted, 0)
+		}
+		evicted[len(evicted)-1] = r.counts().Evicted
 	}
-	r.refused(0, 0, DropHalfOpenFull, syn(16))
-	r.refused(0, 0, DropHalfOpenFull, syn(16))
-	if has(11) || has(12) || !has(4) || !has(13) || !has(14) || !has(15) || w.table.HalfOpenLen() != 4 {
-		t.Errorf("%d half-open", w.table.HalfOpenLen())
+	share := half / handshakeTime
+	for tick := handshakeTime + 2; tick < len(evicted); tick++ {
+		if n := evicted[tick] - evicted[tick-1]; n < share*3/4 || n > share*5/4 {
+			t.Errorf("tick %d: %d evicted, want about %d", tick, n, share)
+		}
 	}
-	at(1000)
-	r.one(0, 0, 1, syn(16))
 }
 
 // TestDatagramsDoNotWait: a flow of UDP leaves the half-open ones with its first
@@ -70,44 +96,48 @@ func TestDatagramsDoNotWait(t *testing.T) {
 	}
 }
 
-// TestRefusedMemory: what was refused is known again, after so many others as
-// come in a flood, and what was not hardly ever is.
+// TestRefusedMemory: what two million SYNs a second were refused is known for
+// more than a second, most of what was not is told from it, and nothing is kept
+// for good.
 func TestRefusedMemory(t *testing.T) {
 	r := newRig(t, 1, testSpec())
 	w := r.dp.Workers[0]
 	client, vip := addr("198.51.100.1"), addr("192.0.2.10")
-	packetOf := func(i int) *packet.Packet {
-		tu := packet.Tuple{Src: client, SrcPort: uint16(i), Dst: vip, DstPort: 80, Proto: packet.ProtoTCP}
-		tu.Src.Lo += uint64(i >> 16)
-		return &packet.Packet{Tuple: tu, Kind: packet.KindTCP}
+	p := packet.Packet{Kind: packet.KindTCP, Tuple: packet.Tuple{Dst: vip, DstPort: 80, Proto: packet.ProtoTCP}}
+	syn := func(i int) *packet.Packet {
+		p.Src, p.SrcPort = client, uint16(i)
+		p.Src.Lo += uint64(i >> 16)
+		return &p
 	}
-	const n = 1 << 17
-	for i := range n {
-		w.remember(packetOf(i))
-	}
-	known, strangers := 0, 0
-	for i := range n {
-		if w.cameBefore(&packetOf(i).Tuple) {
-			known++
+	const each, strangers = 2_000_000 / conntrack.TicksPerSecond, 1 << 30
+	known := func(from int) (n int) {
+		for i := range 1000 {
+			if w.refusedOf(&syn(from + 100*i).Tuple).known() {
+				n++
+			}
 		}
-		if w.cameBefore(&packetOf(n + i).Tuple) {
-			strangers++
+		return n
+	}
+	start := uint32(7)
+	for w.tick = start; w.tick < start+3*refusedTime; w.tick++ {
+		for i := range each {
+			w.remember(syn(int(w.tick-start)*each + i))
 		}
-	}
-	if known < n*99/100 || strangers > n/1000 {
-		t.Errorf("%d of %d known, and %d strangers", known, n, strangers)
-	}
-	for i := n; i < 10*n; i++ {
-		w.remember(packetOf(i))
-	}
-	known = 0
-	for i := range 100 {
-		if w.cameBefore(&packetOf(i).Tuple) {
-			known++
+		if from := int(w.tick-start) - refusedTime; from >= 0 && known(from*each) != 1000 {
+			t.Fatalf("tick %d: of what was refused %d ticks before %d in a thousand are known", w.tick, refusedTime, known(from*each))
+		}
+		if n := known(strangers); n > 200 {
+			t.Fatalf("tick %d: %d strangers in a thousand are known", w.tick, n)
 		}
 	}
-	if known == 100 {
-		t.Error("nothing is forgotten")
+	last := w.tick - 1 - start
+	w.tick += 2 * refusedTime
+	if n := known(int(last) * each); n != 0 {
+		t.Errorf("%d in a thousand are known after %d ticks", n, 2*refusedTime)
+	}
+	p.Kind = packet.KindUDP
+	if w.remember(syn(1)); known(1) != 0 {
+		t.Error("a datagram is remembered")
 	}
 }
 

@@ -17,7 +17,7 @@ const (
 	DropTupleConflict                      // DNAT: another VIP's flow has this (client, backend) pair
 	DropTableFull                          // the flow table is full
 	DropBucketFull                         // its part of the flow table is full
-	DropHalfOpenFull                       // all half-open flows there may be are young; the SYN is let in when it comes again
+	DropHalfOpenFull                       // no half-open flow may make room yet; the SYN is let in when it comes again
 	DropTTL                                // TTL or hop limit used up
 	DropFragment                           // an IP fragment of neither TCP nor UDP
 	DropFragmentDuplicate                  // the same fragment has come before

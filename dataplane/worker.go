@@ -65,6 +65,7 @@ type Worker struct {
 	peers   []*Worker       // all workers, for waking
 	evicted conntrack.Entry // the half-open flow that had to make room
 	refused refused         // SYNs that may come again
+	pace    pace
 	former  conntrack.Entry // the flow that a new one takes the place of
 	count   Counts
 	stages  *StageClock // nil: nobody asks
