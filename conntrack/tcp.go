@@ -133,7 +133,7 @@ func (t *Table) trackACK(r Ref, e *Entry, d Dir, p *packet.Packet, now uint32, p
 	if d == Reply {
 		ack -= e.SeqDelta
 	}
-	if d == Forward && e.takesNewServer(ack) {
+	if d == Forward && e.takesNewServer(p) {
 		e.renew(p)
 	}
 	switch {

@@ -94,9 +94,10 @@ func (e *Entry) expectRST(ack uint32) { e.Win[Reply] = Window{End: ack, MaxWin: 
 // SynRecv the server forgot its first answer, or it was a SYN cookie, and what
 // counts is the latest. Later the server forgot the connection, because it was
 // started anew or gave up long before us, while the client takes its port for
-// a new one. A SYN-ACK can be forged, so the number is only noted until the
-// client acknowledges just this, see takesNewServer. ServerNext is not in use
-// then: ServerAcked without HasServerISN says that it holds the note.
+// a new one. A SYN-ACK can be forged, so it is only noted until the client
+// acknowledges just this, see takesNewServer. ServerNext is not in use then:
+// ServerAcked without HasServerISN says that it holds the note, the sum of what
+// the handshake's last segment must acknowledge and of the number it must have.
 func (e *Entry) noteSYNACK(p *packet.Packet, ack uint32) {
 	next := p.Seq + 1
 	if e.Flags&HasServerISN != 0 && next == e.ServerNext {
@@ -109,15 +110,16 @@ func (e *Entry) noteSYNACK(p *packet.Packet, ack uint32) {
 			e.ServerNext = next
 		}
 	case Established, FinWait, CloseWait, LastAck:
-		e.ServerNext = next
+		e.ServerNext = next + ack
 		e.Flags = e.Flags&^HasServerISN | ServerAcked
 	}
 }
 
-// takesNewServer reports whether a client's acknowledgement is the handshake's
-// last of a connection that noteSYNACK noted.
-func (e *Entry) takesNewServer(ack uint32) bool {
-	return e.Flags&(HasServerISN|ServerAcked) == ServerAcked && ack == e.ServerNext &&
+// takesNewServer reports whether p, of the client, is the handshake's last of a
+// connection that noteSYNACK noted. In Full-NAT a server knows the client's number
+// only with SeqDelta added, so who sees neither side cannot forge both segments.
+func (e *Entry) takesNewServer(p *packet.Packet) bool {
+	return e.Flags&(HasServerISN|ServerAcked) == ServerAcked && p.Ack+p.Seq == e.ServerNext &&
 		e.State >= SynRecv && e.State <= LastAck
 }
 
@@ -130,6 +132,7 @@ func (e *Entry) renew(p *packet.Packet) {
 	if e.Flags&WindowScaled != 0 {
 		e.WScale = [2]uint8{packet.MaxWindowScale, packet.MaxWindowScale}
 	}
+	e.ServerNext = p.Ack
 	const unscaled = 1<<16 - 1
 	e.Win[Forward] = Window{End: p.Seq, Acked: p.Seq, MaxWin: max(uint32(p.Window), 1)}
 	e.Win[Reply] = Window{End: e.ServerNext, Acked: e.ServerNext, MaxWin: unscaled}
