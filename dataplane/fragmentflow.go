@@ -27,10 +27,13 @@ func (w *Worker) fragment(i int, r conntrack.Ref, dir conntrack.Dir, handed bool
 		return w.miss(i, handed && w.b.nic[i]&known == 0)
 	}
 	p, e, frame := &w.b.pkt[i], w.table.Entry(r), w.frame(i)
+	svc := &w.snap.Services[e.Service]
 	switch {
 	case translated(e):
 		return DropFragmentNAT64
-	case dir == conntrack.Forward && w.snap.Services[e.Service].Proxy != nat.NoProxy:
+	case dir == conntrack.Forward && e.State == conntrack.UDPOnePacket && p.V6 && svc.v4:
+		return DropFragmentNAT64 // as its own flow would be, whatever the last one was
+	case dir == conntrack.Forward && svc.Proxy != nat.NoProxy:
 		return DropFragmentProxy
 	}
 	if dir == conntrack.Reply || e.Mode == conntrack.FullNAT {

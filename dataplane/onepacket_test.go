@@ -188,3 +188,29 @@ func TestOnePacketFragments(t *testing.T) {
 		})
 	}
 }
+
+// TestOnePacketFragmentsChangeFamily: a service whose servers are IPv4 by now
+// takes no fragments, though the client's last datagram went to an IPv6 one.
+func TestOnePacketFragmentsChangeFamily(t *testing.T) {
+	spec, vip := testSpec(), "[2001:db8::15]:53"
+	one := service("one", vip, packet.ProtoUDP, conntrack.FullNAT, false, "[2001:db8:1::20]:53")
+	one.OnePacket = true
+	spec.Services = append(spec.Services, one)
+	r, registry := newRig(t, 1, spec), NewRegistry(1)
+	frame := build(t, seg{src: "[2001:db8:c::7]:4000", dst: vip, udp: true, payload: 592})
+	for _, backend := range []string{"[2001:db8:1::20]:53", "10.0.1.20:53"} {
+		spec.Services[len(spec.Services)-1].Backends[0].Endpoint = endpoint(backend, packet.ProtoUDP)
+		snap, err := registry.Build(spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.dp.Publish(snap)
+		if backend[0] == '[' {
+			r.one(0, 0, 1, frame)
+			continue
+		}
+		for _, piece := range cut(frame, 1, 304) {
+			r.refused(0, 0, DropFragmentNAT64, piece)
+		}
+	}
+}
