@@ -267,3 +267,16 @@ func TestFloodTwice(t *testing.T) {
 	}
 	f.accounts()
 }
+
+// TestNobodyMakesWay: right after the start, with no half-open flow at all, a SYN
+// that comes again takes nobody's port.
+func TestNobodyMakesWay(t *testing.T) {
+	spec := testSpec()
+	spec.Locals, spec.Services = spec.Locals[:1], spec.Services[:1]
+	spec.Services[0].Backends = spec.Services[0].Backends[:1]
+	r := newRigWith(t, 1, spec, func(o *Options) { o.LocalPorts = []nat.PortRange{{First: 2000, Last: 2000}} })
+	r.open(0, "198.51.100.7:40000", "192.0.2.10:80")
+	for range 2 {
+		r.refused(0, 0, DropPortsExhausted, build(t, seg{src: "198.51.100.8:40000", dst: "192.0.2.10:80", syn: true}))
+	}
+}
