@@ -26,6 +26,7 @@ type Stats struct {
 	Expired  uint64            `json:"expired"`  // flows that idled out
 	Evicted  uint64            `json:"evicted"`  // half-open flows that made room
 	Refusals uint64            `json:"refusals"` // ICMP errors and RSTs of our own
+	Split    uint64            `json:"split"`    // packets that left in fragments of our making
 	Verdicts map[string]uint64 `json:"verdicts"` // packets by outcome, drops by reason; zero ones left out
 	Dropped  uint64            `json:"dropped"`  // all drops together
 	Services []ServiceStats    `json:"services"`
@@ -174,7 +175,7 @@ func (d *Daemon) stats(ctx context.Context) (Stats, error) {
 		return Stats{}, err
 	}
 	out.Opened, out.Expired, out.Evicted = total.Opened, total.Expired, total.Evicted
-	out.Refusals, out.Dropped = total.Refusals, total.Drops()
+	out.Refusals, out.Split, out.Dropped = total.Refusals, total.Split, total.Drops()
 	for v := range dataplane.NumVerdicts {
 		if n := total.Verdicts[v]; n > 0 {
 			out.Verdicts[v.String()] = n

@@ -17,6 +17,7 @@ type Counts struct {
 	Expired    uint64 // flows that idled out
 	Evicted    uint64 // half-open flows that made room for newer ones
 	Refusals   uint64 // ICMP errors and RSTs sent of our own accord
+	Split      uint64 // packets that left in fragments of our making
 	LostEvents uint64 // words to the control plane that found no room
 }
 
@@ -38,6 +39,7 @@ func (c *Counts) Add(o *Counts) {
 	c.Expired += o.Expired
 	c.Evicted += o.Evicted
 	c.Refusals += o.Refusals
+	c.Split += o.Split
 	c.LostEvents += o.LostEvents
 }
 

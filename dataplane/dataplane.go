@@ -93,7 +93,7 @@ func newWorker(dp *Dataplane, id int, o Options, span uint64) (*Worker, error) {
 		return nil, errors.Join(fmt.Errorf("worker %d: eventfd: %w", id, err), table.Close())
 	}
 	idKey := derive(o.Secret, 'd', 0)
-	frags, err := newFragments(derive(o.Secret, 'f', 0), binary.LittleEndian.Uint32(idKey[:]), id, o.Workers, o.Flows/o.Workers, int(span)/o.FrameSize)
+	frags, err := newFragments(derive(o.Secret, 'f', 0), o.Workers, o.Flows/o.Workers, int(span)/o.FrameSize)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("worker %d: %w", id, err), table.Close())
 	}
@@ -107,7 +107,7 @@ func newWorker(dp *Dataplane, id int, o Options, span uint64) (*Worker, error) {
 		serverResets: nat.NewBucket(resetsPerSecond, refusalBurst),
 		tooBigs:      nat.NewBucket(errorsPerSecond, refusalBurst),
 		farewells:    nat.NewBucket(farewellsPerSecond, farewellBurst),
-		ipID:         uint16(id),
+		ipID:         binary.LittleEndian.Uint32(idKey[:])&^0xffff | uint32(id),
 		refused:      make(refused, refusedLines),
 		ports: nat.NewPorts(nat.PortOptions{
 			Worker: id, Workers: o.Workers, Seed: binary.LittleEndian.Uint64(portKey[:]), Ranges: o.LocalPorts, Spread: o.Spread,

@@ -31,7 +31,8 @@ func (w *Worker) forward(i int, r conntrack.Ref) Verdict {
 	if translated(e) {
 		mtu -= nat.Growth64(p)
 	}
-	if ipLen > mtu {
+	split := ipLen > mtu
+	if split && !w.divides(i, e, conntrack.Forward) {
 		return w.tooBig(i, p.Dst, mtu-w.growth(e, svc))
 	}
 	if p.Payload-p.L4 > tcpBareHeader || p.TCPFlags&packet.SYN != 0 || !p.V6 && p.L4-p.L3 > packet.IPv4MinLen {
@@ -71,6 +72,9 @@ func (w *Worker) forward(i int, r conntrack.Ref) Verdict {
 	c := &w.here.Backends[e.Backend]
 	c.Packets[conntrack.Forward]++
 	c.Bytes[conntrack.Forward] += uint64(ipLen)
+	if split {
+		return w.sendSplit(i, hop, packet.Fragment{}, Forwarded)
+	}
 	return w.send(i, hop, Forwarded)
 }
 
@@ -89,14 +93,18 @@ func (w *Worker) reply(i int, r conntrack.Ref) Verdict {
 		return v
 	}
 	mtu, ipLen := int(hop.MTU), p.IPLen()
+	split := false
 	if translated(e) {
 		if !packet.VerifyIPv4(frame, p) {
 			return DropIPChecksum
 		}
 		mtu -= nat.Growth64(p)
+		split = w.frags.first // it still needs a fragment header
 	}
 	if ipLen > mtu {
-		return w.tooBig(i, w.serverPeer(p, e), mtu)
+		if split = w.divides(i, e, conntrack.Reply); !split {
+			return w.tooBig(i, w.serverPeer(p, e), mtu)
+		}
 	}
 	if svc.Proxy != nat.NoProxy {
 		if v := w.replyProxy(i, r, e, svc); v != Replied {
@@ -124,6 +132,9 @@ func (w *Worker) reply(i int, r conntrack.Ref) Verdict {
 	c := &w.here.Backends[e.Backend]
 	c.Packets[conntrack.Reply]++
 	c.Bytes[conntrack.Reply] += uint64(ipLen)
+	if split {
+		return w.sendSplit(i, hop, packet.Fragment{ID: w.b.newID[i], More: w.frags.first}, Replied)
+	}
 	return w.send(i, hop, Replied)
 }
 

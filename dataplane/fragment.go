@@ -24,10 +24,9 @@ var _ [known - MaxNICs]byte
 type fragments struct {
 	table  *frag.Table
 	waited []uint64 // frames whose ports came in this burst, packed; see resume
-	id6    uint32   // the last IPv6 identification given; for IPv4 see ipID
-	// cut is set while the row in hand is a first fragment taken for a whole
-	// packet: it must keep its length.
-	cut bool
+	// first is set while the row in hand is a first fragment taken for a whole
+	// packet: it must keep its length, and newID is its identification.
+	first bool
 }
 
 // Bounds of fragments. A datagram's frames arrive together, so that few are
@@ -38,11 +37,10 @@ const (
 	maxWaiting   = 1024
 )
 
-// newFragments makes the table of worker id of so many, which has room for a
+// newFragments makes the table of one of so many workers, which has room for a
 // number of flows and is home to a number of frames. All workers together never
-// make more than a quarter of the frames of one wait. IPv6 identifications go on
-// from start.
-func newFragments(secret [32]byte, start uint32, id, workers, flows, frames int) (fragments, error) {
+// make more than a quarter of the frames of one wait.
+func newFragments(secret [32]byte, workers, flows, frames int) (fragments, error) {
 	n := min(max(flows/16, minDatagrams), maxDatagrams)
 	held := max(1, min(frames/4/workers, maxWaiting))
 	t, err := frag.New(frag.Options{
@@ -53,7 +51,6 @@ func newFragments(secret [32]byte, start uint32, id, workers, flows, frames int)
 	return fragments{
 		table:  t,
 		waited: make([]uint64, 0, held+BurstSize), // what waited before a burst, and in it
-		id6:    start>>1/uint32(workers)*uint32(workers) + uint32(id),
 	}, err
 }
 
@@ -125,16 +122,10 @@ func (w *Worker) keep(i int, k *frag.Key, f *packet.Fragment) bool {
 		}
 		piece.SrcPort, piece.DstPort = first.SrcPort, first.DstPort
 	}
-	piece.NewID = uint32(w.idAfter(w.ipID))
-	if p.V6 {
-		piece.NewID = w.idAfter6(w.frags.id6)
-	}
+	piece.NewID = w.idAfter(w.ipID)
 	a := w.frags.table.Add(k, &piece, w.nanos)
-	switch {
-	case a.Opened && p.V6:
-		w.frags.id6 = piece.NewID
-	case a.Opened:
-		w.ipID = uint16(piece.NewID)
+	if a.Opened {
+		w.ipID = piece.NewID
 	}
 	switch a.Result {
 	case frag.Held:
@@ -206,26 +197,19 @@ func (w *Worker) expireFragments() {
 // datagram: received, and without an outcome yet. Like Counts.
 func (w *Worker) FragmentsWaiting() int { return w.frags.table.Holding() }
 
-// nextID is an IPv4 identification that no other worker uses: they share the
-// local addresses.
-func (w *Worker) nextID() uint16 {
+// nextID is an identification that no other worker uses, also not its low 16 bits,
+// for which IPv4 has room: the workers share the local addresses.
+func (w *Worker) nextID() uint32 {
 	w.ipID = w.idAfter(w.ipID)
 	return w.ipID
 }
 
-// idAfter is the identification to be given after id. A worker's are those that
-// divided by the number of workers leave its own number.
-func (w *Worker) idAfter(id uint16) uint16 {
-	if next := uint32(id) + w.owners.workers; next <= 0xffff {
-		return uint16(next)
+// idAfter is the identification to be given after id. A worker's are those whose
+// low 16 bits divided by the number of workers leave its own number; the rest
+// counts how often these were used up.
+func (w *Worker) idAfter(id uint32) uint32 {
+	if next := id&0xffff + w.owners.workers; next <= 0xffff {
+		return id&^0xffff | next
 	}
-	return uint16(w.id)
-}
-
-// idAfter6 is the same for IPv6.
-func (w *Worker) idAfter6(id uint32) uint32 {
-	if next := uint64(id) + uint64(w.owners.workers); next <= 0xffffffff {
-		return uint32(next)
-	}
-	return uint32(w.id)
+	return id&^0xffff + 1<<16 | uint32(w.id)
 }

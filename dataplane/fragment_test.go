@@ -162,7 +162,7 @@ func (r *rig) spread(nic int, workerOf func() int, frames [][]byte) []sentFrame 
 
 // vips are services for all that fragments are forwarded for.
 var fragVIPs = []string{"192.0.2.10:5000", "192.0.2.11:5000", "[2001:db8::10]:5000", "[2001:db8::11]:5000",
-	"192.0.2.10:80", "192.0.2.11:80", "[2001:db8::10]:80", "[2001:db8::11]:80"}
+	"192.0.2.10:80", "192.0.2.11:80", "[2001:db8::10]:80", "[2001:db8::11]:80", "[2001:db8::64]:5000", "[2001:db8::64]:80"}
 
 // TestFragmentsInAnyOrder: a datagram in fragments, in any order, by any queue,
 // some of them twice, comes out as it would have in one piece.

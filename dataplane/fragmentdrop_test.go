@@ -80,13 +80,14 @@ func fragRows(t testing.TB) []fragRow {
 		{"UDP of no length", 0, [][]byte{noUDP}, 0, w{"bad_udp_length": 1}},
 		{"PROXY", 0, [][]byte{p(proxy, 0, 200, true), p(proxy, 200, 200, true)}, 0, w{"fragment_proxy": 1, "no_flow": 1}},
 		{"SYN", 0, [][]byte{p(syn, 0, 200, true), p(syn, 200, 200, true)}, 0, w{"fragment_syn": 1, "no_flow": 1}},
-		{"NAT64", 0, [][]byte{p(nat64, 0, 200, true), p(nat64, 200, 200, true)}, 0, w{"fragment_nat64": 1, "no_flow": 1}},
+		{"NAT64", 0, [][]byte{p(nat64, 0, 200, true), p(nat64, 200, 200, true)}, 0, w{"forwarded": 2}},
 		{"no service", 0, [][]byte{p(unknown, 0, 200, true), p(unknown, 200, 200, true)}, 0, w{"no_service": 1, "no_flow": 1}},
 		{"from ourselves", 0, [][]byte{p(ours, 0, 200, true)}, 0, w{"martian_source": 1}},
 		{"TCP without flow", 0, [][]byte{p(ack, 0, 200, true), p(ack, 200, 200, true)}, 0, w{"no_flow": 2}},
 		{"to a local address without flow", 1, [][]byte{p(local, 0, 200, true), p(local, 200, 200, true)}, 0, w{"no_flow": 2}},
 		{"TTL used up", 0, [][]byte{a, p(last, 200, 200, true)}, 0, w{"forwarded": 1, "ttl_exceeded": 1}},
-		{"too big", 0, [][]byte{a, p(q, 200, 1504, true)}, 0, w{"forwarded": 1, "too_big": 1}},
+		{"too big", 0, [][]byte{a, p(q, 200, 1504, true)}, 0, w{"forwarded": 2}},
+		{"IPv6 too big", 0, [][]byte{a6, p(q6, 200, 1504, true)}, 0, w{"forwarded": 1, "too_big": 1}},
 	}
 }
 
@@ -126,14 +127,14 @@ func TestFragmentsOfFlowsThatTakeNone(t *testing.T) {
 	ack.dst = "192.0.2.10:80"
 	r.one(0, 0, 1, build(t, ack))
 	r.refused(0, 0, DropFragmentSYN, cut(build(t, ack), 1, 304)[0])
-	q := seg{src: "[2001:db8:c::7]:4000", dst: "[2001:db8::64]:5000", udp: true, payload: 592}
-	out := r.one(0, 0, 1, build(t, q))
-	for i, f := range cut(build(t, q), 1, 304) {
-		r.refused(i%2, 0, DropFragmentNAT64, f)
-	}
+	q := seg{src: "[2001:db8:c::7]:4000", dst: "[2001:db8::64]:5000", udp: true, payload: 592, noCsum: true}
+	out := r.one(0, 0, 1, build(t, seg{src: q.src, dst: q.dst, udp: true}))
 	q.src, q.dst = dstOf(out), srcOf(out)
-	for i, f := range cut(build(t, q), 1, 304) {
-		r.refused(i%2, 1, DropFragmentNAT64, f)
+	r.refused(0, 1, DropFragmentNoChecksum, cut(build(t, q), 1, 304)[0])
+	q.noCsum = false
+	for i, f := range cut(build(t, q), 2, 304) {
+		f[14+packet.IPv4TOS] ^= 4
+		r.refused(i%2, 1, DropIPChecksum, f)
 	}
 }
 
@@ -249,7 +250,8 @@ func TestServersHaveRoom(t *testing.T) {
 // no two datagrams do.
 func TestFragmentIDs(t *testing.T) {
 	r := newFragRig(t, 3)
-	for _, f := range [][2]string{{"198.51.100.%d:4000", "192.0.2.10:5000"}, {"[2001:db8:c::%d]:4000", "[2001:db8::10]:5000"}} {
+	for _, f := range [][2]string{{"198.51.100.%d:4000", "192.0.2.10:5000"}, {"[2001:db8:c::%d]:4000", "[2001:db8::10]:5000"},
+		{"[2001:db8:c::%d]:4000", "[2001:db8::64]:5000"}} {
 		seen := map[uint32]bool{}
 		for i := range 200 {
 			q := build(t, seg{src: fmt.Sprintf(f[0], i+1), dst: f[1], udp: true, payload: 592})
@@ -269,15 +271,12 @@ func TestFragmentIDs(t *testing.T) {
 	for _, w := range r.dp.Workers { // also once all have been given
 		for range 70000 {
 			w.ipID = w.idAfter(w.ipID)
-			if int(w.ipID)%3 != w.ID() {
+			if int(w.ipID&0xffff)%3 != w.ID() {
 				t.Fatalf("worker %d gives %d", w.ID(), w.ipID)
 			}
 		}
-		w.frags.id6 = 0xffffffff - 20 + 20%3
-		for range 20 {
-			if w.frags.id6 = w.idAfter6(w.frags.id6); w.frags.id6 < 30 && int(w.frags.id6)%3 != w.ID() {
-				t.Fatalf("worker %d gives %d", w.ID(), w.frags.id6)
-			}
+		if a, b := w.idAfter(0x1ffff), w.idAfter(0xffffffff); a != 0x20000+uint32(w.ID()) || b != uint32(w.ID()) {
+			t.Errorf("worker %d gives %#x, %#x", w.ID(), a, b)
 		}
 	}
 }

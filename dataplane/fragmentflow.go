@@ -27,13 +27,7 @@ func (w *Worker) fragment(i int, r conntrack.Ref, dir conntrack.Dir, handed bool
 		return w.miss(i, handed && w.b.nic[i]&known == 0)
 	}
 	p, e, frame := &w.b.pkt[i], w.table.Entry(r), w.frame(i)
-	svc := &w.snap.Services[e.Service]
-	switch {
-	case translated(e):
-		return DropFragmentNAT64
-	case dir == conntrack.Forward && e.State == conntrack.UDPOnePacket && p.V6 && svc.v4:
-		return DropFragmentNAT64 // as its own flow would be, whatever the last one was
-	case dir == conntrack.Forward && svc.Proxy != nat.NoProxy:
+	if dir == conntrack.Forward && w.snap.Services[e.Service].Proxy != nat.NoProxy {
 		return DropFragmentProxy
 	}
 	if dir == conntrack.Reply || e.Mode == conntrack.FullNAT {
@@ -49,13 +43,23 @@ func (w *Worker) fragment(i int, r conntrack.Ref, dir conntrack.Dir, handed bool
 	if dir == conntrack.Forward && p.TCPFlags&packet.SYN != 0 {
 		return DropFragmentSYN
 	}
-	if dir == conntrack.Reply {
-		return w.reply(i, r)
+	w.frags.first = true
+	var v Verdict
+	switch {
+	case dir == conntrack.Forward:
+		v = w.fromClient(i, r)
+	case translated(e) && unsummed(frame, p):
+		v = DropFragmentNoChecksum
+	default:
+		v = w.reply(i, r)
 	}
-	w.frags.cut = true
-	v := w.fromClient(i, r)
-	w.frags.cut = false
+	w.frags.first = false
 	return v
+}
+
+// unsummed reports whether p is a UDP packet without checksum.
+func unsummed(frame []byte, p *packet.Packet) bool {
+	return p.Kind == packet.KindUDP && frame[p.L4+packet.UDPChecksum]|frame[p.L4+packet.UDPChecksum+1] == 0
 }
 
 // follow rewrites row i, a fragment without ports of its own, and queues it.
@@ -74,8 +78,15 @@ func (w *Worker) follow(i int, r conntrack.Ref, dir conntrack.Dir) Verdict {
 	if hop == nil {
 		return v
 	}
-	n := p.IPLen()
-	if n > int(hop.MTU) {
+	from, n, grow := p.Fragment(frame), p.IPLen(), 0
+	if translated(e) {
+		if !packet.VerifyIPv4(frame, p) {
+			return DropIPChecksum
+		}
+		grow = nat.Growth64(p)
+	}
+	split := n+grow > int(hop.MTU)
+	if split && !w.divides(i, e, dir) {
 		return DropTooBig
 	}
 	if dir == conntrack.Forward && !p.V6 && p.L4-p.L3 > packet.IPv4MinLen {
@@ -84,15 +95,24 @@ func (w *Worker) follow(i int, r conntrack.Ref, dir conntrack.Dir) Verdict {
 	if out := w.table.Track(r, dir, p, frame, w.tick, &w.snap.Services[e.Service].Policy); out != conntrack.Pass {
 		return untracked[out]
 	}
-	if !nat.Readdress(frame, p, e, dir, &w.snap.Directory) {
+	if translated(e) {
+		if !w.readdress64(i, e, dir) {
+			return DropInternal
+		}
+		split = split || dir == conntrack.Reply // which still needs a fragment header
+	} else if !nat.Readdress(frame, p, e, dir, &w.snap.Directory) {
 		return DropInternal
 	}
 	if w.snap.KeepTTL {
-		nat.KeepTTL(frame, p)
+		nat.KeepTTL(w.frame(i), p)
 	}
 	c := &w.here.Backends[e.Backend]
 	c.Packets[dir]++
 	c.Bytes[dir] += uint64(n)
+	if split {
+		from.ID = w.b.newID[i]
+		return w.sendSplit(i, hop, from, v)
+	}
 	return w.send(i, hop, v)
 }
 
@@ -105,8 +125,6 @@ func (w *Worker) missAside(i int, id int32) Verdict {
 	}
 	if id >= 0 {
 		switch svc := &w.snap.Services[id]; {
-		case p.V6 && svc.v4:
-			return DropFragmentNAT64
 		case svc.Proxy != nat.NoProxy:
 			return DropFragmentProxy
 		case svc.Mode == conntrack.FullNAT:
@@ -121,8 +139,8 @@ func (w *Worker) missAside(i int, id int32) Verdict {
 		// put there would slip past what is done about SYNs.
 		return DropFragmentSYN
 	}
-	w.frags.cut = true
+	w.frags.first = true
 	v := w.begin(i, id)
-	w.frags.cut = false
+	w.frags.first = false
 	return v
 }

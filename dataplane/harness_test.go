@@ -83,11 +83,14 @@ func testSpec() Spec {
 }
 
 // testRoutes leads clients out of NIC 0 and servers out of NIC 1.
-func testRoutes(gen uint32) *route.Table {
+func testRoutes(gen uint32) *route.Table { return testRoutesOf(gen, 1500) }
+
+// testRoutesOf is testRoutes with another MTU.
+func testRoutesOf(gen uint32, mtu uint16) *route.Table {
 	hops := []route.Hop{{},
-		route.NewHop(0, clientMAC, nicMAC[0], 0, 1500),
-		route.NewHop(1, serverMAC, nicMAC[1], 0, 1500),
-		{State: route.Unresolved, Port: 1, MTU: 1500}}
+		route.NewHop(0, clientMAC, nicMAC[0], 0, int(mtu)),
+		route.NewHop(1, serverMAC, nicMAC[1], 0, int(mtu)),
+		{State: route.Unresolved, Port: 1, MTU: mtu}}
 	p := func(s string, id route.HopID) route.Prefix {
 		return route.Prefix{Prefix: netip.MustParsePrefix(s), Hop: id}
 	}

@@ -15,7 +15,11 @@ func translated(e *conntrack.Entry) bool {
 // forward64 is nat.Forward for such a flow.
 func (w *Worker) forward64(i int, e *conntrack.Entry) bool {
 	chunk, off := w.chunk(i)
-	off, n, ok := nat.Forward64(chunk, off, int(w.b.desc[i].Len), &w.b.pkt[i], e, &w.snap.Directory, w.nextID())
+	id := w.b.newID[i]
+	if !w.frags.first {
+		id = w.nextID()
+	}
+	off, n, ok := nat.Forward64(chunk, off, int(w.b.desc[i].Len), &w.b.pkt[i], e, &w.snap.Directory, uint16(id))
 	w.moved(i, off, n)
 	return ok
 }
@@ -28,6 +32,14 @@ func (w *Worker) reply64(i int, e *conntrack.Entry) bool {
 	return ok
 }
 
+// readdress64 is nat.Readdress for a fragment of such a flow.
+func (w *Worker) readdress64(i int, e *conntrack.Entry, dir conntrack.Dir) bool {
+	chunk, off := w.chunk(i)
+	off, n, ok := nat.Readdress64(chunk, off, int(w.b.desc[i].Len), &w.b.pkt[i], e, dir, &w.snap.Directory, uint16(w.b.newID[i]))
+	w.moved(i, off, n)
+	return ok
+}
+
 // relayError64 is nat.TranslateError for such a flow.
 func (w *Worker) relayError64(i int, e *conntrack.Entry, dir conntrack.Dir, room int) bool {
 	path := 0
@@ -36,7 +48,7 @@ func (w *Worker) relayError64(i int, e *conntrack.Entry, dir conntrack.Dir, room
 		path = nat.PathMTU64(int(in.MTU), int(out.MTU))
 	}
 	chunk, off := w.chunk(i)
-	off, n, res := nat.TranslateError64(chunk, off, int(w.b.desc[i].Len), &w.b.pkt[i], e, dir, &w.snap.Directory, w.nextID(), path, room)
+	off, n, res := nat.TranslateError64(chunk, off, int(w.b.desc[i].Len), &w.b.pkt[i], e, dir, &w.snap.Directory, uint16(w.nextID()), path, room)
 	w.moved(i, off, n)
 	return res == nat.Error64Translated
 }

@@ -189,8 +189,8 @@ func TestOnePacketFragments(t *testing.T) {
 	}
 }
 
-// TestOnePacketFragmentsChangeFamily: a service whose servers are IPv4 by now
-// takes no fragments, though the client's last datagram went to an IPv6 one.
+// TestOnePacketFragmentsChangeFamily: to a service whose servers are IPv4 by now
+// fragments go as IPv4 ones, though the client's last datagram went to an IPv6 one.
 func TestOnePacketFragmentsChangeFamily(t *testing.T) {
 	spec, vip := testSpec(), "[2001:db8::15]:53"
 	one := service("one", vip, packet.ProtoUDP, conntrack.FullNAT, false, "[2001:db8:1::20]:53")
@@ -209,8 +209,10 @@ func TestOnePacketFragmentsChangeFamily(t *testing.T) {
 			r.one(0, 0, 1, frame)
 			continue
 		}
-		for _, piece := range cut(frame, 1, 304) {
-			r.refused(0, 0, DropFragmentNAT64, piece)
+		got, _ := whole(t, r.deliver(0, 0, cut(frame, 1, 304)...))
+		if dst := dstOf(got); dst != backend {
+			t.Errorf("sent to %s, want %s", dst, backend)
 		}
+		verify(t, got)
 	}
 }

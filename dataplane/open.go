@@ -229,7 +229,7 @@ func (w *Worker) fits(i int, svc *Service, e conntrack.Entry) Verdict {
 	if translated(&e) {
 		mtu -= nat.Growth64(p)
 	}
-	if p.IPLen() > mtu {
+	if p.IPLen() > mtu && !nat.Divisible(w.frame(i), p, &e) {
 		return w.tooBig(i, p.Dst, mtu-w.growth(&e, svc))
 	}
 	return Forwarded
@@ -311,9 +311,13 @@ func (w *Worker) pass(i int) Verdict {
 	if hop.State != route.Resolved {
 		return w.noHop(id, dst)
 	}
-	if p.End-p.L3 > hop.MTU {
+	split := p.End-p.L3 > hop.MTU
+	if split && p.DontFragment(frame) {
 		return DropTooBig
 	}
 	nat.DecTTL(frame, p)
+	if split {
+		return w.sendSplit(i, hop, packet.Fragment{}, Passed)
+	}
 	return w.send(i, hop, Passed)
 }

@@ -92,7 +92,7 @@ func (w *Worker) segmentTo(a packet.Addr) int {
 func (w *Worker) insertTOA(i int, e *conntrack.Entry, svc *Service, mtu int) Verdict {
 	p := &w.b.pkt[i]
 	res := nat.TOANoRoom // as for a first fragment, which must keep its length
-	if !w.frags.cut {
+	if !w.frags.first {
 		chunk, off := w.chunk(i)
 		var n int
 		off, n, res = nat.InsertTOA(chunk, off, int(w.b.desc[i].Len), p, e, svc.TOAKind, mtu)

@@ -30,7 +30,7 @@ const (
 	DropFragmentExpired                    // its first fragment did not come in time
 	DropFragmentProxy                      // from a client of a service with PROXY headers
 	DropFragmentSYN                        // a client's SYN in fragments
-	DropFragmentNAT64                      // would have to change its family
+	DropFragmentNoChecksum                 // from IPv4 to IPv6, but UDP without checksum (RFC 7915 section 4.5)
 	DropTooBig                             // larger than the egress MTU
 	DropBadRST                             // RST outside the window (RFC 5961)
 	DropBadSeq                             // TCP segment outside the window, where tcp_checks is strict
@@ -47,6 +47,7 @@ const (
 	DropNeighbour                          // next hop not resolved yet; the kernel was asked
 	DropPortDown                           // the egress NIC is gone or down
 	DropTxFull                             // the TX ring is full
+	DropNoFrame                            // to leave in fragments, but no frame is free for them
 	DropHandoffFull                        // the ring to the flow's owner is full
 	DropNotOurs                            // addressed to nothing that is configured
 	DropUnsupported                        // a protocol nobody forwards, to a VIP or local address
@@ -81,7 +82,7 @@ var verdictNames = [...]string{
 	DropFragmentCondemned: "fragment_condemned", DropFragmentScattered: "fragment_scattered",
 	DropFragmentTableFull: "fragment_table_full", DropFragmentSourceLimit: "fragment_source_limit",
 	DropFragmentHoldLimit: "fragment_hold_limit", DropFragmentExpired: "fragment_expired",
-	DropFragmentProxy: "fragment_proxy", DropFragmentSYN: "fragment_syn", DropFragmentNAT64: "fragment_nat64",
+	DropFragmentProxy: "fragment_proxy", DropFragmentSYN: "fragment_syn", DropFragmentNoChecksum: "fragment_no_checksum",
 	DropTooBig: "too_big", DropBadRST: "bad_rst", DropBadSeq: "bad_sequence",
 	DropBadSYN: "bad_syn", DropBadFlags: "bad_tcp_flags",
 	DropIPChecksum: "bad_ip_checksum",
@@ -89,7 +90,7 @@ var verdictNames = [...]string{
 	DropBlackhole: "blackhole_route", DropForeignRoute: "foreign_route",
 	DropLocalRoute: "local_route",
 	DropNeighbour:  "neighbour_unresolved", DropPortDown: "port_down",
-	DropTxFull: "tx_ring_full", DropHandoffFull: "handoff_full", DropNotOurs: "not_ours",
+	DropTxFull: "tx_ring_full", DropNoFrame: "no_frame", DropHandoffFull: "handoff_full", DropNotOurs: "not_ours",
 	DropUnsupported: "unsupported_protocol",
 	Forwarded:       "forwarded", Replied: "replied", Passed: "passed",
 	Answered: "answered", HandedOver: "handed_over",

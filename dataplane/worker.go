@@ -44,7 +44,7 @@ type Worker struct {
 	// somebody makes TTLs run out.
 	tooBigs   nat.Bucket
 	farewells nat.Bucket // RSTs of giveUp
-	ipID      uint16     // the last IPv4 identification given
+	ipID      uint32     // the last identification given, see nextID
 	snap      *Snapshot
 	here      *Locality // snap.Locality[id]
 	routes    *route.Table

@@ -32,7 +32,9 @@
 //
 // Of a datagram in fragments the first goes the way of a whole packet, since its
 // checksum is that of the whole, but must keep its length: no InsertTOA, no
-// InsertProxy. The others go through Readdress.
+// InsertProxy. The others go through Readdress, or Readdress64; in NAT64 towards
+// the client NewSplit follows for all of them, since only it puts the fragment
+// header in.
 //
 // A function that returns false has left the frame unfit to be sent: the packet
 // does not belong to the flow it was given with, or the ids of the flow mean

@@ -54,13 +54,14 @@ func hasEthernet(p *packet.Packet) bool { return p.L3 == packet.EthLen || p.L3 =
 // the hop limit is decremented (the caller has refused 1 and less); flow label and
 // extension headers go. DF is set if the packet is longer than 1260 bytes, not
 // counting a TOA option of ours, by which the client cannot be told to send less.
-// An atomic fragment (RFC 6946) goes without DF whatever its length, as section
-// 5.1.1 has it.
+// An atomic fragment (RFC 6946), or a first one, goes without DF whatever its
+// length, and stays what it is, as section 5.1.1 has it.
 //
 // id is the identification, from a counter of the caller's that must not soon
 // repeat for one pair of addresses (RFC 6864): packets without DF may be
-// fragmented on the way. An atomic fragment's own is not used; many clients share
-// one local address, and they do not agree on theirs.
+// fragmented on the way. A fragment's own is not used; many clients share one local
+// address, and they do not agree on theirs. Later fragments of one datagram get the
+// first one's, from Readdress64.
 //
 // The frame is chunk[off:off+n], as received or as InsertTOA made it. It shrinks
 // at its front, by 20 bytes and what there was of extension headers; the Ethernet
@@ -108,8 +109,10 @@ func Forward64(chunk []byte, off, n int, p *packet.Packet, e *conntrack.Entry, d
 // over the payload, and the only one in this package.
 //
 // The frame is chunk[off:off+n]. It grows at its front, by 20 bytes less the IPv4
-// options; for what is returned, and what becomes of p, see Forward64. Fragments
-// are refused: they have no ports.
+// options; for what is returned, and what becomes of p, see Forward64. Of a first
+// fragment it makes an IPv6 packet without a fragment header: Split has to follow,
+// and to be told what p.Fragment said before. The caller refuses one of UDP without
+// checksum: what one could be computed over is not all there (section 4.5).
 //
 // The caller has seen to it that the IPv4 header's checksum is right
 // (packet.VerifyIPv4): there is none in IPv6, so damage that it alone would show
@@ -224,14 +227,17 @@ func (h *header64) put6(b []byte) {
 // class6 is the traffic class of the IPv6 header b begins with.
 func class6(b []byte) uint8 { return uint8(binary.BigEndian.Uint16(b) >> 4) }
 
-// fragment4 is the word at packet.IPv4Frag for an IPv6 packet that is no fragment,
-// translated: see Forward64.
+// fragment4 is the word at packet.IPv4Frag for an IPv6 packet translated: see
+// Forward64. Only of a first fragment can there be anything but DF in it.
 func fragment4(frame []byte, p *packet.Packet, e *conntrack.Entry) uint16 {
+	if int(p.L4)-int(p.L3) > packet.IPv6Len {
+		if f, ok := fragmentHeader(frame[:p.L4], int(p.L3)); ok {
+			w := binary.BigEndian.Uint16(f)
+			return fragmentWord(packet.Fragment{Offset: w &^ 7, More: w&1 != 0})
+		}
+	}
 	size := packet.IPv4MinLen + int(p.End) - int(p.L4)
 	if size <= fragmentable4 || size <= fragmentable4+toaLen6 && hasTOA(frame, p, e) {
-		return 0
-	}
-	if _, ok := fragmentHeader(frame[:p.L4], int(p.L3)); ok {
 		return 0
 	}
 	return packet.IPv4DontFragment
@@ -252,11 +258,10 @@ func hasTOA(frame []byte, p *packet.Packet, e *conntrack.Entry) bool {
 // IPv6 header at b[l3:] and returns its last 6 bytes: offset and flags, then
 // identification. b ends where the transport header begins.
 func fragmentHeader(b []byte, l3 int) (fields []byte, ok bool) {
-	const fragment = 44
 	proto := b[l3+packet.IPv6NextHeader]
 	for at := l3 + packet.IPv6Len; len(b)-at >= 8; {
 		h := b[at : at+8]
-		if proto == fragment {
+		if proto == fragmentHeader6 {
 			return h[2:], true
 		}
 		proto = h[0]

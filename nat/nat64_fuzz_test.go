@@ -133,7 +133,16 @@ func FuzzNAT64Offsets(f *testing.F) {
 			Forward64(bytesOf(fill, size), off, n, &q, &fl.e, &fl.dir, 1)
 			q = p
 			Reply64(bytesOf(fill, size), off, n, &q, &fl.e, &fl.dir)
+			q = p
+			from := packet.Fragment{ID: 1, Offset: end &^ 7, More: v6}
+			if frame := bytesOf(fill, size); n >= 0 && n <= size {
+				if s, pieces := NewSplit(frame[:n], &q, off, from); pieces > 0 {
+					s.Put(make([]byte, size), frame[:n], pieces-1)
+				}
+			}
 			for _, d := range []conntrack.Dir{conntrack.Forward, conntrack.Reply} {
+				q = p
+				Readdress64(bytesOf(fill, size), off, n, &q, &fl.e, d, &fl.dir, 1)
 				q = p
 				TranslateError64(bytesOf(fill, size), off, n, &q, &fl.e, d, &fl.dir, 1, 0, TOARoom(&fl.e))
 			}

@@ -25,6 +25,7 @@ type stats struct {
 	Verdicts map[string]uint64 `json:"verdicts"`
 	Dropped  uint64            `json:"dropped"`
 	Refusals uint64            `json:"refusals"`
+	Split    uint64            `json:"split"`
 	Expired  uint64            `json:"expired"`
 	Services []struct {
 		Name     string `json:"name"`

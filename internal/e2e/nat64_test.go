@@ -1,10 +1,15 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
+	"net"
+	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/l4fwd/l4fwd/internal/testbed"
 )
@@ -65,4 +70,79 @@ func (r *rig) nat64(t *testing.T, s scene, z sizes) {
 		}
 	}
 	d.stop()
+}
+
+// TestNAT64Fragments: datagrams of 4,000 bytes, which both ends' kernels cut and
+// put together, pass between the families, and so do answers of a server without
+// path MTU discovery that no longer fit as IPv6 packets.
+func TestNAT64Fragments(t *testing.T) {
+	for _, s := range []scene{{false, 1, fullNAT}, {true, 2, fullNAT}} {
+		t.Run(s.String(), func(t *testing.T) {
+			r := network(t, testbed.TopologyOptions{OneArm: s.oneArm, Queues: s.workers}, testbed.SnifferOptions{})
+			r.farApart()
+			free := testbed.Service{Name: "free", Family: testbed.V4, Address: r.VIP(testbed.V6, 0), Port: freely, BackendPort: freely, Protocol: "udp", Mode: fullNAT}
+			for i, ns := range r.Topology.Servers {
+				echoFreely(t, ns, netip.AddrPortFrom(r.ServerAddr(testbed.V4, i), freely))
+			}
+			all := append(r.services(kind{fullNAT, testbed.V6, testbed.V4, 0, ""}), free)
+			d := program{args: []string{"--workers", fmt.Sprint(s.workers)}}.start(t, r.LB, r.Config(all))
+			r.warmUp()
+			before := d.stats()
+			for _, e := range []testbed.Echo{
+				{To: r.vip(testbed.V6, 0, testbed.PortEcho), Size: 4000},
+				{To: r.vip(testbed.V6, 0, freely), Size: 1440}, // 1,485 and more in IPv4
+			} {
+				was := d.stats().Split
+				e.Sockets, e.Count, e.Timeout = load().echoes, 2, 10*time.Second
+				res, err := e.Run(t.Context(), r.Client)
+				if err != nil || res.OK != e.Sockets*e.Count || res.Wrong != 0 || res.Moved != 0 {
+					t.Errorf("%d bytes: %+v, %v", e.Size, res, err)
+				}
+				d.until("all to be counted", func(s stats) bool { return s.Split-was >= uint64(res.OK) })
+			}
+			if diff := cmp.Diff(map[string]uint64{}, d.stats().drops(before)); diff != "" {
+				t.Errorf("drops (-want +got)\n%s", diff)
+			}
+			r.checkAddresses(fullNAT)
+			d.stop()
+		})
+	}
+}
+
+// freely is the port of servers that let routers fragment their answers.
+const freely = 9099
+
+// echoFreely is a Server's echo service at that port.
+func echoFreely(t *testing.T, ns *testbed.Namespace, at netip.AddrPort) {
+	t.Helper()
+	c, err := ns.ListenPacket("udp4", at.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := c.(*net.UDPConn).SyscallConn()
+	if err == nil {
+		err = errors.Join(raw.Control(func(fd uintptr) {
+			err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DONT)
+		}), err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	t.Cleanup(func() {
+		_ = c.Close()
+		<-done
+	})
+	go func() {
+		defer close(done)
+		buf := make([]byte, 1<<16)
+		for {
+			n, peer, err := c.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			// A lost answer is the client's business.
+			_, _ = c.WriteTo(fmt.Appendf(nil, "free %s\n%s", peer, buf[:n]), peer)
+		}
+	}()
 }
