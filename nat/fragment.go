@@ -24,11 +24,11 @@ func Readdress(frame []byte, p *packet.Packet, e *conntrack.Entry, d conntrack.D
 	return ok && p.V6 == (e.Flags&v6 != 0) && readdress(frame, p, src, dst, diff)
 }
 
-// RenewID gives a KindFragment packet, or any of IPv4, another identification, of which IPv4 has
-// room for the low 16 bits: hosts that count theirs apart from each other must
-// not meet in one reassembly queue when they share an address afterwards (RFC
-// 791 section 3.2, RFC 6864 section 4.3, RFC 8200 section 4.5). All fragments of
-// a datagram get the same. p is Parse's result for frame.
+// RenewID gives a KindFragment packet, or any of IPv4, another identification, of
+// which IPv4 has room for the low 16 bits: hosts that count theirs apart from each
+// other must not meet in one reassembly queue when they share an address
+// afterwards (RFC 791 section 3.2, RFC 6864 section 4.3, RFC 8200 section 4.5).
+// All fragments of a datagram get the same. p is Parse's result for frame.
 func RenewID(frame []byte, p *packet.Packet, id uint32) {
 	if p.V6 {
 		binary.BigEndian.PutUint32(frame[p.L4-4:], id) // the fragment header's last field

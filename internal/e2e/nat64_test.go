@@ -84,7 +84,8 @@ func TestNAT64Fragments(t *testing.T) {
 			for i, ns := range r.Topology.Servers {
 				echoFreely(t, ns, netip.AddrPortFrom(r.ServerAddr(testbed.V4, i), freely))
 			}
-			all := append(r.services(kind{fullNAT, testbed.V6, testbed.V4, 0, ""}), free)
+			all := append(r.services(kind{fullNAT, testbed.V6, testbed.V4, 0, ""}), r.services(kind{fullNAT, testbed.V4, testbed.V4, 0, ""})...)
+			all = append(all, free)
 			d := program{args: []string{"--workers", fmt.Sprint(s.workers)}}.start(t, r.LB, r.Config(all))
 			r.warmUp()
 			before := d.stats()
