@@ -235,23 +235,39 @@ func (w *Worker) fits(i int, svc *Service, e conntrack.Entry) Verdict {
 	return Forwarded
 }
 
-// takePort gives e the local port of the oldest half-open flow, which goes, if
-// that has a port e can use. Else a flood of SYNs from invented addresses, six
-// thousand a second for one local address and backend, would keep everybody out.
+// takePort gives e a local port of a half-open flow of its service and backend,
+// which goes: that of the oldest of all half-open flows, or, if that one has none
+// e can use, the port e has, which Pick found in use last. Else a flood of SYNs from
+// invented addresses, six thousand a second for one local address and backend,
+// would keep everybody out, or one datagram that nobody answers together with it.
 func (w *Worker) takePort(p *packet.Packet, e *conntrack.Entry, svc *Service) bool {
-	if !w.makeWay(p) {
-		return false
-	}
 	r := w.table.OldestHalfOpen()
-	o := w.table.Entry(r)
-	if o.Mode != e.Mode || o.Service != e.Service || o.Backend != e.Backend || !slices.Contains(svc.Locals, o.Local) ||
-		o.State == conntrack.UDPOnePacket && w.tick-o.Created < answerTime {
-		return false
+	if w.hasPortFor(r, e, svc) {
+		if !w.makeWay(p) {
+			return false
+		}
+	} else {
+		dir := &w.snap.Directory
+		rs := &dir.Backends[e.Backend]
+		rev := packet.Tuple{Src: rs.Addr, SrcPort: rs.Port, Dst: dir.Locals[e.Local], DstPort: e.LocalPort, Proto: e.Proto}
+		r, _, _ = w.table.Lookup(&rev, dir)
+		if o := w.table.Entry(r); o.Flags&conntrack.HalfOpen == 0 || w.tick-o.Created < handshakeTime || !w.hasPortFor(r, e, svc) {
+			return false
+		}
 	}
+	o := w.table.Entry(r)
 	e.Local, e.LocalPort = o.Local, o.LocalPort
 	w.close(r)
 	w.count.Evicted++
 	return true
+}
+
+// hasPortFor reports whether the local port of flow r, which is half-open or none,
+// is one that the new flow e may have instead.
+func (w *Worker) hasPortFor(r conntrack.Ref, e *conntrack.Entry, svc *Service) bool {
+	o := w.table.Entry(r)
+	return r != 0 && o.Mode == e.Mode && o.Service == e.Service && o.Backend == e.Backend && slices.Contains(svc.Locals, o.Local) &&
+		(o.State != conntrack.UDPOnePacket || w.tick-o.Created >= answerTime)
 }
 
 // desertion is how long, in ticks, a flow whose backend takes no new flows must

@@ -152,7 +152,8 @@ func (r Residue) in(pr PortRange) span {
 // Pick returns a local address id out of locals and a port on it such that no
 // flow in t has the tuple of a reply backend → local address, port. The local
 // addresses take turns, for each server on its own. If one has no free port
-// within a bounded number of probes, the next is tried; ok is false if none had.
+// within a bounded number of probes, the next is tried; ok is false if none had,
+// and local and port are then the last that was found in use (port 0: none was).
 // Ids that mean nothing in dir, or whose family is not the backend's, are passed
 // over. now is the tick, by which searches in vain are limited. The caller
 // inserts the flow before it calls Pick again.
@@ -168,6 +169,7 @@ func (s *Ports) Pick(t *conntrack.Table, dir *conntrack.Directory, locals []uint
 	if turn.vain.at(now) >= serverProbes || s.vain.at(now) >= workerProbes {
 		tries, probes = min(tries, 1), 1
 	}
+	var last uint16
 	for range tries {
 		at := int(turn.next) % len(locals)
 		turn.next = uint16((at + 1) % len(locals))
@@ -176,6 +178,7 @@ func (s *Ports) Pick(t *conntrack.Table, dir *conntrack.Directory, locals []uint
 			continue
 		}
 		reply.Dst = dir.Locals[local]
+		last = local
 		if s.probe(t, dir, &reply, local, server, probes) {
 			return local, reply.DstPort, true
 		}
@@ -184,7 +187,7 @@ func (s *Ports) Pick(t *conntrack.Table, dir *conntrack.Directory, locals []uint
 		turn.vain.probes += uint16(tries * probes)
 		s.vain.probes += uint16(tries * probes)
 	}
-	return 0, 0, false
+	return last, reply.DstPort, false
 }
 
 // hash is that of a real server, by which its cursors are found.
