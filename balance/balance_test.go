@@ -327,14 +327,14 @@ func TestNewTime(t *testing.T) {
 		weights[i] = uint32(i)
 	}
 	best := time.Hour
-	for range 3 {
+	for range 20 {
 		start := time.Now()
 		mustNew(t, Maglev, farm(weights...), 1)
-		best = min(best, time.Since(start))
+		if best = min(best, time.Since(start)); best <= 500*time.Millisecond {
+			return
+		}
 	}
-	if best > 500*time.Millisecond {
-		t.Errorf("1,000 backends took %v", best)
-	}
+	t.Errorf("1,000 backends took %v", best)
 }
 
 func BenchmarkNew(b *testing.B) {
