@@ -150,20 +150,8 @@ func (d *Daemon) stats(ctx context.Context) (Stats, error) {
 	err := d.onWorkers(ctx, func(w *dataplane.Worker) {
 		c := w.Counts()
 		total.Add(&c)
-		mine := w.BackendCounts()
-		for len(backends) < len(mine) {
-			backends = append(backends, dataplane.BackendCount{})
-		}
-		for i := range mine {
-			backends[i].Add(&mine[i])
-		}
-		ours := w.ServiceCounts()
-		for len(services) < len(ours) {
-			services = append(services, dataplane.ServiceCount{})
-		}
-		for i := range ours {
-			services[i].Add(&ours[i])
-		}
+		backends = sum(backends, w.BackendCounts())
+		services = sum(services, w.ServiceCounts())
 		out.Flows += w.Flows()
 		out.Workers = append(out.Workers, WorkerStats{
 			Received: c.Received, Sent: c.Sent, HandedOver: c.Verdicts[dataplane.HandedOver],
@@ -201,6 +189,20 @@ func (d *Daemon) stats(ctx context.Context) (Stats, error) {
 		out.Links = append(out.Links, l.stats())
 	}
 	return out, nil
+}
+
+// sum adds more to all, element by element; all grows to its length.
+func sum[T any, P interface {
+	*T
+	Add(*T)
+}](all, more []T) []T {
+	if n := len(more) - len(all); n > 0 {
+		all = append(all, make([]T, n)...)
+	}
+	for i := range more {
+		P(&all[i]).Add(&more[i])
+	}
+	return all
 }
 
 func (l *link) stats() LinkStats {

@@ -69,9 +69,7 @@ func (w *Worker) forward(i int, r conntrack.Ref) Verdict {
 	if w.snap.KeepTTL {
 		nat.KeepTTL(w.frame(i), p)
 	}
-	c := &w.here.Backends[e.Backend]
-	c.Packets[conntrack.Forward]++
-	c.Bytes[conntrack.Forward] += uint64(ipLen)
+	w.here.Backends[e.Backend].sent(conntrack.Forward, ipLen)
 	if split {
 		return w.sendSplit(i, hop, packet.Fragment{}, Forwarded)
 	}
@@ -129,9 +127,7 @@ func (w *Worker) reply(i int, r conntrack.Ref) Verdict {
 	if w.snap.KeepTTL {
 		nat.KeepTTL(w.frame(i), p)
 	}
-	c := &w.here.Backends[e.Backend]
-	c.Packets[conntrack.Reply]++
-	c.Bytes[conntrack.Reply] += uint64(ipLen)
+	w.here.Backends[e.Backend].sent(conntrack.Reply, ipLen)
 	if split {
 		return w.sendSplit(i, hop, packet.Fragment{ID: w.b.newID[i], More: w.frags.first}, Replied)
 	}

@@ -106,9 +106,7 @@ func (w *Worker) follow(i int, r conntrack.Ref, dir conntrack.Dir) Verdict {
 	if w.snap.KeepTTL {
 		nat.KeepTTL(w.frame(i), p)
 	}
-	c := &w.here.Backends[e.Backend]
-	c.Packets[dir]++
-	c.Bytes[dir] += uint64(n)
+	w.here.Backends[e.Backend].sent(dir, n)
 	if split {
 		from.ID = w.b.newID[i]
 		return w.sendSplit(i, hop, from, v)

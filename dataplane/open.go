@@ -169,11 +169,7 @@ func (w *Worker) insert(i int, svc *Service, id, backend uint32) (conntrack.Ref,
 			return 0, DropPortsExhausted
 		}
 		if p.Kind == packet.KindTCP {
-			isn := w.isn.Next(dir.Locals[e.Local], e.LocalPort, rs.Addr, rs.Port, w.nanos)
-			e.SeqDelta = isn - p.Seq
-			if svc.Proxy != nat.NoProxy {
-				e.SeqDelta = nat.ProxyDelta(isn, p.Seq)
-			}
+			e.SeqDelta = w.seqDelta(&e, svc, p.Seq)
 		}
 	}
 	if !nat.Prepare(&e, dir) {
@@ -213,6 +209,18 @@ func (w *Worker) insert(i int, svc *Service, id, backend uint32) (conntrack.Ref,
 	c.Active++
 	w.count.Opened++
 	return r, Forwarded
+}
+
+// seqDelta is by how much the numbers of a client whose SYN has number seq are
+// moved in Full-NAT flow e.
+func (w *Worker) seqDelta(e *conntrack.Entry, svc *Service, seq uint32) uint32 {
+	dir := &w.snap.Directory
+	rs := &dir.Backends[e.Backend]
+	isn := w.isn.Next(dir.Locals[e.Local], e.LocalPort, rs.Addr, rs.Port, w.nanos)
+	if svc.Proxy != nat.NoProxy {
+		return nat.ProxyDelta(isn, seq)
+	}
+	return isn - seq
 }
 
 // fits tells row i's sender when the packet is too big for the way to the server

@@ -78,6 +78,12 @@ type BackendCount struct {
 	Bytes   [2]uint64 // IP bytes as received, by direction
 }
 
+// sent counts a packet of n IP bytes as received.
+func (c *BackendCount) sent(d conntrack.Dir, n int) {
+	c.Packets[d]++
+	c.Bytes[d] += uint64(n)
+}
+
 // Add sums o into c.
 func (c *BackendCount) Add(o *BackendCount) {
 	c.Flows += o.Flows
