@@ -5,8 +5,8 @@ import (
 	"github.com/l4fwd/l4fwd/packet"
 )
 
-// answerTime is how long a datagram's flow keeps its port against newer ones. An
-// answer that comes later, and meets the port's next user, would go to a client
+// answerTime is how long a flow that a datagram opened keeps its port against newer
+// ones. An answer that comes later, and meets the port's next user, goes to a client
 // that it is not for.
 const answerTime = 2 * conntrack.TicksPerSecond
 

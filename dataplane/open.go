@@ -275,7 +275,7 @@ func (w *Worker) takePort(p *packet.Packet, e *conntrack.Entry, svc *Service) bo
 func (w *Worker) hasPortFor(r conntrack.Ref, e *conntrack.Entry, svc *Service) bool {
 	o := w.table.Entry(r)
 	return r != 0 && o.Mode == e.Mode && o.Service == e.Service && o.Backend == e.Backend && slices.Contains(svc.Locals, o.Local) &&
-		(o.State != conntrack.UDPOnePacket || w.tick-o.Created >= answerTime)
+		(o.Proto != packet.ProtoUDP || w.tick-o.Created >= answerTime)
 }
 
 // desertion is how long, in ticks, a flow whose backend takes no new flows must

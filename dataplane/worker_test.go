@@ -106,6 +106,10 @@ func TestPortsExhausted(t *testing.T) {
 		t.Errorf("service has counted %d", got)
 	}
 	r.one(0, 0, 1, query(3)) // those that have a flow keep it
+	r.now += int64(time.Second)
+	r.refused(0, 0, DropPortsExhausted, query(6)) // it would get a late answer of another's
+	r.now += int64(2 * time.Second)
+	r.one(0, 0, 1, query(6))
 }
 
 func TestTableFull(t *testing.T) {
