@@ -290,3 +290,45 @@ func TestICMPErrorAboutAFragment(t *testing.T) {
 	e := icmpError(t, "10.0.1.20", src.String(), out[0].bytes[14:])
 	r.one(1, 1, 0, e)
 }
+
+// TestFragmentsThatMayWait: whoever sends them, and to however many workers, those
+// that wait never take more than a quarter of one worker's frames.
+func TestFragmentsThatMayWait(t *testing.T) {
+	for workers := 1; workers <= 3; workers++ {
+		r := newFragRig(t, workers)
+		var late [][]byte
+		for i := range 1200 {
+			q := build(t, seg{src: fmt.Sprintf("198.51.100.%d:4000", 1+i%100), dst: "192.0.2.10:5000", udp: true, payload: 592})
+			late = append(late, pieceOf(q, uint32(i), span{200, 200, true}))
+		}
+		n, wait := 0, 0
+		r.spread(0, func() int { n++; return n % workers }, late)
+		for _, w := range r.dp.Workers {
+			wait += w.FragmentsWaiting()
+		}
+		if wait > 1024/4 || wait < 1024/4-workers {
+			t.Errorf("%d workers: %d of 1024 frames wait", workers, wait)
+		}
+	}
+}
+
+// TestSharedIDs: datagrams of several hosts that leave with one address must not
+// keep the identifications their hosts gave them.
+func TestSharedIDs(t *testing.T) {
+	r := newFragRig(t, 2)
+	for _, vip := range []string{"192.0.2.10:5000", "192.0.2.11:5000", "[2001:db8::10]:5000", "[2001:db8::11]:5000"} {
+		s := seg{src: "198.51.100.7:4000", dst: vip, udp: true, payload: 592}
+		if vip[0] == '[' {
+			s.src = "[2001:db8:c::7]:4000"
+		}
+		q := r.one(0, 0, 1, build(t, s))
+		_, id := whole(t, r.deliver(0, 0, cut(build(t, s), 0x7777, 304)...))
+		if kept := srcOf(q) == s.src; kept != (id == 0x7777) { // DNAT: the client is the source still
+			t.Errorf("%s: a client's datagram got id %#x", vip, id)
+		}
+		s.src, s.dst = dstOf(q), srcOf(q)
+		if _, id = whole(t, r.deliver(1, 1, cut(build(t, s), 0x7777, 304)...)); id == 0x7777 {
+			t.Errorf("%s: a server's datagram kept its id", vip)
+		}
+	}
+}
