@@ -192,6 +192,12 @@ func (v *validator) tcpOptions(path string, s Service) {
 	case s.Mode == DNAT && s.Timestamps == TimestampsTranslate:
 		v.fail(path+".timestamps", "translate is for full-nat; in dnat every client keeps its address, and its clock")
 	}
+	if s.Protocol == UDP && s.NoFlow == NoFlowReset {
+		v.fail(path+".no_flow", "reset is for TCP; a udp service cannot have it")
+	}
+	if s.Protocol == UDP && s.TCPChecks != v.c.TCPChecks {
+		v.fail(path+".tcp_checks", "sequence numbers are TCP's; a udp service cannot have it")
+	}
 	if s.Protocol == UDP && s.MSSClamp != MSSOff {
 		v.fail(path+".mss_clamp", "the MSS is TCP's; a udp service cannot have it")
 	}
