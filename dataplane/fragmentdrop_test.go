@@ -67,6 +67,7 @@ func fragRows(t testing.TB) []fragRow {
 		{"overlap", 0, [][]byte{a, b, p(q, 192, 200, true), c, b}, 0, w{"forwarded": 2, "fragment_overlap": 1, "fragment_condemned": 2}},
 		{"overlap before the first", 0, [][]byte{b, c, p(q, 192, 200, true), a}, 0, w{"fragment_overlap": 3, "fragment_condemned": 1}},
 		{"IPv6 overlap", 0, [][]byte{a6, p(q6, 192, 200, true), c6}, 0, w{"forwarded": 1, "fragment_overlap": 1, "fragment_condemned": 1}},
+		{"an end before another's place", 0, [][]byte{p(q, 400, 200, true), p(q, 200, 200, false)}, 0, w{"fragment_overlap": 2}},
 		{"two ends", 0, [][]byte{a, c, p(q, 600, 200, false)}, 0, w{"forwarded": 2, "fragment_overlap": 1}},
 		{"too many", 0, many, 0, w{"forwarded": frag.MaxPieces, "fragment_scattered": 1, "fragment_condemned": 1}},
 		{"no first", 0, [][]byte{b, c}, frag.Wait, w{"fragment_expired": 2}},
@@ -330,5 +331,21 @@ func TestSharedIDs(t *testing.T) {
 		if _, id = whole(t, r.deliver(1, 1, cut(build(t, s), 0x7777, 304)...)); id == 0x7777 {
 			t.Errorf("%s: a server's datagram kept its id", vip)
 		}
+	}
+}
+
+// TestFragmentsKeepTTL: where l4fwd is no hop, of fragments neither.
+func TestFragmentsKeepTTL(t *testing.T) {
+	spec := fragSpec()
+	spec.KeepTTL = true
+	r := newRig(t, 1, spec)
+	for _, f := range r.deliver(0, 0, cut(build(t, seg{src: "198.51.100.7:4000", dst: "192.0.2.10:5000", udp: true, payload: 592}), 1, 304)...) {
+		if ttl := f.bytes[14+packet.IPv4TTL]; ttl != 64 {
+			t.Errorf("TTL %d", ttl)
+		}
+		verify(t, f.bytes)
+	}
+	if n := r.counts().Verdicts[Forwarded]; n != 2 {
+		t.Errorf("%d forwarded", n)
 	}
 }
