@@ -366,7 +366,13 @@ func TestNoFlow(t *testing.T) {
 	sniff(t, r.Client, "c0", testbed.SnifferOptions{Watch: at[0].watch})
 	sniff(t, r.Topology.Servers[0], "s0", testbed.SnifferOptions{Watch: at[1].watch})
 	// The same connections by services that reset and by services that do not.
-	resetting := strings.ReplaceAll(r.Config(append(r.allKinds(1, 0), r.pairServices()...)), "    backends:\n", "    no_flow: reset\n    backends:\n")
+	services := append(r.allKinds(1, 0), r.pairServices()...)
+	for i := range services {
+		if s := &services[i]; s.Protocol == "tcp" {
+			s.Extra = "no_flow: reset"
+		}
+	}
+	resetting := r.Config(services)
 	dropping := strings.ReplaceAll(resetting, "no_flow: reset", "no_flow: drop")
 	p := program{args: []string{"--workers", "2"}}
 	for _, row := range []struct {
