@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"sync"
@@ -100,11 +101,14 @@ func TestPoliciesOfRewriting(t *testing.T) {
 			<-accepted
 		})
 	}
-	mu.Lock()
-	defer mu.Unlock()
-	if arrived[64] == 0 || arrived[1] == 0 || len(arrived) != 2 {
-		t.Errorf("packets by TTL %v; want what the client gave them, 64 and 1", arrived)
-	}
+	await(t, "packets with the TTLs that the client gave them, 64 and 1, and no other", func() error {
+		mu.Lock()
+		defer mu.Unlock()
+		if arrived[64] == 0 || arrived[1] == 0 || len(arrived) != 2 {
+			return fmt.Errorf("packets by TTL %v", arrived)
+		}
+		return nil
+	})
 	if drops := d.stats().drops(before); len(drops) > 0 {
 		t.Errorf("drops %v", drops)
 	}
