@@ -99,7 +99,8 @@ type day struct {
 	now      uint32
 	flows    []dayFlow
 	due      []uint32 // flows that end at tick start+i
-	next     uint32   // number of the next client
+	next     uint32   // flows opened
+	crowded  uint32   // clients for which there was no bucket
 	expired  int
 	ends     [NumStates]int // by the state a flow ended in
 	effects  [2]int
@@ -134,8 +135,7 @@ func (d *day) open() {
 	if d.rnd.IntN(2) == 0 {
 		l = d.rnd.IntN(len(d.lives))
 	}
-	e := Entry{Client: addr4(0x0b000000 + d.next), ClientPort: 7, Mode: DNAT, Proto: packet.ProtoTCP}
-	d.next++
+	e := Entry{Client: addr4(0x0b000000 + d.next + d.crowded), ClientPort: 7, Mode: DNAT, Proto: packet.ProtoTCP}
 	if d.lives[l].udp {
 		e.Proto, e.Service, e.Backend = packet.ProtoUDP, 1, 1
 	}
@@ -144,6 +144,11 @@ func (d *day) open() {
 	}
 	fwd, rev := tuples(&e, d.dir)
 	r, st, gone := d.t.Insert(&e, &fwd, rev, d.dir, d.now, nil)
+	if st == BucketFull { // in a table this full it may happen, see newLayout
+		d.crowded++
+		return
+	}
+	d.next++
 	if st != Inserted || gone {
 		d.tb.Fatalf("insert: %v, evicted %v", st, gone)
 	}
@@ -276,6 +281,9 @@ func TestDay(tt *testing.T) {
 				if n == 0 {
 					tt.Errorf("no flow ended in %v", State(s))
 				}
+			}
+			if d.crowded > 2 {
+				tt.Errorf("no bucket for %d of %d flows", d.crowded, d.next)
 			}
 			if s := d.t.Stats(); s.Expired != uint64(d.next) || s.Inserted != uint64(d.next) || s.Removed != uint64(d.next) {
 				tt.Errorf("%d flows; %+v", d.next, s)

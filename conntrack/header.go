@@ -56,7 +56,8 @@ func align(n uint64) uint64 { return (n + pageSize - 1) &^ (pageSize - 1) }
 // half-open links, 4 clock, and 32 buckets, so that a full table with two items
 // a flow uses four of eight slots. With five, some of 10 million flows find eight
 // buckets in a row full; with four, none in simulations, and one item in a
-// hundred lies outside its home.
+// hundred lies outside its home. In a table kept full while flows come and go,
+// one insert in some forty million was seen to find none.
 func newLayout(flows, halfOpen uint32) layout {
 	l := layout{flows: flows, halfOpen: halfOpen}
 	l.buckets = flows/2 + 1
