@@ -123,7 +123,9 @@ func echoFreely(t *testing.T, ns *testbed.Namespace, at netip.AddrPort) {
 	raw, err := c.(*net.UDPConn).SyscallConn()
 	if err == nil {
 		err = errors.Join(raw.Control(func(fd uintptr) {
-			err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DONT)
+			err = errors.Join(unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DONT),
+				// All clients may ask at once.
+				unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 4<<20))
 		}), err)
 	}
 	if err != nil {
