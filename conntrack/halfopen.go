@@ -40,9 +40,9 @@ func (t *Table) evict(copied *Entry) {
 // OldestHalfOpen is the flow the next eviction would hit, 0 if there is none.
 func (t *Table) OldestHalfOpen() Ref { return Ref(t.half[0].next) }
 
-// Postpone makes r, if it is half-open, the last that an eviction would hit
+// postpone makes r, if it is half-open, the last that an eviction would hit
 // instead of whatever its age makes it.
-func (t *Table) Postpone(r Ref) {
+func (t *Table) postpone(r Ref) {
 	if t.entries[r].Flags&HalfOpen != 0 {
 		t.dropHalfOpen(r)
 		t.pushHalfOpen(r)

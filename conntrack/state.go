@@ -53,7 +53,7 @@ const (
 	NumOutcomes
 )
 
-var outcomeNames = [NumOutcomes]string{"invalid", "pass", "reopen", "bad_rst", "bad_seq", "bad_syn", "bad_flags", "no_flow"}
+var outcomeNames = [NumOutcomes]string{"invalid", "pass", "reopen", "bad_rst", "bad_sequence", "bad_syn", "bad_flags", "no_flow"}
 
 // String is the outcome's name in logs and metrics.
 func (o Outcome) String() string {

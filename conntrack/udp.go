@@ -20,6 +20,6 @@ func (t *Table) trackUDP(r Ref, e *Entry, d Dir, now uint32, to *Timeouts) {
 	was := e.Expires
 	t.settle(r, e, s, now, to)
 	if t.hdr.halfLen > t.pressure && e.Expires != was { // once a tick
-		t.Postpone(r)
+		t.postpone(r)
 	}
 }

@@ -182,8 +182,8 @@ func (dp *Dataplane) Close() error {
 
 // Audit accounts for every frame once all workers have stopped: how many are
 // in pools, rings between workers, waiting fragments, and held by ports. An error
-// names a frame that is in two places or in none, or what is wrong with a flow table, see
-// conntrack.Table.Audit.
+// names a frame that is in two places or in none, or what is wrong with a flow
+// table, see conntrack.Table.Audit.
 func (dp *Dataplane) Audit() error {
 	where := make([]string, uint64(len(dp.umem))/dp.frame)
 	var errs []error

@@ -75,8 +75,8 @@ func (w *Worker) refusedLine(h uint32, now uint64) *refusedLine {
 	return l
 }
 
-// fetchRefused has the lines of all among the first n of b.flow that belong to no flow
-// read together: one after the other each would wait for memory.
+// fetchRefused has the lines of all among the first n of b.flow that belong to no
+// flow read together: one after the other each would wait for memory.
 func (w *Worker) fetchRefused(n int) {
 	now := w.refusedPeriod()
 	for k := range n {

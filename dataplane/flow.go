@@ -36,7 +36,7 @@ func (w *Worker) forward(i int, r conntrack.Ref) Verdict {
 		return w.tooBig(i, p.Dst, mtu-w.growth(e, svc))
 	}
 	if p.Payload-p.L4 > tcpBareHeader || p.TCPFlags&packet.SYN != 0 || !p.V6 && p.L4-p.L3 > packet.IPv4MinLen {
-		w.disarm(i, e, svc)
+		w.editOptions(i, e, svc)
 		frame = w.frame(i)
 	}
 	if svc.Proxy != nat.NoProxy {

@@ -13,14 +13,14 @@ const answerTime = 2 * conntrack.TicksPerSecond
 // fromClient is what becomes of row i, a packet from the client of flow r.
 func (w *Worker) fromClient(i int, r conntrack.Ref) Verdict {
 	if w.table.Entry(r).State == conntrack.UDPOnePacket {
-		return w.another(i, r)
+		return w.openAnother(i, r)
 	}
 	return w.forward(i, r)
 }
 
-// another opens a flow of its own for row i, a datagram of a client whose last
+// openAnother opens a flow of its own for row i, a datagram of a client whose last
 // one had flow r, unless the service does not want that any more.
-func (w *Worker) another(i int, r conntrack.Ref) Verdict {
+func (w *Worker) openAnother(i int, r conntrack.Ref) Verdict {
 	id := w.table.Entry(r).Service
 	if svc := &w.snap.Services[id]; svc.Set == nil || !svc.OnePacket {
 		return w.forward(i, r)
@@ -28,9 +28,9 @@ func (w *Worker) another(i int, r conntrack.Ref) Verdict {
 	return w.begin(i, int32(id))
 }
 
-// shared is the flow of one packet towards backend whose reply tuple rev is in
+// sharedFlow is the flow of one packet towards backend whose reply tuple rev is in
 // use, made row i's as well, or 0 if the tuple is some other flow's.
-func (w *Worker) shared(rev *packet.Tuple, i int, id, backend uint32) conntrack.Ref {
+func (w *Worker) sharedFlow(rev *packet.Tuple, i int, id, backend uint32) conntrack.Ref {
 	r, d, _ := w.table.Lookup(rev, &w.snap.Directory)
 	e := w.table.Entry(r)
 	if r == 0 || d != conntrack.Reply || e.State != conntrack.UDPOnePacket || e.Service != id || e.Backend != backend {

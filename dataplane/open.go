@@ -193,7 +193,7 @@ func (w *Worker) insert(i int, svc *Service, id, backend uint32) (conntrack.Ref,
 		return 0, DropBucketFull
 	case conntrack.DuplicateReply:
 		if svc.OnePacket {
-			if r = w.shared(&rev, i, id, backend); r != 0 {
+			if r = w.sharedFlow(&rev, i, id, backend); r != 0 {
 				return r, Forwarded
 			}
 		}

@@ -6,10 +6,10 @@ import (
 	"github.com/l4fwd/l4fwd/packet"
 )
 
-// disarm takes out of row i, a client's packet of flow e, the options by which it
-// could name a client, for only l4fwd may say who that is, to whatever backend; and
-// out of a SYN what its service does not want negotiated.
-func (w *Worker) disarm(i int, e *conntrack.Entry, svc *Service) {
+// editOptions takes out of row i, a client's packet of flow e, the options by which
+// it could name a client, for only l4fwd may say who that is, to whatever backend;
+// and out of a SYN what its service does not want negotiated.
+func (w *Worker) editOptions(i int, e *conntrack.Entry, svc *Service) {
 	p, frame := &w.b.pkt[i], w.frame(i)
 	nat.StripUOA(frame, p)
 	if p.Kind != packet.KindTCP {

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"testing"
-	"time"
 
 	"github.com/google/gopacket/layers"
 
@@ -102,20 +101,7 @@ func TestProxyExpiryBeforeAcknowledgement(t *testing.T) {
 			c.local, c.backend, c.isn = hostPort(src.String(), uint16(tcpOf(syn).SrcPort)), hostPort(dst.String(), 8013), tcpOf(syn).Seq
 			c.fromServer(seg{syn: true, ack: true, seq: 9000, ackNum: c.isn + 1})
 			last := tcpOf(c.fromClient(seg{ack: true, seq: 1001, ackNum: 9001, payload: int(data)}))
-			r.sent = nil
-			for range 3 {
-				r.now += int64(2*time.Hour + 5*time.Minute)
-				for range 100 {
-					r.step()
-				}
-			}
-			got := map[int]*layers.TCP{}
-			for _, f := range r.sent {
-				got[f.nic] = tcpOf(verify(t, f.bytes))
-			}
-			if len(r.sent) != 2 || got[0] == nil || got[1] == nil {
-				t.Fatalf("%d frames sent", len(r.sent))
-			}
+			got := r.idleOut()
 			if s, want := got[1], last.Seq+uint32(len(last.Payload)); !s.RST || s.Seq != want || s.Ack != 9001 {
 				t.Errorf("server gets %+v, it expects %d", s, want)
 			}

@@ -235,6 +235,27 @@ func TestUnanswerableCostsNoToken(t *testing.T) {
 	}
 }
 
+// idleOut lets hours pass and returns what the two ends of the only flow get, by
+// NIC.
+func (r *rig) idleOut() [2]*layers.TCP {
+	r.t.Helper()
+	r.sent = nil
+	for range 3 {
+		r.now += int64(2*time.Hour + 5*time.Minute)
+		for range 100 {
+			r.step()
+		}
+	}
+	var got [2]*layers.TCP
+	for _, f := range r.sent {
+		got[f.nic] = tcpOf(verify(r.t, f.bytes))
+	}
+	if len(r.sent) != 2 || got[0] == nil || got[1] == nil {
+		r.t.Fatalf("%d frames sent", len(r.sent))
+	}
+	return got
+}
+
 // TestExpiryResetsBothEnds lets an established flow idle out: each end must get
 // a RST with exactly the sequence number it expects next.
 func TestExpiryResetsBothEnds(t *testing.T) {
@@ -244,20 +265,7 @@ func TestExpiryResetsBothEnds(t *testing.T) {
 			c := r.open(0, "198.51.100.7:40000", vip)
 			c.fromClient(seg{ack: true, seq: 1001, ackNum: 9001, payload: 100})
 			c.fromServer(seg{ack: true, seq: 9001, ackNum: c.isn + 101, payload: 300})
-			r.sent = nil
-			for range 3 {
-				r.now += int64(2*time.Hour + 5*time.Minute)
-				for range 100 {
-					r.step()
-				}
-			}
-			got := map[int]*layers.TCP{}
-			for _, f := range r.sent {
-				got[f.nic] = tcpOf(verify(t, f.bytes))
-			}
-			if len(r.sent) != 2 || got[0] == nil || got[1] == nil {
-				t.Fatalf("%d frames sent", len(r.sent))
-			}
+			got := r.idleOut()
 			if s := got[0]; !s.RST || s.Seq != 9301 || s.Ack != 1101 {
 				t.Errorf("client gets %+v", s)
 			}

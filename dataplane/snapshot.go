@@ -17,7 +17,9 @@ type Snapshot struct {
 	Services []Service // by service id; a removed service keeps its id with Set == nil
 	// KeepTTL makes l4fwd no hop: it leaves the TTL of what it rewrites.
 	KeepTTL bool
-	names   nameTable // (VIP, port, protocol) → service id, removed ones too; (address, 0, 0) → owned; (address, 0, serverKey) → 0
+	// names: (VIP, port, protocol) → service id, removed ones too; (address, 0, 0)
+	// → owned; (address, 0, serverKey) → 0.
+	names nameTable
 	// resetting holds the real servers (address, port, protocol) whose segments
 	// without a flow are answered by a RST.
 	resetting nameTable
@@ -95,22 +97,22 @@ func (c *BackendCount) Add(o *BackendCount) {
 }
 
 // ServiceSpec and the other specs are the control plane's order for a
-// Snapshot, already validated.
+// Snapshot, already validated. Fields of Service's name mean the same there.
 type ServiceSpec struct {
 	Name       string
 	VIP        conntrack.Endpoint
 	Mode       conntrack.Mode
 	Scheduler  balance.Kind
 	TOA        bool
-	TOAOnly    bool // see Service, as for the next four
+	TOAOnly    bool
 	TOAKind    uint8
 	Proxy      nat.ProxyVersion
 	Timestamps nat.TSPolicy
 	MSSClamp   uint16
-	ResetStray bool // see Service
+	ResetStray bool
 	Timeouts   conntrack.Timeouts
 	TCPChecks  conntrack.Checks
-	OnePacket  bool // see Service
+	OnePacket  bool
 	Backends   []BackendSpec
 }
 
@@ -259,8 +261,11 @@ var (
 // service makes one service and gives its real servers their ids.
 func (r *Registry) service(id int, s *ServiceSpec, seed uint64) (svc Service, err error) {
 	svc = Service{
-		Name: s.Name, Policy: conntrack.Policy{Timeouts: s.Timeouts, Checks: s.TCPChecks}, Mode: s.Mode, v4: s.VIP.Addr.Is4(),
-		TOA: s.TOA, TOAOnly: s.TOAOnly, TOAKind: s.TOAKind, Proxy: s.Proxy, Timestamps: s.Timestamps, MSSClamp: s.MSSClamp, OnePacket: s.OnePacket, ResetStray: s.ResetStray,
+		Name: s.Name, Mode: s.Mode, v4: s.VIP.Addr.Is4(),
+		Policy: conntrack.Policy{Timeouts: s.Timeouts, Checks: s.TCPChecks},
+		TOA:    s.TOA, TOAOnly: s.TOAOnly, TOAKind: s.TOAKind, Proxy: s.Proxy,
+		Timestamps: s.Timestamps, MSSClamp: s.MSSClamp,
+		OnePacket: s.OnePacket, ResetStray: s.ResetStray,
 	}
 	set := make([]balance.Backend, 0, len(s.Backends))
 	for _, b := range s.Backends {

@@ -65,10 +65,11 @@ var (
 //
 // The ICMP checksum is updated by the difference that all this makes, so an error
 // that arrives damaged leaves damaged, wherever in the message that is; for the
-// outer IPv4 header the caller has to look, as for Reply64. The frame is chunk[off:off+n]; for what is
-// returned, and what becomes of p, see Forward64. Towards the client it grows at
-// its front, by 40 bytes less the options of both IPv4 headers; padding before an
-// extension may take up to 20 bytes of the chunk behind the frame.
+// outer IPv4 header the caller has to look, as for Reply64. The frame is
+// chunk[off:off+n]; for what is returned, and what becomes of p, see Forward64.
+// Towards the client it grows at its front, by 40 bytes less the options of both
+// IPv4 headers; padding before an extension may take up to 20 bytes of the chunk
+// behind the frame.
 func TranslateError64(chunk []byte, off, n int, p *packet.Packet, e *conntrack.Entry, d conntrack.Dir,
 	dir *conntrack.Directory, id uint16, path, room int) (newOff, newLen int, res Error64) {
 	server, rs, ports, ok := serverSide(e, dir)

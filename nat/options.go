@@ -6,9 +6,9 @@ import (
 	"github.com/l4fwd/l4fwd/packet"
 )
 
-// MinMSS is the smallest maximum segment size LowerMSS and ClampMSS make. A server that asks
-// for less is left alone: no link has so small an MTU that the few bytes of TOA
-// would not fit on top.
+// MinMSS is the smallest maximum segment size LowerMSS and ClampMSS make. A server
+// that asks for less is left alone: no link has so small an MTU that the few bytes
+// of TOA would not fit on top.
 const MinMSS = 256
 
 // hasOptions reports whether p is TCP with options that lie within frame.

@@ -200,16 +200,8 @@ func (c *proxied) handshake(isn uint32) (r *receiver) {
 // has not got.
 func TestProxyStream(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		f := drawFlow(t, rapid.Bool().Draw(t, "v6"), false)
-		f.e.Mode = conntrack.FullNAT
-		Prepare(&f.e, &f.dir)
-		isn := edgy(t, "ISN")
-		f.e.SeqDelta = ProxyDelta(edgy(t, "server's ISN"), isn)
-		c := newProxied(t, f, ProxyVersion(rapid.IntRange(1, 2).Draw(t, "version")))
+		c, cl := openProxied(t, 300)
 		defer c.close()
-		stream := rapid.SliceOfN(rapid.Byte(), 0, 300).Draw(t, "stream")
-		r := c.handshake(isn)
-		cl := &client{c: c, r: r, isn1: isn + 1, stream: stream}
 		var wire [][]byte // on their way to the server
 		var back [][]byte
 		for range rapid.IntRange(0, 40).Draw(t, "steps") {
@@ -241,8 +233,8 @@ func TestProxyStream(t *testing.T) {
 					back = slices.Delete(back, i, i+1)
 				}
 			case "speak": // the server repeats its SYN-ACK, or its acknowledgement
-				if r.next == 0 && len(r.bytes) == 0 {
-					c.down(shape{ttl: 9, flags: packet.SYN | packet.ACK, seq: serverISN, ack: r.start})
+				if cl.r.next == 0 && len(cl.r.bytes) == 0 {
+					c.down(shape{ttl: 9, flags: packet.SYN | packet.ACK, seq: serverISN, ack: cl.r.start})
 				} else {
 					back = append(back, cl.acknowledge())
 				}
@@ -250,20 +242,20 @@ func TestProxyStream(t *testing.T) {
 		}
 		// Then everything arrives, in small steps.
 		for range 1000 {
-			if r.fin >= 0 && r.next == r.fin && cl.una == len(stream)+1 {
+			if cl.r.fin >= 0 && cl.r.next == cl.r.fin && cl.una == len(cl.stream)+1 {
 				break
 			}
-			cl.hear(cl.arrive(cl.segment(cl.una, min(len(stream), cl.una+50))))
+			cl.hear(cl.arrive(cl.segment(cl.una, min(len(cl.stream), cl.una+50))))
 		}
-		want := slices.Concat(c.header, stream)
-		got := make([]byte, r.next)
+		want := slices.Concat(c.header, cl.stream)
+		got := make([]byte, cl.r.next)
 		for i := range got {
-			got[i] = r.bytes[i]
+			got[i] = cl.r.bytes[i]
 		}
-		if !slices.Equal(got, want) || r.fin != len(want) {
-			t.Fatalf("server has %d bytes, FIN at %d\n%q\nwant %d\n%q", len(got), r.fin, got, len(want), want)
+		if !slices.Equal(got, want) || cl.r.fin != len(want) {
+			t.Fatalf("server has %d bytes, FIN at %d\n%q\nwant %d\n%q", len(got), cl.r.fin, got, len(want), want)
 		}
-		if !ProxyDone(c.entry()) || c.entry().SeqDelta != f.e.SeqDelta+uint32(len(c.header)) {
+		if !ProxyDone(c.entry()) || c.entry().SeqDelta != c.e.SeqDelta+uint32(len(c.header)) {
 			t.Fatal("not done")
 		}
 	})
@@ -370,6 +362,19 @@ type client struct {
 	stream []byte
 	una    int // acknowledged
 	most   int // sent, FIN counted
+}
+
+// openProxied opens a connection drawn at random, its header sent, for a client
+// with up to most bytes to send.
+func openProxied(t *rapid.T, most int) (*proxied, *client) {
+	f := drawFlow(t, rapid.Bool().Draw(t, "v6"), false)
+	f.e.Mode = conntrack.FullNAT
+	Prepare(&f.e, &f.dir)
+	isn := edgy(t, "ISN")
+	f.e.SeqDelta = ProxyDelta(edgy(t, "server's ISN"), isn)
+	c := newProxied(t, f, ProxyVersion(rapid.IntRange(1, 2).Draw(t, "version")))
+	stream := rapid.SliceOfN(rapid.Byte(), 0, most).Draw(t, "stream")
+	return c, &client{c: c, r: c.handshake(isn), isn1: isn + 1, stream: stream}
 }
 
 // send sends something that is not acknowledged: a bare ACK, data from anywhere,

@@ -32,16 +32,8 @@ func (c *proxied) farewell(d conntrack.Dir) packet.Packet {
 // belongs to no flow by then, and the answer to that is exact.
 func TestProxyReset(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		f := drawFlow(t, rapid.Bool().Draw(t, "v6"), false)
-		f.e.Mode = conntrack.FullNAT
-		Prepare(&f.e, &f.dir)
-		isn := edgy(t, "ISN")
-		f.e.SeqDelta = ProxyDelta(edgy(t, "server's ISN"), isn)
-		c := newProxied(t, f, ProxyVersion(rapid.IntRange(1, 2).Draw(t, "version")))
+		c, cl := openProxied(t, 200)
 		defer c.close()
-		stream := rapid.SliceOfN(rapid.Byte(), 0, 200).Draw(t, "stream")
-		r := c.handshake(isn)
-		cl := &client{c: c, r: r, isn1: isn + 1, stream: stream}
 		var lost []byte
 		arrives := func(b []byte) []byte {
 			if rapid.IntRange(0, 4).Draw(t, "lost") == 0 {
@@ -52,8 +44,8 @@ func TestProxyReset(t *testing.T) {
 			return cl.arrive(b)
 		}
 		arrives(cl.packet(shape{flags: packet.ACK, seq: cl.isn1}))
-		for cl.most < len(stream) && lost == nil && rapid.IntRange(0, 5).Draw(t, "stop") > 0 {
-			back := arrives(cl.segment(cl.most, rapid.IntRange(cl.most+1, len(stream)).Draw(t, "to")))
+		for cl.most < len(cl.stream) && lost == nil && rapid.IntRange(0, 5).Draw(t, "stop") > 0 {
+			back := arrives(cl.segment(cl.most, rapid.IntRange(cl.most+1, len(cl.stream)).Draw(t, "to")))
 			if back != nil && rapid.Bool().Draw(t, "acknowledged") {
 				cl.hear(back)
 			}
@@ -61,19 +53,19 @@ func TestProxyReset(t *testing.T) {
 		if e := c.entry(); e.State < conntrack.Established || e.State > conntrack.LastAck {
 			t.Fatal(e.State)
 		}
-		all := r.start + uint32(len(c.header)+cl.most)
+		all := cl.r.start + uint32(len(c.header)+cl.most)
 		rst := c.farewell(conntrack.Forward)
 		if rst.TCPFlags != packet.RST|packet.ACK || rst.Seq != all || rst.Ack != serverISN+1 {
 			t.Fatalf("%+v, want RST at %d", rst, all)
 		}
-		if lost == nil && rst.Seq != r.ack() {
-			t.Fatalf("RST at %d, server expects %d", rst.Seq, r.ack())
+		if lost == nil && rst.Seq != cl.r.ack() {
+			t.Fatalf("RST at %d, server expects %d", rst.Seq, cl.r.ack())
 		}
-		challenge := c.fromServer(shape{ttl: 9, flags: packet.ACK, seq: serverISN + 1, ack: r.ack()})
+		challenge := c.fromServer(shape{ttl: 9, flags: packet.ACK, seq: serverISN + 1, ack: cl.r.ack()})
 		frame := challenge.frame()
 		p := parse(t, frame)
-		if _, _, ok := ResetFor(inChunk(frame, headroom), headroom, len(frame), &p); !ok || p.Seq != r.ack() {
-			t.Fatalf("answer to the challenge: %v, RST at %d, want %d", ok, p.Seq, r.ack())
+		if _, _, ok := ResetFor(inChunk(frame, headroom), headroom, len(frame), &p); !ok || p.Seq != cl.r.ack() {
+			t.Fatalf("answer to the challenge: %v, RST at %d, want %d", ok, p.Seq, cl.r.ack())
 		}
 		rst = c.farewell(conntrack.Reply)
 		if rst.Seq != serverISN+1 || rst.Ack != cl.isn1+uint32(cl.most) {

@@ -6,10 +6,10 @@ import (
 	"github.com/l4fwd/l4fwd/packet"
 )
 
-// KeepTTL gives a packet back the one that Forward, Reply, Readdress, TranslateError or their
-// NAT64 kind has taken off its TTL or hop limit, for an l4fwd that is no hop. It
-// is called right after one of them, with the frame and the p they leave. The
-// caller has refused packets whose TTL is 0.
+// KeepTTL gives a packet back the one that Forward, Reply, Readdress,
+// TranslateError or their NAT64 kind has taken off its TTL or hop limit, for an
+// l4fwd that is no hop. It is called right after one of them, with the frame and
+// the p they leave. The caller has refused packets whose TTL is 0.
 func KeepTTL(frame []byte, p *packet.Packet) {
 	h := frame[p.L3:]
 	if p.V6 {

@@ -198,8 +198,9 @@ func (p *Packet) Fragment(frame []byte) Fragment {
 // UDP with Offset 0, so that it can be handled as KindTCP or KindUDP: what Parse
 // says of a whole datagram is then true of p, but for End, which stays the
 // fragment's, while a UDP length or checksum speaks of all fragments. On refusal
-// p stays a fragment. VerifyL4 is not for the result. Of a TCP header with its options all must be there: else
-// others could put options where nobody looks for them (RFC 1858).
+// p stays a fragment. VerifyL4 is not for the result. Of a TCP header with its
+// options all must be there: else others could put options where nobody looks for
+// them (RFC 1858).
 func (p *Packet) FirstFragment(frame []byte) Err {
 	if p.Proto == ProtoTCP {
 		e := parseTCP(frame, p)
