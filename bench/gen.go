@@ -232,29 +232,44 @@ func (g *generator) handshake(k, step int) segment {
 // data is flow k's next packet with payload.
 func (g *generator) data(k int, reply bool) segment {
 	s := g.address(k, reply)
-	s.payload = max(g.o.Size-fcs-s.headerLen(), 0)
-	// NAT64 makes a reply longer by the difference of the IP headers, and servers
-	// have been told to leave room for that.
-	if reply && s.src.Is4() != g.service(k).VIP.Addr.Is4() {
-		const longer = packet.IPv6Len - packet.IPv4MinLen
-		s.payload = min(s.payload, packet.EthLen+1500-longer-s.headerLen())
-	}
+	s.load(g.service(k), g.o.Size, reply)
 	if s.proto == packet.ProtoUDP {
 		return s
 	}
 	q := &g.next[k]
-	s.flags = packet.ACK
-	if s.payload > 0 {
-		s.flags |= packet.PSH
-	}
 	if reply {
 		s.seq, s.ack = q.server, q.client
 		q.server += uint32(s.payload)
 		return s
 	}
+	s.seq, s.ack = q.client, q.server
+	q.client += uint32(s.payload)
+	return s
+}
+
+// load makes s a data packet of size bytes on the wire, as far as there is room
+// for it, and sets the TCP flags of one. reply is set for what a server sends.
+func (s *segment) load(svc *dataplane.ServiceSpec, size int, reply bool) {
+	s.payload = max(size-fcs-s.headerLen(), 0)
+	// NAT64 makes a reply longer by the difference of the IP headers, and servers
+	// have been told to leave room for that.
+	if reply && s.src.Is4() != svc.VIP.Addr.Is4() {
+		const longer = packet.IPv6Len - packet.IPv4MinLen
+		s.payload = min(s.payload, packet.EthLen+1500-longer-s.headerLen())
+	}
+	if s.proto == packet.ProtoUDP {
+		return
+	}
+	s.flags = packet.ACK
+	if s.payload > 0 {
+		s.flags |= packet.PSH
+	}
+	if reply {
+		return
+	}
 	// A client has been told to leave room for TOA or the PROXY header.
 	room := packet.EthLen + 1500
-	switch svc := g.service(k); {
+	switch {
 	case svc.TOA && s.src.Is4():
 		room -= 8
 	case svc.TOA:
@@ -263,9 +278,6 @@ func (g *generator) data(k int, reply bool) segment {
 		room -= nat.MaxProxyLen
 	}
 	s.payload = min(s.payload, room-s.headerLen())
-	s.seq, s.ack = q.client, q.server
-	q.client += uint32(s.payload)
-	return s
 }
 
 func (g *generator) service(k int) *dataplane.ServiceSpec { return g.services[k%len(g.services)] }

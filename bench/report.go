@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/l4fwd/l4fwd/dataplane"
+	"github.com/l4fwd/l4fwd/nat"
 )
 
 // Report is the result of a Replay. As JSON it is one object.
@@ -34,11 +35,17 @@ type Report struct {
 	Forwarded       uint64            `json:"forwarded"` // left l4fwd, whatever the direction
 	Dropped         map[string]uint64 `json:"dropped"`   // by reason
 	Verdicts        map[string]uint64 `json:"verdicts"`  // other outcomes
-	Stages          []StageShare      `json:"stages"`    // sampled
+	TOA             uint64            `json:"toa_inserted"`
+	Stages          []StageShare      `json:"stages"` // sampled
 	// First is loop 1, which opens the flows; Steady the loops after it,
 	// missing if there were none.
 	First  Part  `json:"first"`
 	Steady *Part `json:"steady,omitempty"`
+	// Rounds, Limit and Profile are there if they were asked for: see
+	// SynthOptions.
+	Rounds  *Spread      `json:"rounds,omitempty"`
+	Limit   *LimitReport `json:"limit,omitempty"`
+	Profile *Profile     `json:"profile,omitempty"`
 
 	Loops      int    `json:"loops"`
 	Workers    int    `json:"workers"`
@@ -78,6 +85,7 @@ func newPart(packets uint64, nanos int64) Part {
 // count fills in what the workers' counters say.
 func (r *Report) count(c *dataplane.Counts) {
 	r.Dropped, r.Verdicts = map[string]uint64{}, map[string]uint64{}
+	r.TOA = c.TOA[nat.TOAInserted]
 	for v := range dataplane.NumVerdicts {
 		n := c.Verdicts[v]
 		switch {
@@ -142,6 +150,7 @@ func (r *Report) WriteText(w io.Writer) error {
 			p.linef("  %-10s %6.1f ns %5.1f %%", s.Stage, s.NsPerPacket, 100*s.Share)
 		}
 	}
+	r.writeRounds(p)
 	p.linef("forwarded %d", r.Forwarded)
 	for _, v := range slices.Sorted(maps.Keys(r.Verdicts)) {
 		p.linef("  %-24s %d", v, r.Verdicts[v])
@@ -160,6 +169,23 @@ func (r *Report) WriteText(w io.Writer) error {
 	p.linef("allocations a packet: %g", r.AllocsPerPacket)
 	p.linef("%d flows, %d worker(s), flow tables %.1f MiB (%s)", r.Flows, r.Workers, float64(r.TableBytes)/(1<<20), r.Table)
 	return p.err
+}
+
+// writeRounds writes what was measured round by round.
+func (r *Report) writeRounds(p *printer) {
+	if s := r.Rounds; s != nil {
+		p.linef("%d rounds: median %.1f, best %.1f, worst %.1f ns a packet", s.Rounds, s.Median, s.Best, s.Worst)
+	}
+	if l := r.Limit; l != nil {
+		p.linef("limit: median %.1f, best %.1f, worst %.1f ns a packet", l.Median, l.Best, l.Worst)
+		p.linef("ratio to limit: %.2f (median of rounds), %.2f (best to best)", l.Ratio, l.BestRatio)
+	}
+	if f := r.Profile; f != nil {
+		p.linef("stages over %d bursts, by the %s (%d ns a reading, taken off):", f.Bursts, f.Clock, f.Cost)
+		for _, s := range f.Stages {
+			p.linef("  %-10s mean %6.1f  median %6.1f  p99 %6.1f ns a packet  %5.1f %%", s.Stage, s.Mean, s.Median, s.P99, 100*s.Share)
+		}
+	}
 }
 
 // printer keeps the first error.

@@ -1,0 +1,49 @@
+package cpu_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/l4fwd/l4fwd/bench/cpu"
+)
+
+// The clock goes as the monotonic one does.
+func TestClock(t *testing.T) {
+	c := cpu.NewClock()
+	t.Logf("%s, %d ns a reading", c.Source(), c.Cost())
+	if c.Cost() < 0 || c.Cost() > 10_000 {
+		t.Errorf("a reading costs %d ns", c.Cost())
+	}
+	// The thread may lose its core between two readings: the closest of many.
+	best := 1.0
+	for range 20 {
+		from, was := time.Now(), c.Now()
+		for time.Since(from) < 5*time.Millisecond {
+		}
+		took, is := time.Since(from), c.Now()
+		off := float64(is-was)/float64(took) - 1
+		best = min(best, max(off, -off))
+	}
+	if best > 0.001 {
+		t.Errorf("off by %g at best", best)
+	}
+	last := c.Now()
+	for range 10_000 {
+		now := c.Now()
+		if now < last {
+			t.Fatalf("%d after %d", now, last)
+		}
+		last = now
+	}
+}
+
+// A hint about anything is harmless.
+func TestPrefetch(t *testing.T) {
+	m := make([]byte, 4096)
+	cpu.Prefetch(m, nil)
+	cpu.Prefetch(nil, []uint64{0})
+	cpu.Prefetch(m, []uint64{0, 64, 4095, 1 << 40})
+	if n := testing.AllocsPerRun(10, func() { cpu.Prefetch(m, []uint64{0, 64}) }); n != 0 {
+		t.Errorf("%g allocations", n)
+	}
+}
