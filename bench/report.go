@@ -130,10 +130,24 @@ func (r *Report) time(clocks []dataplane.StageClock) {
 }
 
 // WriteJSON writes the report as one JSON object.
-func (r *Report) WriteJSON(w io.Writer) error {
+func (r *Report) WriteJSON(w io.Writer) error { return writeJSON(w, r) }
+
+func writeJSON(w io.Writer, v any) error {
 	e := json.NewEncoder(w)
 	e.SetIndent("", "  ")
-	return e.Encode(r)
+	return e.Encode(v)
+}
+
+// writeDropped writes how many packets were dropped, by reason.
+func writeDropped(p *printer, by map[string]uint64) {
+	var dropped uint64
+	for _, n := range by {
+		dropped += n
+	}
+	p.linef("dropped %d", dropped)
+	for _, v := range slices.Sorted(maps.Keys(by)) {
+		p.linef("  %-24s %d", v, by[v])
+	}
 }
 
 // WriteText writes the report for people.
@@ -155,14 +169,7 @@ func (r *Report) WriteText(w io.Writer) error {
 	for _, v := range slices.Sorted(maps.Keys(r.Verdicts)) {
 		p.linef("  %-24s %d", v, r.Verdicts[v])
 	}
-	var dropped uint64
-	for _, n := range r.Dropped {
-		dropped += n
-	}
-	p.linef("dropped %d", dropped)
-	for _, v := range slices.Sorted(maps.Keys(r.Dropped)) {
-		p.linef("  %-24s %d", v, r.Dropped[v])
-	}
+	writeDropped(p, r.Dropped)
 	if r.HeldBack > 0 {
 		p.linef("%d replies waited for their flow, %d of them in vain", r.HeldBack, r.Unmatched)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"time"
 
 	"github.com/l4fwd/l4fwd/bench/cpu"
@@ -58,9 +59,13 @@ type SynthOptions struct {
 
 // Synthesize measures the forwarding of packets that no capture holds: it opens
 // the flows, then makes packets of both directions, of flows drawn at random, a
-// batch at a time, and feeds them. Only feeding is timed. It needs 20 bytes of
+// batch at a time, and feeds them. Only feeding is timed: one worker by the
+// processor time of its thread, so that what else the machine does weighs little,
+// several by the wall. It needs 20 bytes of
 // memory a flow beside the flow table, and 8 more with several workers.
 func Synthesize(ctx context.Context, o SynthOptions) (*Report, error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	s, err := newSynth(o)
 	if err != nil {
 		return nil, fmt.Errorf("synthesize: %w", err)
@@ -79,7 +84,8 @@ type synth struct {
 	services []*dataplane.ServiceSpec
 	clients  clients
 	random   random
-	clock    *cpu.Clock
+	clock    *cpu.Clock  // for several workers, and stages
+	busy     *cpu.Thread // for one worker
 	r        *rig
 	flows    []synthFlow
 	lanes    [][]uint32 // by worker: flow<<1, plus one for replies; nil with one worker
@@ -129,7 +135,7 @@ func newSynth(o SynthOptions) (*synth, error) {
 		need += o.Flows/8 + 4*handshakeGroup*o.Workers
 	}
 	o.MaxFlows = max(o.MaxFlows, need)
-	s := &synth{o: o, random: random{o.Seed}, clock: cpu.NewClock(), time: base}
+	s := &synth{o: o, random: random{o.Seed}, clock: cpu.NewClock(), busy: cpu.NewThread(), time: base}
 	var err error
 	if s.services, err = servicesFor(&o.Spec, o.Protocol, o.Family); err != nil {
 		return nil, err
@@ -185,8 +191,12 @@ func (s *synth) close() error {
 func (s *synth) service(k int) *dataplane.ServiceSpec { return s.services[k%len(s.services)] }
 
 // segment is a packet of flow k without flags and payload.
-func (s *synth) segment(k int, reply bool) segment {
-	svc, w := s.service(k), &s.flows[k]
+func (s *synth) segment(k int, reply bool) segment { return s.segmentOf(&s.flows[k], k, reply) }
+
+// segmentOf is a packet, without flags and payload, of flow w of the client
+// numbered k.
+func (s *synth) segmentOf(w *synthFlow, k int, reply bool) segment {
+	svc := s.service(k)
 	client, port := s.clients.client(k, !svc.VIP.Addr.Is4())
 	g := segment{proto: svc.VIP.Proto, flow: uint32(k), oui: clientOUI}
 	if !reply {
@@ -220,15 +230,20 @@ func (s *synth) data(k int, reply bool) segment {
 
 // handshake is flow k's packet in step 0, 1 or 2, false if there is none.
 func (s *synth) handshake(k, step int) (segment, bool) {
-	w := &s.flows[k]
 	if s.service(k).VIP.Proto == packet.ProtoUDP {
 		return s.segment(k, step == 1), step < 2
 	}
+	return s.handshakeOf(&s.flows[k], k, step), true
+}
+
+// handshakeOf is the packet in step 0, 1 or 2 of TCP flow w of the client
+// numbered k.
+func (s *synth) handshakeOf(w *synthFlow, k, step int) segment {
 	if step == 0 {
 		isn := mix(s.o.Seed ^ uint64(k)*0x9e3779b97f4a7c15)
 		w.client, w.server = uint32(isn), uint32(isn>>32)
 	}
-	g := s.segment(k, step == 1)
+	g := s.segmentOf(w, k, step == 1)
 	switch step {
 	case 0:
 		g.flags, g.ack, g.options = packet.SYN, 0, synOptions(&g)
@@ -239,7 +254,7 @@ func (s *synth) handshake(k, step int) (segment, bool) {
 	case 2:
 		g.flags = packet.ACK
 	}
-	return g, true
+	return g
 }
 
 // synOptions are those of a SYN from s.src.

@@ -18,10 +18,8 @@ type opener struct {
 	origin []int32    // by chunk: the flow of the frame it received last
 	buf    []byte
 	first  bool // what leaves is the first packet of its flow
-
-	locals   map[packet.Addr]uint16
-	backends []map[conntrack.Endpoint]uint16 // by place in services
-	err      error
+	pupil  *pupil
+	err    error
 }
 
 // open opens all flows and sorts their packets by the queues they arrive at.
@@ -72,17 +70,7 @@ func newOpener(s *synth) *opener {
 	o := &opener{
 		s: s, lists: make([][][]byte, s.o.Workers), ids: make([][]int32, s.o.Workers),
 		origin: make([]int32, len(s.r.umem)/s.r.chunk), buf: make([]byte, handshakeGroup*handshakeRoom),
-		locals: map[packet.Addr]uint16{},
-	}
-	for i, a := range s.o.Spec.Locals {
-		o.locals[a] = uint16(i)
-	}
-	for _, svc := range s.services {
-		m := map[conntrack.Endpoint]uint16{}
-		for i, b := range svc.Backends {
-			m[b.Endpoint] = uint16(i)
-		}
-		o.backends = append(o.backends, m)
+		pupil: newPupil(s),
 	}
 	for q, p := range s.r.ports {
 		p.OnReceive = func(i int, f []byte) { o.origin[s.r.chunkOf(f)] = o.ids[q][i] }
@@ -132,25 +120,48 @@ func (o *opener) sent(q int, f []byte) {
 		return
 	}
 	k := o.origin[o.s.r.chunkOf(f)]
-	if err := o.s.flows[k].learn(f, o, int(k), q); o.err == nil {
+	if err := o.pupil.learn(&o.s.flows[k], f, int(k), q); o.err == nil {
 		o.err = err
 	}
 }
 
-// learn takes note of what l4fwd made of flow k's first packet.
-func (w *synthFlow) learn(f []byte, o *opener, k, q int) error {
-	svc := o.s.service(k)
+// pupil knows by their addresses what a synth knows by numbers.
+type pupil struct {
+	s        *synth
+	locals   map[packet.Addr]uint16
+	backends []map[conntrack.Endpoint]uint16 // by place in services
+}
+
+func newPupil(s *synth) *pupil {
+	u := &pupil{s: s, locals: map[packet.Addr]uint16{}}
+	for i, a := range s.o.Spec.Locals {
+		u.locals[a] = uint16(i)
+	}
+	for _, svc := range s.services {
+		m := map[conntrack.Endpoint]uint16{}
+		for i, b := range svc.Backends {
+			m[b.Endpoint] = uint16(i)
+		}
+		u.backends = append(u.backends, m)
+	}
+	return u
+}
+
+// learn takes note of what worker q made of the first packet of flow w, of the
+// client numbered k.
+func (u *pupil) learn(w *synthFlow, f []byte, k, q int) error {
+	svc := u.s.service(k)
 	var p packet.Packet
 	if e := packet.Parse(f, &p); e != packet.ErrNone {
 		return fmt.Errorf("flow %d: what left is malformed: %v", k+1, e)
 	}
-	backend, ok := o.backends[k%len(o.s.services)][conntrack.Endpoint{Addr: p.Dst, Port: p.DstPort, Proto: p.Proto}]
+	backend, ok := u.backends[k%len(u.s.services)][conntrack.Endpoint{Addr: p.Dst, Port: p.DstPort, Proto: p.Proto}]
 	if !ok {
 		return fmt.Errorf("flow %d: sent to %v, which is no backend of %s", k+1, p.Dst, svc.Name)
 	}
 	w.backend, w.owner, w.open = backend, uint8(q), true
 	if svc.Mode == conntrack.FullNAT {
-		w.local, w.port = o.locals[p.Src], p.SrcPort
+		w.local, w.port = u.locals[p.Src], p.SrcPort
 		w.delta = p.Seq - (w.client - 1) // of the SYN; w.client is what comes after
 	}
 	return nil

@@ -63,8 +63,8 @@ func startProfile(w io.Writer) (stop func(), err error) {
 	return pprof.StopCPUProfile, nil
 }
 
-// round feeds n packets in all and returns the nanoseconds each took: those of
-// the wall, so two workers side by side need half of what one does.
+// round feeds n packets in all and returns the nanoseconds each took. Two workers
+// side by side need half of what one does.
 func (s *synth) round(n int) float64 {
 	total, fed := int64(0), 0
 	for fed < n {
@@ -94,9 +94,9 @@ func (s *synth) limitRound(n int) float64 {
 	for fed < n {
 		b := &s.batches[0]
 		b.make(s, 0, n-fed)
-		from := s.clock.Now()
+		from := s.busy.Now()
 		s.limit.feed(b.frames)
-		total += s.clock.Now() - from
+		total += s.busy.Since(from)
 		fed += len(b.frames)
 	}
 	s.bytes = bytes
@@ -105,9 +105,9 @@ func (s *synth) limitRound(n int) float64 {
 
 // alone feeds the only worker its batch.
 func (s *synth) alone() int64 {
-	from := s.clock.Now()
+	from := s.busy.Now()
 	s.drive(0)
-	return s.clock.Now() - from
+	return s.busy.Since(from)
 }
 
 // drive feeds worker q its batch, burst by burst.

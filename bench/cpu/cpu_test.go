@@ -1,6 +1,7 @@
 package cpu_test
 
 import (
+	"runtime"
 	"testing"
 	"time"
 
@@ -44,6 +45,28 @@ func TestPrefetch(t *testing.T) {
 	cpu.Prefetch(nil, []uint64{0})
 	cpu.Prefetch(m, []uint64{0, 64, 4095, 1 << 40})
 	if n := testing.AllocsPerRun(10, func() { cpu.Prefetch(m, []uint64{0, 64}) }); n != 0 {
+		t.Errorf("%g allocations", n)
+	}
+}
+
+// Waiting takes no processor time, work does.
+func TestThread(t *testing.T) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	c := cpu.NewThread()
+	t.Logf("%d ns a reading", c.Cost())
+	from := c.Now()
+	time.Sleep(100 * time.Millisecond)
+	if took := c.Since(from); took > int64(20*time.Millisecond) {
+		t.Errorf("a sleep took %d ns", took)
+	}
+	from = c.Now()
+	for wall := time.Now(); c.Since(from) < int64(time.Millisecond); {
+		if time.Since(wall) > 10*time.Second {
+			t.Fatal("work takes no time")
+		}
+	}
+	if n := testing.AllocsPerRun(10, func() { c.Now() }); n != 0 {
 		t.Errorf("%g allocations", n)
 	}
 }
