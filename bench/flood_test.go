@@ -1,0 +1,75 @@
+package bench_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/l4fwd/l4fwd/bench"
+)
+
+func flood(t testing.TB, o bench.FloodOptions) *bench.FloodReport {
+	t.Helper()
+	rep, err := bench.Flood(context.Background(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rep
+}
+
+// Live flows live on and honest clients get in while half-open flows come and
+// go.
+func TestFlood(t *testing.T) {
+	for _, name := range []string{"fnat4", "fnat6", "dnat4"} {
+		t.Run(name, func(t *testing.T) {
+			rep := flood(t, bench.FloodOptions{
+				Spec: loadSpec(t, "all.yaml", name), MaxFlows: 1 << 15, Live: 500, Rate: 100_000,
+				Duration: time.Second, Honest: 200, RTT: 20 * time.Millisecond,
+			})
+			if rep.Lost != 0 || rep.LiveSent != rep.LivePackets || rep.LivePackets < 8000 {
+				t.Errorf("%d live flows lost, %d of %d packets forwarded", rep.Lost, rep.LiveSent, rep.LivePackets)
+			}
+			if rep.Honest < 190 || rep.Opened != rep.Honest {
+				t.Errorf("%d of %d honest clients got in", rep.Opened, rep.Honest)
+			}
+			// A quarter of the table is for half-open flows; all others made room.
+			if rep.SYNs < 85_000 || rep.Evicted < 70_000 || rep.Mpps <= 0 || rep.NsPerPacket <= 0 {
+				t.Errorf("%+v", rep)
+			}
+			var b bytes.Buffer
+			if err := rep.WriteText(&b); err != nil || !bytes.Contains(b.Bytes(), []byte("live flows: 0 of 500 lost")) {
+				t.Errorf("%v\n%s", err, &b)
+			}
+		})
+	}
+}
+
+// What a flood does to those who come late is seen: where the round trip takes
+// longer than a half-open flow is kept, nobody gets in.
+func TestFloodKeepsOut(t *testing.T) {
+	rep := flood(t, bench.FloodOptions{
+		Spec: loadSpec(t, "all.yaml", "fnat4"), MaxFlows: 1 << 12, Live: 100, Rate: 100_000,
+		Duration: 300 * time.Millisecond, Honest: 200, RTT: 100 * time.Millisecond,
+	})
+	if rep.Opened > rep.Honest/2 {
+		t.Errorf("%d of %d honest clients got in", rep.Opened, rep.Honest)
+	}
+}
+
+func TestFloodRefuses(t *testing.T) {
+	spec := loadSpec(t, "all.yaml", "fnat4")
+	for name, c := range map[string]struct {
+		o    bench.FloodOptions
+		want error
+	}{
+		"negative": {bench.FloodOptions{Spec: spec, Live: -1}, bench.ErrOptions},
+		"share":    {bench.FloodOptions{Spec: spec, LiveShare: 2}, bench.ErrOptions},
+		"UDP only": {bench.FloodOptions{Spec: loadSpec(t, "all.yaml", "fnat4u")}, bench.ErrNoService},
+	} {
+		if _, err := bench.Flood(context.Background(), c.o); !errors.Is(err, c.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
