@@ -27,11 +27,7 @@ type LimitReport struct {
 }
 
 func newLimitReport(ns, limits []float64) *LimitReport {
-	ratios := make([]float64, len(ns))
-	for i := range ns {
-		ratios[i] = ns[i] / limits[i]
-	}
-	return &LimitReport{Spread: *newSpread(limits), Ratio: median(ratios), BestRatio: slices.Min(ns) / slices.Min(limits)}
+	return &LimitReport{Spread: *newSpread(limits), Ratio: median(ratios(ns, limits)), BestRatio: slices.Min(ns) / slices.Min(limits)}
 }
 
 // median leaves v as it is.

@@ -98,7 +98,8 @@ type synth struct {
 	warm    uint64 // packets fed before it counted
 	fed     uint64
 	bytes   uint64
-	total   int64 // nanoseconds of all rounds
+	total   int64   // nanoseconds of all rounds
+	wall    float64 // nanoseconds a packet of the last round, by the clock; one worker only
 }
 
 // synthFlow is what packets of a flow are made from. Sequence numbers are those

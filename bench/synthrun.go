@@ -66,13 +66,15 @@ func startProfile(w io.Writer) (stop func(), err error) {
 // round feeds n packets in all and returns the nanoseconds each took. Two workers
 // side by side need half of what one does.
 func (s *synth) round(n int) float64 {
-	total, fed := int64(0), 0
+	total, wall, fed := int64(0), int64(0), 0
 	for fed < n {
 		for q := range s.batches {
 			s.batches[q].make(s, q, (n-fed+len(s.batches)-1)/len(s.batches))
 		}
 		if len(s.batches) == 1 {
+			from := s.clock.Now()
 			total += s.alone()
+			wall += s.clock.Now() - from
 		} else {
 			total += s.together()
 		}
@@ -85,6 +87,7 @@ func (s *synth) round(n int) float64 {
 	}
 	s.fed += uint64(fed)
 	s.total += total
+	s.wall = float64(wall) / float64(fed)
 	return float64(total) / float64(fed)
 }
 

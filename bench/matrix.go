@@ -1,0 +1,180 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+
+	"github.com/l4fwd/l4fwd/dataplane"
+	"github.com/l4fwd/l4fwd/nat"
+)
+
+// MatrixOptions say what Matrix measures. Fields as in SynthOptions.
+type MatrixOptions struct {
+	Spec                   dataplane.Spec // each service is a row
+	LocalPorts             []nat.PortRange
+	FrameSize, MaxFlows    int
+	Seed                   uint64
+	Flows, Packets, Rounds int
+	Size                   int
+	// Workers, above 1, adds rows for so many workers and the first service.
+	Workers  int
+	Progress func(done float64)
+}
+
+// MatrixReport is the result of Matrix.
+type MatrixReport struct {
+	Flows  int         `json:"flows"`
+	Rounds int         `json:"rounds"`
+	Rows   []MatrixRow `json:"rows"`
+}
+
+// MatrixRow is a kind of traffic.
+type MatrixRow struct {
+	Name string `json:"name"`
+	Spread
+	// ToFirst is the median of the rounds' ratios to the first row, of ns a packet;
+	// with several workers the other way round, of packets in the same time, by
+	// the wall.
+	ToFirst float64 `json:"to_first"`
+	ToLimit float64 `json:"to_limit,omitempty"` // median of the rounds' ratios to the limit
+	Dropped uint64  `json:"dropped"`
+	Workers int     `json:"workers"`
+}
+
+// matrixRow is a row under way.
+type matrixRow struct {
+	name   string
+	s      *synth
+	ns     []float64
+	wall   []float64 // one worker
+	limits []float64 // the same
+}
+
+// Matrix measures the services one beside another: a round of each in turn, so
+// that what the machine does besides weighs on all. A service with TOA is measured
+// with fresh flows, where every packet of a client bears it.
+func Matrix(ctx context.Context, o MatrixOptions) (rep *MatrixReport, err error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	o.Packets, o.Rounds = orDefault(o.Packets, 500_000), orDefault(o.Rounds, 5)
+	rows, err := matrixRows(&o)
+	defer func() {
+		for _, r := range rows {
+			err = errors.Join(err, r.s.close())
+		}
+		if err != nil {
+			rep, err = nil, fmt.Errorf("matrix: %w", err)
+		}
+	}()
+	if err != nil {
+		return nil, err
+	}
+	for i, r := range rows {
+		if err := r.s.open(ctx); err != nil {
+			return nil, fmt.Errorf("%s: %w", r.name, err)
+		}
+		r.s.round(min(o.Packets, 4*o.Flows)) // warms caches up
+		if o.Progress != nil {
+			o.Progress(0.5 * float64(i+1) / float64(len(rows)))
+		}
+	}
+	settle()
+	for i := range o.Rounds {
+		for _, r := range rows {
+			r.ns = append(r.ns, r.s.round(o.Packets))
+			if r.s.limit != nil {
+				r.wall = append(r.wall, r.s.wall)
+				r.limits = append(r.limits, r.s.limitRound(o.Packets))
+			}
+		}
+		if o.Progress != nil {
+			o.Progress(0.5 + 0.5*float64(i+1)/float64(o.Rounds))
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+	}
+	rep = &MatrixReport{Flows: o.Flows, Rounds: o.Rounds}
+	for _, r := range rows {
+		rep.Rows = append(rep.Rows, r.report(rows[0]))
+	}
+	return rep, nil
+}
+
+// matrixRows makes the data planes. With an error it returns those it made.
+func matrixRows(o *MatrixOptions) (rows []*matrixRow, err error) {
+	add := func(name string, svc dataplane.ServiceSpec, workers int, arrival Arrival) {
+		if err != nil {
+			return
+		}
+		one := SynthOptions{
+			Spec: o.Spec, LocalPorts: o.LocalPorts, FrameSize: o.FrameSize, MaxFlows: o.MaxFlows, Seed: o.Seed,
+			Flows: o.Flows, Packets: o.Packets, Rounds: o.Rounds, Size: o.Size,
+			Workers: workers, Arrival: arrival, Fresh: svc.TOA, Limit: workers == 1,
+		}
+		one.Spec.Services = []dataplane.ServiceSpec{svc}
+		var s *synth
+		if s, err = newSynth(one); err != nil {
+			err = fmt.Errorf("%s: %w", name, err)
+			return
+		}
+		rows = append(rows, &matrixRow{name: name, s: s})
+	}
+	for _, svc := range o.Spec.Services {
+		add(svc.Name, svc, 1, ArriveHome)
+	}
+	if o.Workers > 1 && len(o.Spec.Services) > 0 {
+		svc := o.Spec.Services[0]
+		add(fmt.Sprintf("%s, %d workers, flows at home", svc.Name, o.Workers), svc, o.Workers, ArriveHome)
+		add(fmt.Sprintf("%s, %d workers, every reply handed over", svc.Name, o.Workers), svc, o.Workers, ArriveAway)
+	}
+	if err == nil && len(rows) == 0 {
+		err = ErrNoService
+	}
+	return rows, err
+}
+
+func (r *matrixRow) report(first *matrixRow) MatrixRow {
+	counts := r.s.r.counts()
+	row := MatrixRow{Name: r.name, Spread: *newSpread(r.ns), Dropped: counts.Drops(), Workers: r.s.o.Workers}
+	if r.s.o.Workers > 1 {
+		row.ToFirst = median(ratios(first.wall, r.ns))
+		return row
+	}
+	row.ToFirst = median(ratios(r.ns, first.ns))
+	row.ToLimit = median(ratios(r.ns, r.limits))
+	return row
+}
+
+// ratios of a to b, one by one.
+func ratios(a, b []float64) []float64 {
+	out := make([]float64, len(a))
+	for i := range a {
+		out[i] = a[i] / b[i]
+	}
+	return out
+}
+
+// WriteJSON writes the report as one JSON object.
+func (r *MatrixReport) WriteJSON(w io.Writer) error { return writeJSON(w, r) }
+
+// WriteText writes the report as a table in Markdown.
+func (r *MatrixReport) WriteText(w io.Writer) error {
+	p := &printer{w: w}
+	p.linef("%d flows, medians of %d rounds in turn", r.Flows, r.Rounds)
+	p.linef("| packets | ns, median | best | worst | to the first row | to the limit | dropped |")
+	p.linef("|---|---|---|---|---|---|---|")
+	for _, row := range r.Rows {
+		first, limit := fmt.Sprintf("%.2f×", row.ToFirst), "—"
+		if row.Workers > 1 {
+			first += " as many"
+		} else {
+			limit = fmt.Sprintf("%.2f×", row.ToLimit)
+		}
+		p.linef("| %s | %.1f | %.1f | %.1f | %s | %s | %d |", row.Name, row.Median, row.Best, row.Worst, first, limit, row.Dropped)
+	}
+	return p.err
+}

@@ -1,0 +1,42 @@
+package bench_test
+
+import (
+	"bytes"
+	"context"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/l4fwd/l4fwd/bench"
+)
+
+// Every service is a row, and so are two workers; nothing is lost but for full
+// hand-off rings, where a thread has to wait for its core.
+func TestMatrix(t *testing.T) {
+	rep, err := bench.Matrix(context.Background(), bench.MatrixOptions{
+		Spec: loadSpec(t, "matrix.yaml"), Flows: 1000, Packets: 2000, Rounds: 3, Workers: 2,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for i, r := range rep.Rows {
+		names = append(names, r.Name)
+		one := r.Workers == 1
+		if r.Median <= 0 || r.Best > r.Median || r.Worst < r.Median || r.ToFirst <= 0 || one && (r.ToLimit <= 0.5 || r.Dropped != 0) || i == 0 && r.ToFirst != 1 {
+			t.Errorf("%+v", r)
+		}
+	}
+	want := []string{"tcp4", "udp4", "tcp6", "dnat4", "toa4", "tcp4, 2 workers, flows at home", "tcp4, 2 workers, every reply handed over"}
+	if d := cmp.Diff(want, names); d != "" {
+		t.Error(d)
+	}
+	var b bytes.Buffer
+	if err := rep.WriteText(&b); err != nil || strings.Count(b.String(), "\n| ") != 8 {
+		t.Errorf("%v\n%s", err, &b)
+	}
+	if _, err := bench.Matrix(context.Background(), bench.MatrixOptions{Spec: loadSpec(t, "matrix.yaml"), Flows: -1}); err == nil {
+		t.Error("a negative number of flows is no error")
+	}
+}
