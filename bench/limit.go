@@ -1,10 +1,13 @@
 package bench
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"math/bits"
+	"runtime"
 
 	"golang.org/x/sys/unix"
 
@@ -94,6 +97,75 @@ func hugeMemory(size uint64) ([]byte, error) {
 func (l *limit) close() error {
 	l.lines = nil
 	return unix.Munmap(l.memory)
+}
+
+// LimitAlone is the result of Limit.
+type LimitAlone struct {
+	Spread
+	Flows  int    `json:"flows"`
+	Memory uint64 `json:"memory_bytes"`
+}
+
+// Limit measures the limit (see the package comment) by itself, with packets as
+// Synthesize makes them. What o says of workers, arrival and profiles does not
+// count.
+func Limit(ctx context.Context, o SynthOptions) (rep *LimitAlone, err error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	o.Workers, o.Limit, o.Profile = 1, false, false
+	s, err := newMaker(o)
+	if err != nil {
+		return nil, fmt.Errorf("limit: %w", err)
+	}
+	// Replies need local addresses and ports, whichever.
+	locals := map[bool][]uint16{} // whether IPv4
+	for i, a := range o.Spec.Locals {
+		locals[a.Is4()] = append(locals[a.Is4()], uint16(i))
+	}
+	for k := range s.flows {
+		w := &s.flows[k]
+		w.backend = uint16(k % len(s.service(k).Backends))
+		w.port = uint16(1024 + k%maxPorts)
+		if of := locals[s.service(k).Backends[w.backend].Endpoint.Addr.Is4()]; len(of) > 0 { // DNAT needs none
+			w.local = of[k/maxPorts%len(of)]
+		}
+	}
+	if s.limit, err = newLimit(s.o.MaxFlows, s.o.Flows, s.o.FrameSize); err != nil {
+		return nil, fmt.Errorf("limit: %w", err)
+	}
+	defer func() {
+		if e := s.limit.close(); err == nil && e != nil {
+			rep, err = nil, fmt.Errorf("limit: %w", e)
+		}
+	}()
+	rep = &LimitAlone{Flows: s.o.Flows, Memory: uint64(len(s.limit.memory))}
+	s.limitRound(min(s.o.Packets, 4*len(s.flows)))
+	var ns []float64
+	for i := range s.o.Rounds {
+		ns = append(ns, s.limitRound(s.o.Packets))
+		if o.Progress != nil {
+			o.Progress(float64(i+1) / float64(s.o.Rounds))
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, fmt.Errorf("limit: %w", err)
+		}
+	}
+	rep.Spread = *newSpread(ns)
+	return rep, nil
+}
+
+// maxPorts is how many ports there are from 1024 on.
+const maxPorts = 1<<16 - 1024
+
+// WriteJSON writes the report as one JSON object.
+func (r *LimitAlone) WriteJSON(w io.Writer) error { return writeJSON(w, r) }
+
+// WriteText writes the report for people.
+func (r *LimitAlone) WriteText(w io.Writer) error {
+	p := &printer{w: w}
+	p.linef("limit: median %.1f, best %.1f, worst %.1f ns a packet over %d rounds", r.Median, r.Best, r.Worst, r.Rounds)
+	p.linef("%d flows, %.1f MiB of memory", r.Flows, float64(r.Memory)/(1<<20))
+	return p.err
 }
 
 // feed does the work for all frames.

@@ -118,17 +118,32 @@ type synthFlow struct {
 const packetGap = 100 // nanoseconds
 
 func newSynth(o SynthOptions) (*synth, error) {
+	s, err := newMaker(o)
+	if err != nil {
+		return nil, err
+	}
+	o = s.o
+	s.r, err = newRig(&Options{
+		Spec: o.Spec, LocalPorts: o.LocalPorts, FrameSize: o.FrameSize, MaxFlows: o.MaxFlows,
+		Workers: o.Workers, Seed: o.Seed, RSSKnown: o.RSSKnown,
+	}, o.Size)
+	if err != nil {
+		return nil, err
+	}
+	if o.Limit {
+		if s.limit, err = newLimit(o.MaxFlows, o.Flows, o.FrameSize); err != nil {
+			return nil, errors.Join(err, s.close())
+		}
+	}
+	return s, nil
+}
+
+// newMaker is a synth without a data plane, which can make packets.
+func newMaker(o SynthOptions) (*synth, error) {
 	o.FrameSize, o.Workers = orDefault(o.FrameSize, 2048), orDefault(o.Workers, 1)
 	o.Packets, o.Rounds, o.Size = orDefault(o.Packets, 500_000), orDefault(o.Rounds, 5), orDefault(o.Size, MinSize)
-	switch {
-	case o.Flows < 1 || o.Flows > 1<<30:
-		return nil, fmt.Errorf("%w: %d flows: want 1 to %d", ErrOptions, o.Flows, 1<<30)
-	case o.Size < MinSize || o.Size > MaxSize:
-		return nil, fmt.Errorf("%w: packets of %d bytes: want %d to %d", ErrOptions, o.Size, MinSize, MaxSize)
-	case o.Workers < 1 || o.Workers > 255 || o.Packets < 1 || o.Rounds < 1:
-		return nil, fmt.Errorf("%w: %d workers, %d rounds of %d packets", ErrOptions, o.Workers, o.Rounds, o.Packets)
-	case o.Workers > 1 && (o.Limit || o.Profile):
-		return nil, fmt.Errorf("%w: limit and profile are of one worker", ErrOptions)
+	if err := o.check(); err != nil {
+		return nil, err
 	}
 	// A quarter of it may be half-open, which at first all of a group are.
 	need := max(o.Flows, 4*handshakeGroup)
@@ -144,23 +159,26 @@ func newSynth(o SynthOptions) (*synth, error) {
 	if s.clients, err = newClients(&o.Spec); err != nil {
 		return nil, err
 	}
-	s.r, err = newRig(&Options{
-		Spec: o.Spec, LocalPorts: o.LocalPorts, FrameSize: o.FrameSize, MaxFlows: o.MaxFlows,
-		Workers: o.Workers, Seed: o.Seed, RSSKnown: o.RSSKnown,
-	}, o.Size)
-	if err != nil {
-		return nil, err
-	}
 	s.flows = make([]synthFlow, o.Flows)
 	for range o.Workers {
 		s.batches = append(s.batches, newBatch(o.Workers))
 	}
-	if o.Limit {
-		if s.limit, err = newLimit(o.MaxFlows, o.Flows, o.FrameSize); err != nil {
-			return nil, errors.Join(err, s.close())
-		}
-	}
 	return s, nil
+}
+
+// check looks whether the options are in range.
+func (o *SynthOptions) check() error {
+	switch {
+	case o.Flows < 1 || o.Flows > 1<<30:
+		return fmt.Errorf("%w: %d flows: want 1 to %d", ErrOptions, o.Flows, 1<<30)
+	case o.Size < MinSize || o.Size > MaxSize:
+		return fmt.Errorf("%w: packets of %d bytes: want %d to %d", ErrOptions, o.Size, MinSize, MaxSize)
+	case o.Workers < 1 || o.Workers > 255 || o.Packets < 1 || o.Rounds < 1:
+		return fmt.Errorf("%w: %d workers, %d rounds of %d packets", ErrOptions, o.Workers, o.Rounds, o.Packets)
+	case o.Workers > 1 && (o.Limit || o.Profile):
+		return fmt.Errorf("%w: limit and profile are of one worker", ErrOptions)
+	}
+	return nil
 }
 
 // servicesFor are the services that packets can be made for.
