@@ -100,6 +100,11 @@ func (m *meter) laterLoops(ctx context.Context) error {
 	if !m.several() || fed == 0 {
 		return nil
 	}
+	stop, err := startProfile(m.o.CPUProfile)
+	if err != nil {
+		return err
+	}
+	defer stop()
 	m.watch()
 	m.since = m.now()
 	if m.out != nil && m.o.Workers > 1 {
@@ -108,7 +113,12 @@ func (m *meter) laterLoops(ctx context.Context) error {
 	settle()
 	var before uint64
 	var nanos int64
-	if m.o.Workers == 1 {
+	switch {
+	case m.o.Limit:
+		if before, nanos, err = m.beside(ctx, &lanes[0]); err != nil {
+			return err
+		}
+	case m.o.Workers == 1:
 		before = allocated()
 		from := m.now()
 		m.drive(ctx, 0, &lanes[0])
@@ -116,7 +126,7 @@ func (m *meter) laterLoops(ctx context.Context) error {
 		if m.out != nil { // writing is not the pipeline's
 			nanos = lanes[0].nanos
 		}
-	} else {
+	default:
 		before, nanos = m.together(ctx, lanes)
 	}
 	m.allocs, m.allocsOver = allocated()-before, 0
@@ -144,7 +154,7 @@ func (m *meter) drive(ctx context.Context, id int, l *lane) {
 	w, p := m.r.dp.Workers[id], m.r.ports[id]
 	span := m.c.span()
 	bursts, now := 0, m.time
-	for len(l.frames) > 0 && (m.o.Duration > 0 || 1+l.loops < m.o.Loops) {
+	for len(l.frames) > 0 && (m.o.Duration > 0 || 1+l.loops < m.until) {
 		l.loops++
 		offset := base + int64(l.loops)*span
 		for at := 0; at < len(l.frames); at += dataplane.BurstSize {
@@ -156,6 +166,9 @@ func (m *meter) drive(ctx context.Context, id int, l *lane) {
 			if m.out == nil {
 				for !p.Idle() {
 					w.Poll(now)
+				}
+				if m.sampler != nil {
+					m.sampler.note(end - at)
 				}
 			} else {
 				from := m.now()

@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"time"
 
+	"github.com/l4fwd/l4fwd/bench/cpu"
 	"github.com/l4fwd/l4fwd/dataplane"
 	"github.com/l4fwd/l4fwd/dataplane/memport"
 	"github.com/l4fwd/l4fwd/nat"
@@ -33,6 +34,15 @@ type Options struct {
 	// workers they then take turns in one thread, so that the order, too, is
 	// always the same, and the figures say nothing of speed.
 	Output io.Writer
+	// Limit measures the limit (see the package comment) after each loop but the
+	// first, over the same packets, and takes the processor time of the thread for
+	// time. It needs several Loops, one worker and no Output.
+	Limit bool
+	// Profile measures the stages of every burst of the loops after the first; it
+	// needs one worker and no Output. CPUProfile, if set, gets a pprof profile of
+	// those loops.
+	Profile    bool
+	CPUProfile io.Writer
 	// Progress, if set, is called now and then from the measuring thread with
 	// the part done, 0 to 1.
 	Progress func(done float64)
@@ -72,6 +82,9 @@ func orDefault(v, d int) int {
 func replay(ctx context.Context, c *Capture, o *Options) (rep *Report, err error) {
 	if o.Workers < 1 || o.Workers > 255 || o.Loops < 1 {
 		return nil, fmt.Errorf("%w: %d workers, %d loops", ErrOptions, o.Workers, o.Loops)
+	}
+	if o.Limit && (o.Loops < 2 || o.Duration > 0) || (o.Limit || o.Profile) && (o.Workers > 1 || o.Output != nil) {
+		return nil, fmt.Errorf("%w: the limit wants several loops, limit and profile one worker and no output", ErrOptions)
 	}
 	longest := 0
 	for i, f := range c.Frames {
@@ -115,6 +128,10 @@ type meter struct {
 	clocks  []dataplane.StageClock
 	started time.Time
 	since   int64 // when the later loops began, by now
+	until   int   // how many loops drive goes on for
+	sampler *stageSampler
+	// By loop, nanoseconds a packet, where the limit is measured.
+	rounds, limits []float64
 
 	order      []int32 // what loop 1 fed, in its order
 	time       int64   // capture time of the last burst, nanoseconds; see base
@@ -137,7 +154,7 @@ func (m *meter) several() bool { return m.o.Loops > 1 || m.o.Duration > 0 }
 
 func newMeter(r *rig, c *Capture, o *Options) *meter {
 	m := &meter{
-		o: o, r: r, c: c, a: analyse(c, &o.Spec), started: time.Now(), time: base,
+		o: o, r: r, c: c, a: analyse(c, &o.Spec), started: time.Now(), time: base, until: o.Loops,
 		clocks: make([]dataplane.StageClock, o.Workers),
 	}
 	m.out = newOutput(r, o.Output, c.Start)
@@ -153,6 +170,11 @@ const sampled = 16
 
 // watch lets the stage clocks run.
 func (m *meter) watch() {
+	if m.o.Profile && m.several() {
+		m.sampler = newStageSampler(cpu.NewClock())
+		m.r.dp.Workers[0].Time(&m.sampler.clock)
+		return
+	}
 	for i, w := range m.r.dp.Workers {
 		m.clocks[i] = dataplane.StageClock{Now: m.now, Every: sampled}
 		w.Time(&m.clocks[i])
@@ -187,5 +209,11 @@ func (m *meter) report() *Report {
 	}
 	rep.count(&counts)
 	rep.time(m.clocks)
+	if m.sampler != nil {
+		rep.Profile = m.sampler.report()
+	}
+	if m.limits != nil {
+		rep.Rounds, rep.Limit = newSpread(m.rounds), newLimitReport(m.rounds, m.limits)
+	}
 	return rep
 }
