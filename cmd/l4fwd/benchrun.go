@@ -1,0 +1,146 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+	"golang.org/x/term"
+
+	"github.com/l4fwd/l4fwd/bench"
+	"github.com/l4fwd/l4fwd/config"
+	"github.com/l4fwd/l4fwd/control/plan"
+	"github.com/l4fwd/l4fwd/dataplane"
+	"github.com/l4fwd/l4fwd/nat"
+)
+
+// benchFlags are what the measuring commands have in common.
+type benchFlags struct {
+	file, protocol, family, profile string
+	asJSON                          bool
+	proto                           uint8
+	fam                             int
+}
+
+// common adds the flags.
+func (b *benchFlags) common(cmd *cobra.Command) {
+	benchFile(cmd, &b.file)
+	cmd.Flags().BoolVar(&b.asJSON, "json", false, "print one JSON object")
+}
+
+// profiled adds the flag for a CPU profile.
+func (b *benchFlags) profiled(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&b.profile, "cpuprofile", "", "pprof `FILE` to write of what is measured")
+}
+
+// filtered adds the flags that choose services.
+func (b *benchFlags) filtered(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&b.protocol, "protocol", "", "only services of tcp or udp")
+	cmd.Flags().StringVar(&b.family, "family", "", "only services whose address is of family 4 or 6")
+}
+
+// benchPlan is what a configuration says to a benchmark.
+type benchPlan struct {
+	spec                dataplane.Spec
+	ports               []nat.PortRange
+	frameSize, maxFlows int
+}
+
+// load reads the configuration and the flags that choose services.
+func (b *benchFlags) load() (p benchPlan, err error) {
+	if b.proto, b.fam, err = benchFilter(b.protocol, b.family); err != nil {
+		return p, &exitError{exitUsage, err}
+	}
+	cfg, err := config.Load(b.file)
+	if err != nil {
+		return p, unreadable(err)
+	}
+	return benchPlan{plan.Spec(cfg), plan.PortRanges(cfg), cfg.FrameSize, cfg.MaxFlows}, nil
+}
+
+// benchReport is a result that can be printed.
+type benchReport interface {
+	WriteJSON(io.Writer) error
+	WriteText(io.Writer) error
+}
+
+// benchHooks are what a benchmark gets beside its options.
+type benchHooks struct {
+	progress func(float64)
+	profile  io.Writer // nil without --cpuprofile
+}
+
+// run lets measure measure until a signal comes, and prints the result.
+func (b *benchFlags) run(cmd *cobra.Command, measure func(context.Context, benchHooks) (benchReport, error)) error {
+	ctx, stop := signal.NotifyContext(cmd.Context(), unix.SIGINT, unix.SIGTERM)
+	defer stop()
+	bar := newProgressBar(cmd.ErrOrStderr())
+	var rep benchReport
+	var err error
+	do := func(w io.Writer) error {
+		rep, err = measure(ctx, benchHooks{bar.show, w})
+		return err
+	}
+	if b.profile == "" {
+		err = do(nil)
+	} else {
+		err = writeFile(cmd.OutOrStdout(), b.profile, do)
+	}
+	bar.clear()
+	switch {
+	case errors.Is(err, bench.ErrOptions) || errors.Is(err, bench.ErrNoService):
+		return &exitError{exitUsage, err}
+	case err != nil:
+		return err
+	case b.asJSON:
+		return rep.WriteJSON(cmd.OutOrStdout())
+	}
+	return rep.WriteText(cmd.OutOrStdout())
+}
+
+// progressBar draws on a terminal and nowhere else.
+type progressBar struct {
+	w     io.Writer // nil: not a terminal
+	drawn time.Time
+	cells int
+}
+
+func newProgressBar(w io.Writer) *progressBar {
+	if f, ok := w.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		return &progressBar{w: w}
+	}
+	return &progressBar{}
+}
+
+// barCells is the bar's width.
+const barCells = 40
+
+func (b *progressBar) show(done float64) {
+	if b.w == nil || time.Since(b.drawn) < 100*time.Millisecond {
+		return
+	}
+	b.drawn = time.Now()
+	b.cells = min(max(int(done*barCells), 0), barCells)
+	// Two writes of strings that exist: drawing does not count as allocation.
+	_, _ = io.WriteString(b.w, "\r[")
+	_, _ = io.WriteString(b.w, barFull[:b.cells])
+	_, _ = io.WriteString(b.w, barEmpty[:barCells-b.cells])
+	_, _ = io.WriteString(b.w, "]")
+}
+
+var (
+	barFull  = strings.Repeat("#", barCells)
+	barEmpty = strings.Repeat(".", barCells)
+)
+
+func (b *progressBar) clear() {
+	if b.w != nil {
+		_, _ = io.WriteString(b.w, "\r\x1b[K")
+	}
+}
