@@ -7,6 +7,9 @@
 #   fuzz          every fuzz target there is, FUZZTIME each (10s unless given)
 #   race          the control plane and all else outside the rings, race detector on
 #   bench         the forwarding benchmark over a generated capture
+#   bench-check   fail if the forwarder has become slower than its bounds, allocates,
+#                 or has new bounds checks or calls in the files packets go through
+#   bench-bounds  list those checks and calls anew, after a change that is meant
 #   golden        record bench/testdata/golden again, after a change that is meant
 #   generate      compile the XDP program again (needs clang-14)
 #   generate-check  fail if the committed XDP object is not what its source gives
@@ -24,7 +27,7 @@ TESTFLAGS := -count=1 -p 1 -timeout 20m
 TESTLOG   := bin/test.log
 FUZZTIME  ?= 10s
 
-.PHONY: build test test-full cover fuzz race bench golden generate generate-check lint demo deps clean
+.PHONY: build test test-full cover fuzz race bench bench-check bench-bounds golden generate generate-check lint demo deps clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/l4fwd ./cmd/l4fwd
@@ -59,6 +62,15 @@ race:
 bench: build
 	bin/l4fwd bench gen -c bench/testdata/bench.yaml --flows 65536 --packets 1000000 --size 64 -o bin/64k.pcap
 	bin/l4fwd bench replay -c bench/testdata/bench.yaml --pcap bin/64k.pcap --loops 20
+
+# The bounds are ratios to the least work there is, measured in turn, so that it
+# does not matter much what else the machine does.
+bench-check: build
+	bin/l4fwd bench check -c bench/testdata/matrix.yaml --bounds bench/bounds.json
+	$(GO) test -tags benchcheck -count=1 -timeout 10m ./bench/hot
+
+bench-bounds:
+	$(GO) test -tags benchcheck -count=1 -run '^TestTree$$' ./bench/hot -update
 
 golden:
 	$(GO) test -count=1 -run '^TestGolden$$' ./bench -update

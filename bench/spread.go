@@ -1,6 +1,9 @@
 package bench
 
-import "slices"
+import (
+	"maps"
+	"slices"
+)
 
 // Spread is nanoseconds a packet over several rounds.
 type Spread struct {
@@ -37,4 +40,16 @@ func median(v []float64) float64 {
 		return (s[n/2-1] + s[n/2]) / 2
 	}
 	return s[len(s)/2]
+}
+
+// sortedKeys are the keys of both maps.
+func sortedKeys[V any](a, b map[string]V) []string {
+	keys := slices.Collect(maps.Keys(a))
+	for k := range b {
+		if _, ok := a[k]; !ok {
+			keys = append(keys, k)
+		}
+	}
+	slices.Sort(keys)
+	return keys
 }

@@ -27,6 +27,7 @@ a network interface.`,
 	cmd.AddCommand(
 		benchGenCommand(), benchReplayCommand(), benchDiffCommand(),
 		benchLimitCommand(), benchLivesCommand(), benchFloodCommand(), benchMatrixCommand(),
+		benchCheckCommand(),
 	)
 	return cmd
 }
