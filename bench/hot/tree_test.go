@@ -88,11 +88,11 @@ var mutants = []struct {
 	{
 		name: "a map lookup a packet",
 		old:  "\t\t\tb.hash[flows] = w.table.Hash(&p.Tuple)\n",
-		new:  "\t\t\tb.hash[flows] = w.table.Hash(&p.Tuple)\n\t\t\tseenTuples[p.Tuple]++\n",
+		new:  "\t\t\tb.hash[flows] = w.table.Hash(&p.Tuple)\n\t\t\tif !seenTuples[p.Tuple] {\n\t\t\t\tseenTuples[p.Tuple] = true\n\t\t\t}\n",
 		globals: `
-var seenTuples = map[packet.Tuple]uint64{}
+var seenTuples = map[packet.Tuple]bool{}
 `,
-		want: "runtime.mapassign", fails: "FAIL ratio",
+		want: "runtime.mapaccess", fails: "FAIL ratio",
 	},
 	{
 		name: "an allocation a packet",
