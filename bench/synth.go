@@ -93,6 +93,7 @@ type synth struct {
 	time     int64      // of the workers
 	limit    *limit
 	sampler  *stageSampler
+	pacer    *pacer // of several workers
 
 	opening Part
 	warm    uint64 // packets fed before it counted

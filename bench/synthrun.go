@@ -127,7 +127,50 @@ func (s *synth) drive(q int) {
 		if s.sampler != nil {
 			s.sampler.note(len(burst))
 		}
+		if s.pacer != nil {
+			s.pacer.done[q].bursts.Add(1)
+			for s.pacer.ahead(q) {
+				w.Poll(now)
+			}
+		}
 	}
+}
+
+// pacer keeps workers side by side, as the packets of one wire would: one that
+// had to wait for its core would find its hand-off rings full, which is not what is
+// measured.
+type pacer struct {
+	done []pace
+	all  []int32 // bursts each worker has in all
+}
+
+// pace is how many bursts a worker has fed, apart from what others write.
+type pace struct {
+	bursts atomic.Int32
+	_      [2*cacheLine - 4]byte
+}
+
+// maxAhead is how many bursts a worker may be ahead of another: half of what a
+// hand-off ring takes.
+const maxAhead = 16
+
+func newPacer(batches []batch) *pacer {
+	p := &pacer{done: make([]pace, len(batches))}
+	for i := range batches {
+		p.all = append(p.all, int32((len(batches[i].frames)+dataplane.BurstSize-1)/dataplane.BurstSize))
+	}
+	return p
+}
+
+// ahead reports whether worker q should wait for another.
+func (p *pacer) ahead(q int) bool {
+	mine := p.done[q].bursts.Load()
+	for i := range p.done {
+		if n := p.done[i].bursts.Load(); n < p.all[i] && mine-n > maxAhead {
+			return true
+		}
+	}
+	return false
 }
 
 // together feeds all workers their batches, each in a thread of its own, and
@@ -138,6 +181,10 @@ func (s *synth) together() int64 {
 	end := s.time
 	for q := range s.batches {
 		end = max(end, s.time+int64(len(s.batches[q].frames))*packetGap)
+	}
+	s.pacer = nil
+	if s.o.Arrival != ArriveHome { // else nothing is handed over
+		s.pacer = newPacer(s.batches)
 	}
 	var ready, finished atomic.Int32
 	var done sync.WaitGroup
