@@ -1,8 +1,8 @@
 // Package bench measures the forwarder: it makes captures aimed at a
 // configuration's services and feeds captures, or packets made on the spot,
 // through the workers of package dataplane, over ports of plain memory. It also
-// says how two captures differ,
-// and testdata/golden holds what has to come out of a replay, to the byte.
+// says how two captures differ, and testdata/golden holds what has to come out of
+// a replay, to the byte.
 //
 // It must never know the configuration's file format, a network interface, or
 // how a packet is rewritten: what is to be done comes as a dataplane.Spec, and
