@@ -27,11 +27,12 @@ type FloodOptions struct {
 	Live      int
 	LiveShare float64
 	// Rate is how many packets arrive a second by the worker's clock, 0 is 3
-	// million; Duration how long by that clock, 0 is 2 s.
+	// million; Duration how long by that clock, 0 is 4 s.
 	Rate     int
 	Duration time.Duration
-	// Honest clients open so many connections a second, 0 is 1000; their round
-	// trip takes RTT, 0 is 50 ms.
+	// Honest clients begin so many connections a second, 0 is 1000, in the first
+	// half of the flood; their round trip takes RTT, 0 is 50 ms. Whose SYN is not
+	// answered sends it again after 1 s, and again 2 s later (RFC 6298 section 2).
 	Honest int
 	RTT    time.Duration
 	// CPUProfile and Progress as in SynthOptions.
@@ -53,8 +54,12 @@ type FloodReport struct {
 	LiveSent    uint64 `json:"live_sent"`    // and forwarded
 	Live        int    `json:"live"`         // flows before
 	Lost        int    `json:"lost"`         // of them afterwards
-	Honest      int    `json:"honest"`       // connections that began, by their first SYN
-	Opened      int    `json:"opened"`       // and got data through
+	Honest      int    `json:"honest"`       // connections that began
+	// Opened got data through before the flood was over, by how many SYNs it took,
+	// one to three.
+	Opened [honestSYNs]int `json:"opened"`
+	Broken int             `json:"broken"` // let in, and thrown out before their data
+	Trying int             `json:"trying"` // when the flood was over
 
 	Flows        int               `json:"flows"`   // opened for the flood
 	Evicted      uint64            `json:"evicted"` // half-open flows
@@ -70,8 +75,7 @@ const floodRounds = 5
 // Flood opens live flows, then has SYNs arrive from addresses that are made up,
 // every one a new flow that nobody answers, among packets of the live flows. It
 // says how fast that goes, how many live flows are lost, and how many new
-// connections of honest clients open meanwhile, at the first try. Packets are made
-// as in Synthesize and only their feeding is timed, as there.
+// connections of honest clients open meanwhile. Packets are made as in Synthesize and only their feeding is timed, as there.
 func Flood(ctx context.Context, o FloodOptions) (*FloodReport, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -80,7 +84,7 @@ func Flood(ctx context.Context, o FloodOptions) (*FloodReport, error) {
 		o.LiveShare = 0.1
 	}
 	if o.Duration == 0 {
-		o.Duration = 2 * time.Second
+		o.Duration = 4 * time.Second
 	}
 	if o.RTT == 0 {
 		o.RTT = 50 * time.Millisecond
@@ -125,6 +129,7 @@ type honest struct {
 	flow   synthFlow
 	number int
 	step   int   // next
+	syns   int   // sent
 	due    int64 // by the worker's clock
 }
 
@@ -134,6 +139,9 @@ const (
 	honestFrom = 1 << 31
 	madeUpFrom = 1 << 32
 )
+
+// honestSYNs is how many SYNs an honest client sends before it gives up.
+const honestSYNs = 3
 
 // honestEvery is how many bursts of the flood pass between two looks at the
 // honest clients.
@@ -161,7 +169,7 @@ func (f *flooder) run(ctx context.Context) error {
 		f.s.time += pace
 		f.nanos += f.s.burst(f.burst[:], f.s.time)
 		if i%honestEvery == 0 {
-			if err := f.honestClients(true); err != nil {
+			if err := f.honestClients(i < bursts/2); err != nil {
 				return err
 			}
 		}
@@ -253,7 +261,15 @@ func (f *flooder) goOn(h *honest, now int64) (bool, error) {
 	}
 	f.watch.feed([][]byte{g.build(f.buf[:handshakeRoom])}, now)
 	o := &f.watch.sent[0]
-	if o.n == 0 {
+	if h.step == 0 {
+		h.syns++
+	}
+	switch {
+	case o.n == 0 && h.step == 0 && h.syns < honestSYNs:
+		h.due = now + int64(h.syns)*int64(time.Second)
+		return true, nil
+	case o.n == 0:
+		f.rep.Broken++
 		return false, nil
 	}
 	switch h.step {
@@ -265,7 +281,7 @@ func (f *flooder) goOn(h *honest, now int64) (bool, error) {
 	case 1:
 		h.due = now + int64(f.o.RTT)
 	case 3:
-		f.rep.Opened++
+		f.rep.Opened[h.syns-1]++
 		return false, nil
 	}
 	h.step++
@@ -286,16 +302,9 @@ func (f *flooder) count(rates []float64, was *dataplane.Counts) {
 	f.rep.Dropped = all.Dropped
 }
 
-// after lets honest clients that have begun go on, without the flood, and sees
-// which live flows are still there.
+// after sees which live flows are still there.
 func (f *flooder) after() error {
-	for len(f.honest) > 0 {
-		f.s.time += serverRTT
-		if err := f.honestClients(false); err != nil {
-			return err
-		}
-	}
-	f.s.r.ports[0].OnSend = nil
+	f.rep.Trying = len(f.honest)
 	for k := range f.s.flows {
 		g := f.s.data(k, false)
 		f.watch.feed([][]byte{g.build(f.buf[:handshakeRoom])}, f.s.time)
@@ -315,7 +324,8 @@ func (r *FloodReport) WriteText(w io.Writer) error {
 	p.linef("%d packets, %d of them SYNs of a flood: %.2f Mpps (median; best %.2f, worst %.2f), %.1f ns a packet", r.Packets, r.SYNs, r.Mpps, r.Best, r.Worst, r.NsPerPacket)
 	p.linef("  %.1f s by the worker's clock, so %.2f million SYNs a second were offered", r.ClockSeconds, float64(r.SYNs)/max(r.ClockSeconds, 1e-9)/1e6)
 	p.linef("live flows: %d of %d lost; %d of their %d packets forwarded", r.Lost, r.Live, r.LiveSent, r.LivePackets)
-	p.linef("honest new connections: %d of %d opened at the first try", r.Opened, r.Honest)
+	p.linef("honest new connections: of %d, %d opened by the first SYN, %d by the second, %d by the third; %d broken, %d still trying",
+		r.Honest, r.Opened[0], r.Opened[1], r.Opened[2], r.Broken, r.Trying)
 	p.linef("flows opened %d, half-open ones evicted %d, expired %d", r.Flows, r.Evicted, r.Expired)
 	writeDropped(p, r.Dropped)
 	p.linef("flow table %.1f MiB", float64(r.TableBytes)/(1<<20))

@@ -26,16 +26,18 @@ func TestFlood(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			rep := flood(t, bench.FloodOptions{
 				Spec: loadSpec(t, "all.yaml", name), MaxFlows: 1 << 15, Live: 500, Rate: 100_000,
-				Duration: time.Second, Honest: 200, RTT: 20 * time.Millisecond,
+				Duration: 3 * time.Second, Honest: 200, RTT: 20 * time.Millisecond,
 			})
 			if rep.Lost != 0 || rep.LiveSent != rep.LivePackets || rep.LivePackets < 8000 {
 				t.Errorf("%d live flows lost, %d of %d packets forwarded", rep.Lost, rep.LiveSent, rep.LivePackets)
 			}
-			if rep.Honest < 190 || rep.Opened != rep.Honest {
-				t.Errorf("%d of %d honest clients got in", rep.Opened, rep.Honest)
+			// Who is refused at first is let in when it comes again.
+			if opened := rep.Opened[0] + rep.Opened[1]; rep.Honest < 280 || opened < rep.Honest*99/100 || rep.Broken != 0 {
+				t.Errorf("of %d honest clients, by SYNs, %v got in, %d broken, %d still trying", rep.Honest, rep.Opened, rep.Broken, rep.Trying)
 			}
-			// A quarter of the table is for half-open flows; all others made room.
-			if rep.SYNs < 85_000 || rep.Evicted < 70_000 || rep.Mpps <= 0 || rep.NsPerPacket <= 0 {
+			// A quarter of the table is for half-open flows: the others were refused or
+			// made room.
+			if full := rep.Dropped["half_open_full"]; rep.SYNs < 260_000 || rep.Evicted+full < 240_000 || rep.Mpps <= 0 || rep.NsPerPacket <= 0 {
 				t.Errorf("%+v", rep)
 			}
 			var b bytes.Buffer
@@ -46,15 +48,16 @@ func TestFlood(t *testing.T) {
 	}
 }
 
-// What a flood does to those who come late is seen: where the round trip takes
-// longer than a half-open flow is kept, nobody gets in.
+// What a flood does to others is seen: where nobody can come again before it is
+// over, many are left out.
 func TestFloodKeepsOut(t *testing.T) {
 	rep := flood(t, bench.FloodOptions{
 		Spec: loadSpec(t, "all.yaml", "fnat4"), MaxFlows: 1 << 12, Live: 100, Rate: 100_000,
-		Duration: 300 * time.Millisecond, Honest: 200, RTT: 100 * time.Millisecond,
+		Duration: 600 * time.Millisecond, Honest: 200, RTT: 100 * time.Millisecond,
 	})
-	if rep.Opened > rep.Honest/2 {
-		t.Errorf("%d of %d honest clients got in", rep.Opened, rep.Honest)
+	opened := rep.Opened[0] + rep.Opened[1] + rep.Opened[2]
+	if opened+rep.Broken+rep.Trying != rep.Honest || opened > rep.Honest/2 {
+		t.Errorf("of %d honest clients, by SYNs, %v got in, %d broken, %d still trying", rep.Honest, rep.Opened, rep.Broken, rep.Trying)
 	}
 }
 

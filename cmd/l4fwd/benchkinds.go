@@ -95,8 +95,9 @@ func benchFloodCommand() *cobra.Command {
 		Long: `Open live flows, then have SYNs arrive from addresses that are made up, every one
 of them a new flow that nobody ever answers, among packets of the live flows. Print
 how many packets a second one worker takes (by its processor time), how many live
-flows and packets of theirs are lost, and how many connections of honest clients,
-who begin meanwhile and whose round trip takes --rtt, open at the first try.
+flows and packets of theirs are lost, and how many connections open of honest
+clients, who begin in the first half and whose round trip takes --rtt; they send
+their SYN again after 1 s and 3 s.
 
 --rate is how fast packets come by the forwarder's clock, which timeouts go by; it
 is not how fast they are fed.`,
@@ -110,7 +111,7 @@ is not how fast they are fed.`,
 	f.IntVar(&o.Live, "live", 10000, "live flows")
 	f.Float64Var(&o.LiveShare, "live-share", 0.1, "share of packets that are theirs")
 	f.IntVar(&o.Rate, "rate", 3000000, "packets a second by the forwarder's clock")
-	f.DurationVar(&o.Duration, "duration", 2*time.Second, "how long by that clock")
+	f.DurationVar(&o.Duration, "duration", 4*time.Second, "how long by that clock")
 	f.IntVar(&o.Honest, "honest", 1000, "connections a second that honest clients open")
 	f.DurationVar(&o.RTT, "rtt", 50*time.Millisecond, "their round trip")
 	f.Uint64Var(&o.Seed, "seed", 1, "what everything random comes from")
