@@ -20,9 +20,9 @@ import (
 var Files = map[string][]string{
 	"packet":          {"addr.go", "checksum.go", "header.go", "packet.go", "parse.go", "parse_ip.go", "tcpopt.go"},
 	"conntrack":       {"bucket.go", "entry.go", "halfopen.go", "hash.go", "lookup.go", "table.go", "tcp.go", "track.go", "udp.go", "wheel.go", "window.go"},
-	"nat":             {"isn.go", "options.go", "ports.go", "rewrite.go", "toa.go", "ttl.go"},
+	"nat":             {"isn.go", "options.go", "ports.go", "rewrite.go", "timestamps.go", "toa.go", "ttl.go"},
 	"balance":         {"balance.go", "maglev.go", "turns.go"},
-	"dataplane":       {"burst.go", "flow.go", "frames.go", "hop.go", "names.go", "open.go", "owner.go", "spsc.go", "stages.go", "worker.go"},
+	"dataplane":       {"burst.go", "flood.go", "flow.go", "frames.go", "hop.go", "names.go", "open.go", "options.go", "owner.go", "spsc.go", "stages.go", "worker.go"},
 	"dataplane/route": {"hop.go", "table.go"},
 	"dataplane/afxdp": {"kick.go", "ring.go", "socket.go"},
 }
