@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/l4fwd/l4fwd/bench"
+	"github.com/l4fwd/l4fwd/nat"
 )
 
 func lives(t testing.TB, o bench.LivesOptions) *bench.LivesReport {
@@ -52,6 +53,19 @@ func TestLives(t *testing.T) {
 				t.Errorf("%v\n%s", err, &b)
 			}
 		})
+	}
+}
+
+// Where ports run out connections fail, are counted, and leave nothing behind.
+func TestLivesFail(t *testing.T) {
+	spec := loadSpec(t, "all.yaml", "fnat4")
+	ports := make([]nat.PortRange, len(spec.Locals))
+	for i := range ports {
+		ports[i] = nat.PortRange{First: 2000, Last: 2099}
+	}
+	rep := lives(t, bench.LivesOptions{Spec: spec, LocalPorts: ports, Lives: 5000, Rounds: 1, Kept: 5000})
+	if rep.Failed < 1000 || rep.Failed >= rep.Lives || rep.Dropped["ports_exhausted"] < rep.Failed || rep.Left != 0 {
+		t.Errorf("%+v", rep)
 	}
 }
 
