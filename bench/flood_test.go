@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/l4fwd/l4fwd/bench"
+	"github.com/l4fwd/l4fwd/conntrack"
 )
 
 func flood(t testing.TB, o bench.FloodOptions) *bench.FloodReport {
@@ -58,6 +59,18 @@ func TestFloodKeepsOut(t *testing.T) {
 	opened := rep.Opened[0] + rep.Opened[1] + rep.Opened[2]
 	if opened+rep.Broken+rep.Trying != rep.Honest || opened > rep.Honest/2 {
 		t.Errorf("of %d honest clients, by SYNs, %v got in, %d broken, %d still trying", rep.Honest, rep.Opened, rep.Broken, rep.Trying)
+	}
+}
+
+// A live flow that is gone afterwards is told: here they idle out.
+func TestFloodLost(t *testing.T) {
+	spec := loadSpec(t, "all.yaml", "fnat4")
+	spec.Services[0].Timeouts[conntrack.Established] = 2 // ticks
+	rep := flood(t, bench.FloodOptions{
+		Spec: spec, MaxFlows: 1 << 14, Live: 300, LiveShare: 1e-9, Rate: 20_000, Duration: 500 * time.Millisecond, Honest: 1,
+	})
+	if rep.Lost != 300 {
+		t.Errorf("%d of 300 flows lost", rep.Lost)
 	}
 }
 
