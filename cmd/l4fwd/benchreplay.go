@@ -58,7 +58,6 @@ written back, all asked for ahead. The ratio stays where the machine drifts. Wit
 --limit and with --synthesize, time is one worker's processor time, else the
 wall's. Gbit/s counts frames with their checksum.`,
 		Example: `  l4fwd bench replay -c l4fwd.yaml --pcap 64k.pcap --loops 20 --limit
-  l4fwd bench replay -c l4fwd.yaml --pcap 64k.pcap --duration 5s --workers 2 --json
   l4fwd bench replay -c l4fwd.yaml --pcap 64k.pcap --write out.pcap
   l4fwd bench replay -c l4fwd.yaml --synthesize --flows 10000000 --limit --profile
   l4fwd bench replay -c l4fwd.yaml --synthesize --flows 65536 --workers 2 --arrive away`,
