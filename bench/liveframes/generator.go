@@ -12,6 +12,7 @@ import (
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
+	"github.com/l4fwd/l4fwd/bench/cpu"
 	"github.com/l4fwd/l4fwd/internal/testbed"
 )
 
@@ -82,7 +83,7 @@ func (g *Generator) run(o *Options, started chan<- error) {
 	frame := o.Frames.template()
 	running := false
 	err := o.NetNS.Do(func() error {
-		restore, err := pin(o.CPU)
+		restore, err := cpu.Pin(o.CPU)
 		if err != nil {
 			return err
 		}
@@ -108,22 +109,6 @@ func (g *Generator) loop(frame []byte) error {
 		}
 	}
 	return nil
-}
-
-// pin binds the calling, locked thread to a CPU, if it is one.
-func pin(cpu int) (restore func() error, err error) {
-	if cpu < 0 {
-		return func() error { return nil }, nil
-	}
-	var before, one unix.CPUSet
-	if err := unix.SchedGetaffinity(0, &before); err != nil {
-		return nil, fmt.Errorf("affinity: %w", err)
-	}
-	one.Set(cpu)
-	if err := unix.SchedSetaffinity(0, &one); err != nil {
-		return nil, fmt.Errorf("pin to cpu %d: %w", cpu, err)
-	}
-	return func() error { return unix.SchedSetaffinity(0, &before) }, nil
 }
 
 // end has the loop end and waits for it. A signal that comes just before a call

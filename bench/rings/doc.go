@@ -7,4 +7,6 @@
 // Both are filled by the same packet socket, so that only the ring's side of the
 // work is timed, and that by the thread's processor time. It needs root. Its
 // figures are of copy mode, which is all that veth has.
+//
+// [Bare] is the smallest forwarder over our rings, to see beside a real one.
 package rings
