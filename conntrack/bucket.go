@@ -77,12 +77,18 @@ func (b *bucket) put(tag uint64, c Cand) bool {
 	return false
 }
 
-// take empties the slot that holds exactly c and reports whether there was one.
-func (b *bucket) take(c Cand) bool {
-	for i := range b.slots {
+// take empties the slot that holds exactly c, under this tag, and reports whether
+// there was one.
+func (b *bucket) take(tag uint64, c Cand) bool {
+	// The bits of both words in one: which of the eight slots it is cannot be
+	// foreseen, so there is one branch for all and not one for each.
+	for m := equalLanes(b.tags[0], tag*lanes)>>1 | equalLanes(b.tags[1], tag*lanes); m != 0; m &= m - 1 {
+		bit := uint(bits.TrailingZeros64(m))
+		word, lane := bit&1, bit>>4
+		i := (word*4 + lane) % bucketSlots
 		if b.slots[i] == uint32(c) {
 			b.slots[i] = 0
-			b.tags[i/4] &^= 0xffff << (i % 4 * 16)
+			b.tags[word] &^= 0xffff << (lane * 16)
 			return true
 		}
 	}
@@ -114,7 +120,7 @@ func (t *Table) unlink(h uint32, c Cand) {
 	hb := &t.buckets[home]
 	i := home
 	for d := uint32(0); d < t.probe; d++ {
-		if t.buckets[i].take(c) {
+		if t.buckets[i].take(tagOf(h), c) {
 			if d > 0 {
 				hb.over--
 				if hb.over == 0 {

@@ -235,7 +235,9 @@ func (w *Worker) receiveHanded(r *spsc) int {
 // expire removes flows whose time has come, a bounded number a round.
 func (w *Worker) expire() {
 	var due [32]conntrack.Ref
-	for _, r := range due[:w.table.Advance(w.tick, due[:])] {
+	flows := due[:w.table.Advance(w.tick, due[:])]
+	w.table.PrefetchRemoval(flows)
+	for _, r := range flows {
 		w.giveUp(r)
 		w.close(r)
 		w.count.Expired++
