@@ -69,6 +69,13 @@ func (t *Table) HasTuple(tu *packet.Tuple, dir *Directory) bool {
 	return t.search(t.keys.hash(tu), tu, dir) != 0
 }
 
+// Prefetch asks the processor for the home bucket of tu, which somebody will ask
+// HasTuple for.
+func (t *Table) Prefetch(tu *packet.Tuple) {
+	h := t.keys.hash(tu)
+	prefetchBuckets(&t.buckets[0], &h, 1, uint64(len(t.buckets)))
+}
+
 // search compares every item that may be tu. A miss costs one cache line
 // unless something at home in that bucket had to move on.
 func (t *Table) search(h uint32, tu *packet.Tuple, dir *Directory) Cand {

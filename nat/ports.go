@@ -215,6 +215,7 @@ func (s *Ports) probe(t *conntrack.Table, dir *conntrack.Directory, reply *packe
 		*cursor = uint16(at + 1)
 		reply.DstPort = ports.first + uint16(at)*s.own.Modulus
 		if !t.HasTuple(reply, dir) {
+			s.ahead(t, *reply, ports, cursor)
 			return true
 		}
 		if i >= nearProbes && int(ports.count) > maxPortProbes {
@@ -223,6 +224,22 @@ func (s *Ports) probe(t *conntrack.Table, dir *conntrack.Directory, reply *packe
 		at += step
 	}
 	return false
+}
+
+// ahead has the processor read what tells whether the port after the cursor is in
+// use: the next flow that comes by the cursor asks for it first. reply is that of
+// the port before it.
+func (s *Ports) ahead(t *conntrack.Table, reply packet.Tuple, ports span, cursor *uint16) {
+	at := uint32(*cursor) % uint32(ports.count)
+	if s.spread != nil {
+		var ok bool
+		if at, ok = s.home(&reply, ports, at); !ok {
+			return
+		}
+		*cursor = uint16(at) // not to be looked for again
+	}
+	reply.DstPort = ports.first + uint16(at)*s.own.Modulus
+	t.Prefetch(&reply)
 }
 
 // homeSteps bounds the search for a port whose reply comes home. One in workers
