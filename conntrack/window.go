@@ -24,8 +24,8 @@ func scaleOf(p *packet.Packet, frame []byte) uint8 {
 	if int(p.Payload) > len(frame) {
 		return noScale
 	}
-	if o := packet.ScanOptions(frame, p); o.WScaleOff != 0 {
-		return o.WScale
+	if shift, ok := packet.WindowScale(frame, p); ok {
+		return shift
 	}
 	return noScale
 }

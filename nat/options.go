@@ -41,23 +41,21 @@ func StripOption(frame []byte, p *packet.Packet, kind uint8) (found bool) {
 		return false
 	}
 	var diff uint16
-	walked := int(p.L4) + packet.TCPMinLen
-	it := packet.Options(frame, p)
-	for it.Next() {
-		walked = it.Off + it.Len
-		if it.Kind == kind {
-			diff = packet.AddDiff(diff, blank(frame, int(p.L4), it.Off, walked))
+	b := frame[:p.Payload]
+	at := int(p.L4) + packet.TCPMinLen
+	for {
+		k, n := packet.OptionAt(b, at)
+		if n < 0 {
+			n = len(b) - at
+		}
+		if n == 0 {
+			break
+		}
+		if k == kind {
+			diff = packet.AddDiff(diff, blank(b, int(p.L4), at, at+n))
 			found = true
 		}
-	}
-	if it.Malformed {
-		for frame[walked] == packet.OptNop {
-			walked++
-		}
-		if frame[walked] == kind {
-			diff = packet.AddDiff(diff, blank(frame, int(p.L4), walked, int(p.Payload)))
-			found = true
-		}
+		at += n
 	}
 	if found {
 		applyTCP(frame[p.L4:], diff)
@@ -97,23 +95,34 @@ func cutMSS(frame []byte, p *packet.Packet, by, most uint16) (found bool) {
 		return false
 	}
 	var diff uint16
-	for it := packet.Options(frame, p); it.Next(); {
-		if it.Kind != packet.OptMSS || it.Len != packet.OptMSSLen {
-			continue
+	b := frame[:p.Payload]
+	for at := int(p.L4) + packet.TCPMinLen; ; {
+		kind, n := packet.OptionAt(b, at)
+		if n <= 0 {
+			break
 		}
-		found = true
-		was := binary.BigEndian.Uint16(frame[it.Off+2:])
-		if was <= MinMSS {
-			continue
+		if kind == packet.OptMSS && n == packet.OptMSSLen {
+			found = true
+			diff = packet.AddDiff(diff, packet.DiffAt(lowerTo(b[at+2:at+4], by, most), at-int(p.L4)))
 		}
-		mss := uint16(max(min(int(was)-int(by), int(most)), MinMSS))
-		binary.BigEndian.PutUint16(frame[it.Off+2:], mss)
-		diff = packet.AddDiff(diff, packet.DiffAt(packet.Diff16(was, mss), it.Off-int(p.L4)))
+		at += n
 	}
 	if found {
 		applyTCP(frame[p.L4:], diff)
 	}
 	return found
+}
+
+// lowerTo takes by bytes off the segment size in b, and whatever is then still above
+// most, and returns the change of the checksum, as if at an even offset.
+func lowerTo(b []byte, by, most uint16) (diff uint16) {
+	was := binary.BigEndian.Uint16(b)
+	if was <= MinMSS {
+		return 0
+	}
+	mss := uint16(max(min(int(was)-int(by), int(most)), MinMSS))
+	binary.BigEndian.PutUint16(b, mss)
+	return packet.Diff16(was, mss)
 }
 
 // shiftSACK adds delta to both edges of every SACK block (RFC 2018 section 3)
@@ -122,15 +131,24 @@ func shiftSACK(frame []byte, p *packet.Packet, delta uint32) (diff uint16) {
 	if !hasOptions(frame, p) || onlyTimestamps(frame, p) {
 		return 0
 	}
-	for it := packet.Options(frame, p); it.Next(); {
-		if it.Kind != packet.OptSACK {
-			continue
+	b := frame[:p.Payload]
+	for at := int(p.L4) + packet.TCPMinLen; ; {
+		kind, n := packet.OptionAt(b, at)
+		if n <= 0 {
+			return diff
 		}
-		for at := it.Off + 2; at+4 <= it.Off+it.Len; at += 4 {
-			was := binary.BigEndian.Uint32(frame[at:])
-			binary.BigEndian.PutUint32(frame[at:], was+delta)
-			diff = packet.AddDiff(diff, packet.DiffAt(packet.Diff32(was, was+delta), at-int(p.L4)))
+		if kind == packet.OptSACK {
+			diff = packet.AddDiff(diff, shiftEdges(b[at+2:at+n], at+2-int(p.L4), delta))
 		}
+		at += n
+	}
+}
+
+// shiftEdges adds delta to the edges in b, which begin at off from the TCP header,
+// and returns the change of the checksum.
+func shiftEdges(b []byte, off int, delta uint32) (diff uint16) {
+	for ; len(b) >= 4; b = b[4:] {
+		diff = packet.AddDiff(diff, packet.DiffAt(shift32(b, delta), off))
 	}
 	return diff
 }

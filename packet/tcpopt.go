@@ -56,26 +56,38 @@ func Options(frame []byte, p *Packet) OptIter {
 
 // Next goes to the next option and reports whether there is one.
 func (it *OptIter) Next() bool {
-	for it.at < len(it.b) {
-		kind := it.b[it.at]
-		if kind == OptNop {
-			it.at++
-			continue
+	for {
+		kind, n := OptionAt(it.b, it.at)
+		switch {
+		case n > OptNop:
+			it.Kind, it.Off, it.Len = kind, it.at, n
+			it.at += n
+			return true
+		case n != OptNop:
+			it.Malformed = n < 0
+			it.at = len(it.b)
+			return false
 		}
-		if kind == OptEnd {
-			break
-		}
-		rest := it.b[it.at:]
-		if len(rest) < 2 || rest[1] < 2 || int(rest[1]) > len(rest) {
-			it.Malformed = true
-			break
-		}
-		it.Kind, it.Off, it.Len = kind, it.at, int(rest[1])
-		it.at += it.Len
-		return true
+		it.at++
 	}
-	it.at = len(it.b)
-	return false
+}
+
+// OptionAt is one step of a walk over the options of a TCP header that ends where b
+// does: the kind of the option at b[at] and its length in bytes, which is 1 for a
+// NOP. The length is 0 at the end of the list or of b, and negative where the
+// length byte is missing, below 2 or beyond b. It is for SYNs, which have many
+// options: a step costs a fraction of what OptIter's does.
+func OptionAt(b []byte, at int) (kind uint8, n int) {
+	if uint(at) >= uint(len(b)) {
+		return OptEnd, 0
+	}
+	if b = b[at:]; b[0] <= OptNop {
+		return b[0], int(b[0]) // the length is the kind: 0 or 1
+	}
+	if len(b) < 2 || b[1] < 2 || int(b[1]) > len(b) {
+		return b[0], -1
+	}
+	return b[0], int(b[1])
 }
 
 // Data is the option's data, without kind and length: bytes of the frame, good
@@ -112,34 +124,65 @@ type TCPOptions struct {
 
 // ScanOptions walks the options of p, which must be Parse's result for frame.
 func ScanOptions(frame []byte, p *Packet) (o TCPOptions) {
-	it := Options(frame, p)
-	for it.Next() {
-		d := it.b[it.Off+2 : it.Off+it.Len]
-		off := uint16(it.Off)
-		switch it.Kind {
-		case OptMSS:
-			if it.Len == OptMSSLen {
-				o.MSSOff, o.MSS = off, binary.BigEndian.Uint16(d)
-			}
-		case OptWindowScale:
-			if it.Len == OptWindowScaleLen {
-				o.WScaleOff, o.WScale = off, min(d[0], MaxWindowScale)
-			}
-		case OptSACKPermitted:
-			if it.Len == OptSACKPermittedLen {
-				o.SACKPermOff, o.SACKPermitted = off, true
-			}
-		case OptSACK:
-			if len(d) > 0 && len(d)%SACKBlockLen == 0 {
-				o.SACKOff, o.SACKBlocks = off, uint8(len(d)/SACKBlockLen)
-			}
-		case OptTimestamps:
-			if it.Len == OptTimestampsLen {
-				o.TSOff = off
-				o.TSVal, o.TSEcr = binary.BigEndian.Uint32(d), binary.BigEndian.Uint32(d[4:])
-			}
+	if p.Kind != KindTCP {
+		return o
+	}
+	b := frame[:p.Payload]
+	for at := int(p.L4) + TCPMinLen; ; {
+		kind, n := OptionAt(b, at)
+		if n <= 0 {
+			o.Malformed = n < 0
+			return o
+		}
+		if kind != OptNop {
+			o.note(kind, b[at:at+n], uint16(at))
+		}
+		at += n
+	}
+}
+
+// note learns from an option of a kind whose bytes are b, at off in the frame.
+func (o *TCPOptions) note(kind uint8, b []byte, off uint16) {
+	switch kind {
+	case OptMSS:
+		if len(b) == OptMSSLen {
+			o.MSSOff, o.MSS = off, binary.BigEndian.Uint16(b[2:])
+		}
+	case OptWindowScale:
+		if len(b) == OptWindowScaleLen {
+			o.WScaleOff, o.WScale = off, min(b[2], MaxWindowScale)
+		}
+	case OptSACKPermitted:
+		if len(b) == OptSACKPermittedLen {
+			o.SACKPermOff, o.SACKPermitted = off, true
+		}
+	case OptSACK:
+		if d := len(b) - 2; d > 0 && d%SACKBlockLen == 0 {
+			o.SACKOff, o.SACKBlocks = off, uint8(d/SACKBlockLen)
+		}
+	case OptTimestamps:
+		if len(b) == OptTimestampsLen {
+			o.TSOff = off
+			o.TSVal, o.TSEcr = binary.BigEndian.Uint32(b[2:]), binary.BigEndian.Uint32(b[6:])
 		}
 	}
-	o.Malformed = it.Malformed
-	return o
+}
+
+// WindowScale is the shift that p's options announce, as ScanOptions finds it, and
+// whether they announce any. p must be Parse's result for frame.
+func WindowScale(frame []byte, p *Packet) (shift uint8, ok bool) {
+	if p.Kind != KindTCP {
+		return 0, false
+	}
+	b := frame[:p.Payload]
+	for at := int(p.L4) + TCPMinLen; ; {
+		kind, n := OptionAt(b, at)
+		if n <= 0 {
+			return shift, ok
+		}
+		if kind == OptWindowScale && n == OptWindowScaleLen {
+			shift, ok = min(b[at+2], MaxWindowScale), true
+		}
+		at += n
+	}
 }
