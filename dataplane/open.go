@@ -157,7 +157,11 @@ func (w *Worker) insert(i int, svc *Service, id, backend uint32) (conntrack.Ref,
 	if svc.OnePacket {
 		e.State = conntrack.UDPOnePacket
 	}
-	if v := w.fits(i, svc, e); v != Forwarded {
+	rev := packet.Tuple{Src: rs.Addr, SrcPort: rs.Port, Dst: p.Src, DstPort: p.SrcPort, Proto: p.Proto}
+	if svc.Mode != conntrack.FullNAT {
+		w.table.Prefetch(&rev) // Pick has seen to it where it chooses the tuple
+	}
+	if v := w.fits(i, svc, &e); v != Forwarded {
 		return 0, v
 	}
 	if w.crowdedOut(p) {
@@ -175,7 +179,6 @@ func (w *Worker) insert(i int, svc *Service, id, backend uint32) (conntrack.Ref,
 	if !nat.Prepare(&e, dir) {
 		return 0, DropInternal
 	}
-	rev := packet.Tuple{Src: rs.Addr, SrcPort: rs.Port, Dst: p.Src, DstPort: p.SrcPort, Proto: p.Proto}
 	if svc.Mode == conntrack.FullNAT {
 		rev.Dst, rev.DstPort = dir.Locals[e.Local], e.LocalPort
 	}
@@ -226,19 +229,19 @@ func (w *Worker) seqDelta(e *conntrack.Entry, svc *Service, seq uint32) uint32 {
 // fits tells row i's sender when the packet is too big for the way to the server
 // of the flow e that it would open, before that has cost anybody a flow or a
 // port. Without a way forward has to say so, once the flow knows its server.
-func (w *Worker) fits(i int, svc *Service, e conntrack.Entry) Verdict {
+func (w *Worker) fits(i int, svc *Service, e *conntrack.Entry) Verdict {
 	p := &w.b.pkt[i]
 	hop := w.hopTo(e.Backend)
 	if hop.State != route.Resolved {
 		return Forwarded
 	}
-	e.Flags = nat.Families(&e, &w.snap.Directory)
+	e.Flags = nat.Families(e, &w.snap.Directory)
 	mtu := int(hop.MTU)
-	if translated(&e) {
+	if translated(e) {
 		mtu -= nat.Growth64(p)
 	}
-	if p.IPLen() > mtu && !nat.Divisible(w.frame(i), p, &e) {
-		return w.tooBig(i, p.Dst, mtu-w.growth(&e, svc))
+	if p.IPLen() > mtu && !nat.Divisible(w.frame(i), p, e) {
+		return w.tooBig(i, p.Dst, mtu-w.growth(e, svc))
 	}
 	return Forwarded
 }

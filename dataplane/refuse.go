@@ -114,6 +114,9 @@ func (w *Worker) answerWith(i, off, n int, limit *nat.Bucket, v Verdict) {
 // not all of them hear of it. Outside of a burst, whose rows it borrows.
 func (w *Worker) giveUp(r conntrack.Ref) {
 	e := w.table.Entry(r)
+	if !nat.Resettable(e) {
+		return
+	}
 	header := w.proxySize(e, &w.snap.Services[e.Service])
 	for _, d := range [...]conntrack.Dir{conntrack.Forward, conntrack.Reply} {
 		free := w.pool.take(1)

@@ -81,14 +81,13 @@ const resetRoom = 64
 // addresses are zero and the caller's to write, with room for a VLAN tag before
 // off.
 //
-// ok is false if the flow is not TCP, or not between the end of its handshake and
-// its end, if its ids mean nothing in dir, if the chunk is shorter than 124
+// ok is false if the flow is not Resettable, if its ids mean nothing in dir, if the chunk is shorter than 124
 // bytes, or, with direct return, towards the client, whose numbers nobody here
 // has seen; the server then gets a RST without ACK.
 func BuildReset(chunk []byte, e *conntrack.Entry, d conntrack.Dir, dir *conntrack.Directory, header int) (off, n int, ok bool) {
 	src, dst, ports, ok := serverSide(e, dir)
-	if !ok || e.Proto != packet.ProtoTCP || int(e.Service) >= len(dir.Services) ||
-		len(chunk) < resetRoom+packet.IPv6Len+packet.TCPMinLen || !resettable(e.State) {
+	if !ok || int(e.Service) >= len(dir.Services) || !Resettable(e) ||
+		len(chunk) < resetRoom+packet.IPv6Len+packet.TCPMinLen {
 		return 0, 0, false
 	}
 	seq, ack, flags := e.Win[conntrack.Forward].End+e.SeqDelta+uint32(header), e.Win[conntrack.Reply].End, uint8(packet.RST|packet.ACK)
@@ -117,11 +116,12 @@ func BuildReset(chunk []byte, e *conntrack.Entry, d conntrack.Dir, dir *conntrac
 	return off, n, true
 }
 
-// resettable reports whether both ends hold the connection to be open.
-func resettable(s conntrack.State) bool {
-	switch s {
+// Resettable reports whether flow e is TCP and between the end of its handshake and
+// its end, so that both ends hold the connection to be open.
+func Resettable(e *conntrack.Entry) bool {
+	switch e.State {
 	case conntrack.Established, conntrack.FinWait, conntrack.CloseWait, conntrack.LastAck:
-		return true
+		return e.Proto == packet.ProtoTCP
 	}
 	return false
 }
