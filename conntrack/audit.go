@@ -92,15 +92,18 @@ func (t *Table) auditEntries() error {
 // auditWheel: every flow is linked once, where the wheel comes by in time.
 func (t *Table) auditWheel() error {
 	linked := uint32(0)
-	for slot, r := range t.hdr.wheelHead {
+	for slot := range t.hdr.wheelHead {
 		due := slotDue(t.hdr.wheelNow, uint32(slot))
-		for prev := uint32(0); r != 0; prev, r = r, t.entries[r].wheelNext {
-			e := &t.entries[r]
-			if linked++; linked > t.hdr.used || e.Proto == 0 || e.wheelPrev != prev || e.wheelSlot != uint16(slot+1) {
-				return fmt.Errorf("wheel slot %d: flow %d after %d", slot, r, prev)
-			}
-			if before(later(e.Expires, t.hdr.wheelNow), due) {
-				return fmt.Errorf("flow %d expires at tick %d, the wheel comes by at %d", r, e.Expires, due)
+		for chain, r := range t.hdr.wheelHead[slot] {
+			for prev := uint32(0); r != 0; prev, r = r, t.entries[r].wheelNext {
+				e := &t.entries[r]
+				if linked++; linked > t.hdr.used || e.Proto == 0 || prev != 0 && e.wheelPrev != prev ||
+					e.wheelSlot != uint16(slot+1) || chainOf(Ref(r)) != uint32(chain) {
+					return fmt.Errorf("wheel slot %d, list %d: flow %d after %d", slot, chain, r, prev)
+				}
+				if before(later(e.Expires, t.hdr.wheelNow), due) {
+					return fmt.Errorf("flow %d expires at tick %d, the wheel comes by at %d", r, e.Expires, due)
+				}
 			}
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"testing"
+	"time"
 
 	"github.com/l4fwd/l4fwd/packet"
 )
@@ -205,4 +206,39 @@ func BenchmarkInsertRemove(b *testing.B) {
 		r, _, _ := t.Insert(&e, &fwd, rev, dir, 0, nil)
 		t.Remove(r)
 	}
+}
+
+// BenchmarkExpire: flows whose time is up in an order that has nothing to do with
+// the one they were made in, taken out as a worker does.
+func BenchmarkExpire(b *testing.B) {
+	const n, ticks = 1 << 19, 160
+	t, dir, _ := crowd(b, n, false)
+	random := rand.New(rand.NewPCG(1, 2))
+	var now uint32
+	var due [32]Ref
+	flows, took := 0, time.Duration(0)
+	for b.Loop() {
+		for r := range Ref(n) {
+			t.SetExpires(r+1, now+1+random.Uint32N(ticks))
+		}
+		start := time.Now()
+		for end := now + ticks; t.Len() > 0; {
+			k := t.Advance(now, due[:])
+			t.PrefetchRemoval(due[:k])
+			for _, r := range due[:k] {
+				t.Remove(r)
+			}
+			flows += k
+			if !t.Behind(now) {
+				now = min(now+1, end)
+			}
+		}
+		took += time.Since(start)
+		for i := range n {
+			e := numbered(i)
+			r := mustInsert(b, t, &e, dir, now)
+			t.proven(r, t.Entry(r))
+		}
+	}
+	b.ReportMetric(float64(took.Nanoseconds())/float64(flows), "ns/flow")
 }

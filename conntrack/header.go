@@ -8,13 +8,13 @@ import (
 
 const (
 	magic         = 0x6c34667764637431 // "l4fwdct1"
-	layoutVersion = 2                  // raise with any change of header, layout, bucket, halfLink or Entry
+	layoutVersion = 3                  // raise with any change of header, layout, bucket, halfLink or Entry
 
 	// maxFlows keeps Ref<<1|Dir within 32 bits.
 	maxFlows = 1<<31 - 2
 )
 
-// header is the first page of the memory: what a successor process needs to
+// header is the first pages of the memory: what a successor process needs to
 // use the table, and every word of it that changes.
 type header struct {
 	magic       uint64
@@ -34,7 +34,7 @@ type header struct {
 	wheelNow  uint32 // first tick the wheel is not done with
 	_         uint32
 	stats     Stats
-	wheelHead [wheelLevels * wheelSlots]uint32
+	wheelHead [wheelLevels * wheelSlots][wheelChains]uint32 // by slot and chainOf
 }
 
 // halfLink is a flow's place in the list of half-open flows, by Ref. Place 0

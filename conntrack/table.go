@@ -288,7 +288,7 @@ func (t *Table) Remove(r Ref) {
 	if e.Mode != DirectReturn {
 		t.unlink(e.revHash, cand(r, Reply))
 	}
-	t.unlinkWheel(e)
+	t.unlinkWheel(r, e)
 	if e.Flags&HalfOpen != 0 {
 		t.dropHalfOpen(r)
 	}

@@ -9,10 +9,15 @@ import "math/bits"
 //
 // A packet only writes Expires. The entry stays where it is linked, which is
 // never later than its deadline, and is linked anew when the wheel comes by.
+//
+// A slot is eight lists. Along one list the next entry is known only once the one
+// before it has come from memory; of eight, each is asked for while the wheel is
+// with those of the others.
 const (
 	wheelLevels = 4
 	wheelBits   = 8
 	wheelSlots  = 1 << wheelBits
+	wheelChains = 8
 
 	// advanceWork bounds one Advance: entries looked at plus ticks passed.
 	advanceWork = 256
@@ -45,30 +50,35 @@ func slotDue(base, slot uint32) uint32 {
 	return start + turns<<shift
 }
 
-// linkWheel links an entry that is not linked.
+// chainOf is the list of a slot that r is in. Neighbours in memory, which often are
+// neighbours in time too, share one: the processor sees by itself where that leads.
+func chainOf(r Ref) uint32 { return uint32(r) >> 8 % wheelChains }
+
+// linkWheel links an entry that is not linked. wheelPrev of the first in a list
+// means nothing.
 func (t *Table) linkWheel(r Ref, e *Entry, deadline uint32) {
 	slot := slotFor(t.hdr.wheelNow, deadline)
-	first := t.hdr.wheelHead[slot]
+	head := &t.hdr.wheelHead[slot][chainOf(r)]
 	e.wheelSlot = uint16(slot + 1)
-	e.wheelPrev = 0
-	e.wheelNext = first
-	if first != 0 {
-		t.entries[first].wheelPrev = uint32(r)
+	e.wheelNext = *head
+	if *head != 0 {
+		t.entries[*head].wheelPrev = uint32(r)
 	}
-	t.hdr.wheelHead[slot] = uint32(r)
+	*head = uint32(r)
 }
 
 // unlinkWheel takes an entry out of its slot. Every flow is in one.
-func (t *Table) unlinkWheel(e *Entry) {
-	if e.wheelPrev != 0 {
-		t.entries[e.wheelPrev].wheelNext = e.wheelNext
-	} else {
-		t.hdr.wheelHead[e.wheelSlot-1] = e.wheelNext
+func (t *Table) unlinkWheel(r Ref, e *Entry) {
+	head := &t.hdr.wheelHead[e.wheelSlot-1][chainOf(r)]
+	e.wheelSlot = 0
+	if *head == uint32(r) {
+		*head = e.wheelNext // which is not written to: it may not be in the cache yet
+		return
 	}
+	t.entries[e.wheelPrev].wheelNext = e.wheelNext
 	if e.wheelNext != 0 {
 		t.entries[e.wheelNext].wheelPrev = e.wheelPrev
 	}
-	e.wheelSlot = 0
 }
 
 // SetExpires moves a flow's deadline, as Track does. It must lie less than
@@ -84,7 +94,7 @@ func (t *Table) setExpires(r Ref, e *Entry, deadline uint32) {
 	sooner := before(deadline, e.Expires)
 	e.Expires = deadline
 	if sooner && before(deadline, slotDue(t.hdr.wheelNow, uint32(e.wheelSlot-1))) {
-		t.unlinkWheel(e)
+		t.unlinkWheel(r, e)
 		t.linkWheel(r, e, deadline)
 	}
 }
@@ -106,12 +116,9 @@ func (t *Table) Advance(now uint32, out []Ref) int {
 		level := min(uint32(bits.TrailingZeros32(tick))/wheelBits, wheelLevels-1)
 		for {
 			slot := level*wheelSlots + tick>>(level*wheelBits)&(wheelSlots-1)
-			for h.wheelHead[slot] != 0 {
-				if work == 0 || n == len(out) {
-					return t.expired(n)
-				}
-				work--
-				n = t.visit(Ref(h.wheelHead[slot]), now, out, n)
+			var all bool
+			if n, work, all = t.visitSlot(slot, now, out, n, work); !all {
+				return t.expired(n)
 			}
 			if level == 0 {
 				break
@@ -132,11 +139,47 @@ func (t *Table) expired(n int) int {
 	return n
 }
 
+// visitSlot visits the flows in a slot, from each list one in turn, until there are
+// none left, n is all that out holds, or there is no work left to be done. It returns
+// the new n and what is left of work, and whether all have been visited.
+func (t *Table) visitSlot(slot, now uint32, out []Ref, n, work int) (int, int, bool) {
+	heads := &t.hdr.wheelHead[slot]
+	if *heads == [wheelChains]uint32{} {
+		return n, work, true
+	}
+	for _, r := range heads {
+		t.prefetchFlow(r)
+	}
+	for more := true; more; {
+		more = false
+		for c := range heads {
+			r := heads[c]
+			if r == 0 {
+				continue
+			}
+			if work == 0 || n == len(out) {
+				return n, work, false
+			}
+			work--
+			n = t.visit(Ref(r), now, out, n)
+			t.prefetchFlow(heads[c])
+			more = true
+		}
+	}
+	return n, work, true
+}
+
+// prefetchFlow asks the processor for both lines of an entry.
+func (t *Table) prefetchFlow(r uint32) {
+	c := cand(Ref(r), Forward)
+	prefetchEntries(&t.entries[0], &c, 1)
+}
+
 // visit links a flow to where it belongs now, and adds it to the n in out if
 // its time is up.
 func (t *Table) visit(r Ref, now uint32, out []Ref, n int) int {
 	e := &t.entries[r]
-	t.unlinkWheel(e)
+	t.unlinkWheel(r, e)
 	if !before(now, e.Expires) {
 		out[n] = r
 		n++

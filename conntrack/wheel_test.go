@@ -101,14 +101,15 @@ func TestWheelTwin(tt *testing.T) {
 // checkWheel: every flow is linked once, where it comes up in time.
 func checkWheel(rt *rapid.T, t *Table) {
 	seen := 0
-	for slot, r := range t.hdr.wheelHead {
+	for i := range uint32(len(t.hdr.wheelHead) * wheelChains) {
+		slot, chain := i/wheelChains, i%wheelChains
 		prev := uint32(0)
-		for ; r != 0; prev, r = r, t.entries[r].wheelNext {
+		for r := t.hdr.wheelHead[slot][chain]; r != 0; prev, r = r, t.entries[r].wheelNext {
 			e := &t.entries[r]
-			if e.wheelPrev != prev || e.wheelSlot != uint16(slot+1) {
-				rt.Fatalf("flow %d in slot %d: prev %d, slot %d", r, slot, e.wheelPrev, e.wheelSlot)
+			if prev != 0 && e.wheelPrev != prev || e.wheelSlot != uint16(slot+1) || chainOf(Ref(r)) != chain {
+				rt.Fatalf("flow %d in slot %d, list %d: prev %d, slot %d", r, slot, chain, e.wheelPrev, e.wheelSlot)
 			}
-			if due := slotDue(t.hdr.wheelNow, uint32(slot)); before(later(e.Expires, t.hdr.wheelNow), due) {
+			if due := slotDue(t.hdr.wheelNow, slot); before(later(e.Expires, t.hdr.wheelNow), due) {
 				rt.Fatalf("flow %d expires at %d, its slot comes at %d", r, e.Expires, due)
 			}
 			seen++
