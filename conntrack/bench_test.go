@@ -50,6 +50,10 @@ func TestNoAllocations(tt *testing.T) {
 	syn := packet.Packet{Kind: packet.KindTCP, TCPFlags: packet.SYN, L3: 14, L4: 34, Payload: 58, End: 58}
 	frame := make([]byte, 200)
 	copy(frame[54:], []byte{1, 3, 3, 7})
+	every := make([]Ref, t.Len())
+	for i := range every {
+		every[i] = Ref(i + 1)
+	}
 	var evicted Entry
 	full := newTest(tt, Options{Flows: 1})
 	var now uint32
@@ -87,6 +91,10 @@ func TestNoAllocations(tt *testing.T) {
 		{"insert refused", func() {
 			full.Insert(&e, &fwd, rev, dir, now, &evicted)
 			full.Insert(&e, &fwd, rev, dir, now, &evicted)
+		}},
+		{"prefetch", func() {
+			t.Prefetch(&fwd)
+			t.PrefetchRemoval(every)
 		}},
 		{"advance", func() {
 			now++

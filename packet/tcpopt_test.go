@@ -134,3 +134,27 @@ func TestOptionsAreTwin(t *testing.T) {
 		}
 	})
 }
+
+// TestWindowScale: the short walk finds what the long one does, whatever the options.
+func TestWindowScale(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		piece := rapid.OneOf(
+			rapid.SampledFrom([][]byte{{OptNop}, {OptEnd}, {3, 3, 7}, {3, 3, 200}, {3, 4, 1, 2}, {3, 3, 0}, {4, 2}, {2, 4, 5, 180}, {254, 0}, {3}}),
+			rapid.SliceOfN(rapid.Byte(), 1, 6))
+		options := slices.Concat(rapid.SliceOfN(piece, 0, 6).Draw(t, "options")...)
+		frame := tcpWith(options[:min(len(options), 40)])
+		var p Packet
+		if err := Parse(frame, &p); err != ErrNone {
+			t.Fatal(err)
+		}
+		o := ScanOptions(frame, &p)
+		if shift, ok := WindowScale(frame, &p); ok != (o.WScaleOff != 0) || shift != o.WScale {
+			t.Fatalf("% x: WindowScale() = %d, %v, ScanOptions() = %+v", options, shift, ok, o)
+		}
+		if p.Kind = KindUDP; o.WScaleOff != 0 {
+			if shift, ok := WindowScale(frame, &p); shift != 0 || ok {
+				t.Fatalf("of a datagram: %d, %v", shift, ok)
+			}
+		}
+	})
+}
