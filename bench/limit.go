@@ -130,15 +130,16 @@ func Limit(ctx context.Context, o SynthOptions) (rep *LimitAlone, err error) {
 			w.local = of[k/maxPorts%len(of)]
 		}
 	}
-	if s.limit, err = newLimit(s.o.MaxFlows, s.o.Flows, s.o.FrameSize); err != nil {
+	if err := s.addLimits(); err != nil {
 		return nil, fmt.Errorf("limit: %w", err)
 	}
+	alone := s.limits[0]
 	defer func() {
-		if e := s.limit.close(); err == nil && e != nil {
+		if e := alone.close(); err == nil && e != nil {
 			rep, err = nil, fmt.Errorf("limit: %w", e)
 		}
 	}()
-	rep = &LimitAlone{Flows: s.o.Flows, Memory: uint64(len(s.limit.memory))}
+	rep = &LimitAlone{Flows: s.o.Flows, Memory: uint64(len(alone.memory))}
 	s.limitRound(min(s.o.Packets, 4*len(s.flows)))
 	var ns []float64
 	for i := range s.o.Rounds {

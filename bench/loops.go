@@ -222,9 +222,8 @@ func (m *meter) together(ctx context.Context, lanes []lane) (before uint64, nano
 		ready.Add(1)
 		done.Add(1)
 		go func() {
-			runtime.LockOSThread()
-			defer runtime.UnlockOSThread()
 			defer done.Done()
+			defer apart(id, len(lanes))()
 			ready.Done()
 			<-start
 			m.drive(ctx, id, &lanes[id])

@@ -21,6 +21,10 @@ type Report struct {
 	Seconds     float64 `json:"seconds"`
 	Mpps        float64 `json:"mpps"`
 	NsPerPacket float64 `json:"ns_per_packet"` // copy included
+	// CoreNsPerPacket is processor time, all workers together, of a Synthesize;
+	// median of the rounds. Much less than Workers times NsPerPacket means that
+	// others had the cores.
+	CoreNsPerPacket float64 `json:"core_ns_per_packet,omitempty"`
 	// CopyNsPerPacket is what taking packets from a memory port costs, mostly
 	// their copy; PipelineNsPerPacket is the rest. Sampled, each for one
 	// worker.
@@ -182,6 +186,7 @@ func (r *Report) WriteText(w io.Writer) error {
 func (r *Report) writeRounds(p *printer) {
 	if s := r.Rounds; s != nil {
 		p.linef("%d rounds: median %.1f, best %.1f, worst %.1f ns a packet", s.Rounds, s.Median, s.Best, s.Worst)
+		p.linef("processor time, all workers: %.1f ns a packet", r.CoreNsPerPacket)
 	}
 	if l := r.Limit; l != nil {
 		p.linef("limit: median %.1f, best %.1f, worst %.1f ns a packet", l.Median, l.Best, l.Worst)

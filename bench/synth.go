@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"sync/atomic"
 	"time"
 
 	"github.com/l4fwd/l4fwd/bench/cpu"
@@ -48,7 +49,7 @@ type SynthOptions struct {
 	// of theirs is one of a new flow, which bears TOA.
 	Fresh bool
 	// Limit measures the limit (see the package comment) after each round, with
-	// packets drawn in the same way. One worker only.
+	// packets drawn in the same way; of several workers, as many limits side by side.
 	Limit bool
 	// Profile measures the stages of every burst in a round more. One worker only.
 	Profile bool
@@ -61,8 +62,8 @@ type SynthOptions struct {
 // the flows, then makes packets of both directions, of flows drawn at random, a
 // batch at a time, and feeds them. Only feeding is timed: one worker by the
 // processor time of its thread, so that what else the machine does weighs little,
-// several by the wall. It needs 20 bytes of
-// memory a flow beside the flow table, and 8 more with several workers.
+// several, each in a thread bound to a CPU of its own, by the wall. It needs 20 bytes
+// of memory a flow beside the flow table, and 8 more with several workers.
 func Synthesize(ctx context.Context, o SynthOptions) (*Report, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -84,29 +85,32 @@ type synth struct {
 	services []*dataplane.ServiceSpec
 	clients  clients
 	random   random
-	clock    *cpu.Clock  // for several workers, and stages
-	busy     *cpu.Thread // for one worker
+	clock    *cpu.Clock  // of the wall
+	busy     *cpu.Thread // of the calling thread
 	r        *rig
 	flows    []synthFlow
 	lanes    [][]uint32 // by worker: flow<<1, plus one for replies; nil with one worker
 	batches  []batch    // by worker
 	time     int64      // of the workers
-	limit    *limit
+	limits   []*limit   // by worker; nil if not asked for
 	sampler  *stageSampler
-	pacer    *pacer // of several workers
 
 	opening Part
 	warm    uint64 // packets fed before it counted
 	fed     uint64
 	bytes   uint64
-	total   int64   // nanoseconds of all rounds
-	wall    float64 // nanoseconds a packet of the last round, by the clock; one worker only
+	total   int64 // nanoseconds of all rounds
+	// Nanoseconds a packet of the last round: by the clock, and of processor time,
+	// all workers together.
+	wall, cores float64
 }
 
 // synthFlow is what packets of a flow are made from. Sequence numbers are those
-// each side sends next, as the client sees them.
+// each side sends next, as the client sees them; where the two sides' packets
+// arrive at different workers, each is made, and its number moved on, by the thread
+// of its own, while the other reads it.
 type synthFlow struct {
-	client, server uint32
+	client, server uint32 // atomic, once the flows are open
 	delta          uint32 // added to the client's on their way to the server
 	local          uint16 // index in Spec.Locals
 	port           uint16
@@ -132,11 +136,23 @@ func newSynth(o SynthOptions) (*synth, error) {
 		return nil, err
 	}
 	if o.Limit {
-		if s.limit, err = newLimit(o.MaxFlows, o.Flows, o.FrameSize); err != nil {
+		if err := s.addLimits(); err != nil {
 			return nil, errors.Join(err, s.close())
 		}
 	}
 	return s, nil
+}
+
+// addLimits makes a limit for each worker, on memory as large as the worker's table.
+func (s *synth) addLimits() error {
+	for range s.o.Workers {
+		l, err := newLimit(s.o.MaxFlows/s.o.Workers, max(s.o.Flows/s.o.Workers, 1), s.o.FrameSize)
+		if err != nil {
+			return err
+		}
+		s.limits = append(s.limits, l)
+	}
+	return nil
 }
 
 // newMaker is a synth without a data plane, which can make packets.
@@ -161,8 +177,8 @@ func newMaker(o SynthOptions) (*synth, error) {
 		return nil, err
 	}
 	s.flows = make([]synthFlow, o.Flows)
-	for range o.Workers {
-		s.batches = append(s.batches, newBatch(o.Workers))
+	for q := range o.Workers {
+		s.batches = append(s.batches, newBatch(o.Seed, q))
 	}
 	return s, nil
 }
@@ -176,8 +192,8 @@ func (o *SynthOptions) check() error {
 		return fmt.Errorf("%w: packets of %d bytes: want %d to %d", ErrOptions, o.Size, MinSize, MaxSize)
 	case o.Workers < 1 || o.Workers > 255 || o.Packets < 1 || o.Rounds < 1:
 		return fmt.Errorf("%w: %d workers, %d rounds of %d packets", ErrOptions, o.Workers, o.Rounds, o.Packets)
-	case o.Workers > 1 && (o.Limit || o.Profile):
-		return fmt.Errorf("%w: limit and profile are of one worker", ErrOptions)
+	case o.Workers > 1 && o.Profile:
+		return fmt.Errorf("%w: a profile is of one worker", ErrOptions)
 	}
 	return nil
 }
@@ -202,8 +218,8 @@ func servicesFor(spec *dataplane.Spec, protocol uint8, family int) (out []*datap
 
 func (s *synth) close() error {
 	err := s.r.dp.Close()
-	if s.limit != nil {
-		err = errors.Join(err, s.limit.close())
+	for _, l := range s.limits {
+		err = errors.Join(err, l.close())
 	}
 	return err
 }
@@ -221,7 +237,7 @@ func (s *synth) segmentOf(w *synthFlow, k int, reply bool) segment {
 	g := segment{proto: svc.VIP.Proto, flow: uint32(k), oui: clientOUI}
 	if !reply {
 		g.src, g.srcPort, g.dst, g.dstPort = client, port, svc.VIP.Addr, svc.VIP.Port
-		g.seq, g.ack = w.client, w.server
+		g.seq, g.ack = atomic.LoadUint32(&w.client), atomic.LoadUint32(&w.server)
 		return g
 	}
 	rs := &svc.Backends[w.backend].Endpoint
@@ -230,7 +246,7 @@ func (s *synth) segmentOf(w *synthFlow, k int, reply bool) segment {
 	if svc.Mode == conntrack.FullNAT {
 		g.dst, g.dstPort = s.o.Spec.Locals[w.local], w.port
 	}
-	g.seq, g.ack = w.server, w.client+w.delta
+	g.seq, g.ack = atomic.LoadUint32(&w.server), atomic.LoadUint32(&w.client)+w.delta
 	return g
 }
 
@@ -241,9 +257,9 @@ func (s *synth) data(k int, reply bool) segment {
 	switch w := &s.flows[k]; {
 	case g.proto != packet.ProtoTCP:
 	case !reply:
-		w.client += uint32(g.payload)
+		atomic.AddUint32(&w.client, uint32(g.payload))
 	case !s.o.Fresh:
-		w.server += uint32(g.payload)
+		atomic.AddUint32(&w.server, uint32(g.payload))
 	}
 	return g
 }

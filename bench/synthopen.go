@@ -54,7 +54,7 @@ func (s *synth) open(ctx context.Context) error {
 		p.OnReceive, p.OnSend = nil, nil
 	}
 	if s.o.Workers > 1 {
-		s.sort()
+		return s.sort()
 	}
 	return nil
 }
@@ -168,7 +168,7 @@ func (u *pupil) learn(w *synthFlow, f []byte, k, q int) error {
 }
 
 // sort makes the lanes.
-func (s *synth) sort() {
+func (s *synth) sort() error {
 	s.lanes = make([][]uint32, s.o.Workers)
 	var buf [MaxSize]byte
 	for k := range s.flows {
@@ -185,36 +185,41 @@ func (s *synth) sort() {
 			s.lanes[q] = append(s.lanes[q], uint32(k)<<1|uint32(reply))
 		}
 	}
+	for q := range s.lanes {
+		if len(s.lanes[q]) == 0 {
+			return fmt.Errorf("%w: none of %d flows has packets for worker %d", ErrOptions, s.o.Flows, q)
+		}
+	}
+	return nil
 }
 
 // burstsPerBatch is how many bursts are made, then fed: few enough for all their
-// packets to lie in the cache, as they do where a NIC puts them there.
+// packets to lie in the cache, as they do where a NIC puts them there, and for all
+// of them to find room in a hand-off ring.
 const burstsPerBatch = 16
 
-// A worker that is not alone gets more at a time: it takes the others a while to
-// begin.
-const burstsTogether = 256
-
-// batch is packets made for one worker, their room used again and again.
+// batch is packets made for one worker, their room used again and again. With
+// several workers it is their threads' own.
 type batch struct {
+	random random
 	buf    []byte
 	frames [][]byte
+	_      [2 * cacheLine]byte
 }
 
-func newBatch(workers int) batch {
-	bursts := burstsPerBatch
-	if workers > 1 {
-		bursts = burstsTogether
+func newBatch(seed uint64, q int) batch {
+	return batch{
+		random: random{mix(seed + uint64(q))},
+		frames: make([][]byte, 0, burstsPerBatch*dataplane.BurstSize),
 	}
-	return batch{frames: make([][]byte, 0, bursts*dataplane.BurstSize)}
 }
 
 // cacheLine is where a packet begins, so that each takes as few lines as it can.
 const cacheLine = 64
 
 // make fills the batch for worker q with at most n packets of flows drawn at
-// random.
-func (b *batch) make(s *synth, q, n int) {
+// random, and returns how many bytes they have.
+func (b *batch) make(s *synth, q, n int) (bytes uint64) {
 	b.frames = b.frames[:0]
 	n = min(n, cap(b.frames))
 	at := 0
@@ -222,9 +227,9 @@ func (b *batch) make(s *synth, q, n int) {
 		var k int
 		var reply bool
 		if s.lanes == nil {
-			k, reply = s.random.below(len(s.flows)), s.random.next()>>63 != 0
+			k, reply = b.random.below(len(s.flows)), b.random.next()>>63 != 0
 		} else {
-			v := s.lanes[q][s.random.below(len(s.lanes[q]))]
+			v := s.lanes[q][b.random.below(len(s.lanes[q]))]
 			k, reply = int(v>>1), v&1 != 0
 		}
 		g := s.data(k, reply)
@@ -235,7 +240,8 @@ func (b *batch) make(s *synth, q, n int) {
 		}
 		f := g.build(b.buf[at : at+room])
 		b.frames = append(b.frames, f)
-		s.bytes += uint64(len(f))
+		bytes += uint64(len(f))
 		at += room
 	}
+	return bytes
 }

@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/l4fwd/l4fwd/bench/cpu"
 )
 
@@ -68,5 +70,39 @@ func TestThread(t *testing.T) {
 	}
 	if n := testing.AllocsPerRun(10, func() { c.Now() }); n != 0 {
 		t.Errorf("%g allocations", n)
+	}
+}
+
+// Every CPU that the thread may use is the nth of them, once, and no other is; a
+// pinned thread has one, and afterwards those it had.
+func TestPin(t *testing.T) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var before, seen, now unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &before); err != nil {
+		t.Fatal(err)
+	}
+	for n := range before.Count() {
+		c := cpu.Nth(n)
+		restore, err := cpu.Pin(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.SchedGetaffinity(0, &now); err != nil || now.Count() != 1 || !now.IsSet(c) {
+			t.Errorf("not bound to CPU %d alone: %v", c, err)
+		}
+		if again := cpu.Nth(0); again != c || cpu.Nth(1) != -1 {
+			t.Errorf("bound to CPU %d, may use %d and %d", c, again, cpu.Nth(1))
+		}
+		seen.Set(c)
+		if err := restore(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if seen != before || cpu.Nth(before.Count()) != -1 {
+		t.Errorf("%v are not %v", seen, before)
+	}
+	if restore, err := cpu.Pin(-1); err != nil || restore() != nil {
+		t.Errorf("no CPU: %v", err)
 	}
 }

@@ -22,3 +22,22 @@ func Pin(cpu int) (restore func() error, err error) {
 	}
 	return func() error { return unix.SchedSetaffinity(0, &before) }, nil
 }
+
+// Nth is the n-th of the CPUs that the calling thread may use, from 0, or -1, which
+// Pin takes as well, if it may not use so many.
+func Nth(n int) int {
+	var allowed unix.CPUSet
+	if unix.SchedGetaffinity(0, &allowed) != nil {
+		return -1
+	}
+	for cpu := range 64 * len(allowed) {
+		if !allowed.IsSet(cpu) {
+			continue
+		}
+		if n == 0 {
+			return cpu
+		}
+		n--
+	}
+	return -1
+}

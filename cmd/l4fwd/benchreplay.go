@@ -42,10 +42,10 @@ With --synthesize they are made as they are needed: --flows flows are opened, th
 packets of both directions, of flows drawn at random, are fed in rounds. Ten
 million flows need no capture of 3 GB. Only feeding is timed.
 
-With several workers the packets are spread over them as a NIC's RSS would, and
-handed over to the flow's owner; --rss-known tells the owners how they are spread,
-as NICs do whose RSS key can be read, so that nothing has to be handed over.
---arrive home brings packets to their flows' owners, --arrive away all replies to
+With several workers each is a thread bound to a CPU of its own, if there are as
+many. The packets are spread over them as a NIC's RSS would, and handed over to the
+flow's owner; --rss-known tells the owners how they are spread, as NICs do whose RSS
+key can be read, so that nothing has to be handed over. --arrive home brings packets to their flows' owners, --arrive away all replies to
 another worker. With --write workers take turns in one thread, for a reproducible
 file: the figures then say nothing of speed.
 
@@ -56,7 +56,8 @@ more. --limit measures, in turn with the forwarder, the least work that any
 forwarder must do: the same copy, one line of a bucket, one of an entry, the header
 written back, all asked for ahead. The ratio stays where the machine drifts. With
 --limit and with --synthesize, time is one worker's processor time, else the
-wall's. Gbit/s counts frames with their checksum.`,
+wall's; of several workers it is what the slowest takes, and the processor time of
+all stands beside it. Gbit/s counts frames with their checksum.`,
 		Example: `  l4fwd bench replay -c l4fwd.yaml --pcap 64k.pcap --loops 20 --limit
   l4fwd bench replay -c l4fwd.yaml --pcap 64k.pcap --write out.pcap
   l4fwd bench replay -c l4fwd.yaml --synthesize --flows 10000000 --limit --profile
@@ -94,7 +95,7 @@ func (r *replayFlags) flags(cmd *cobra.Command) {
 	f.IntVar(&o.Loops, "loops", 1, "how often to go over the capture")
 	f.DurationVar(&o.Duration, "duration", 0, "go over it for so long")
 	cmd.MarkFlagsMutuallyExclusive("loops", "duration")
-	f.IntVar(&o.Workers, "workers", 1, "number of workers, each a thread")
+	f.IntVar(&o.Workers, "workers", 1, "number of workers, each on a CPU of its own")
 	f.BoolVar(&o.RSSKnown, "rss-known", false, "let flows be owned where their packets arrive")
 	f.Uint64Var(&o.Seed, "seed", 1, "what hash keys, ports and sequence numbers come from")
 	f.StringVar(&r.write, "write", "", "pcap `FILE` for what leaves")

@@ -24,6 +24,8 @@ type Port struct {
 	next   int
 	passes int // over the list, left
 	sent   uint64
+	// Written with every packet: the next port is another thread's.
+	_ [128]byte
 }
 
 // New returns a port over umem, with rings of size entries (a power of two).
