@@ -20,7 +20,8 @@ type BareOptions struct {
 	NS      *testbed.Namespace
 	In, Out *testbed.Device // of NS, one queue each
 	To      net.HardwareAddr
-	CPU     int // that the loop spins on; negative leaves it to the kernel
+	Back    net.HardwareAddr // not nil: what comes in by Out goes out by In, to this address
+	CPU     int              // that the loop spins on; negative leaves it to the kernel
 }
 
 // Bare is the least that any forwarder over these rings has to do: take a burst
@@ -31,9 +32,7 @@ type BareOptions struct {
 type Bare struct {
 	umem    *afxdp.UMEM
 	in, out *afxdp.Socket
-	prog    *xdp.Program
-	ifindex int
-	macs    [12]byte // destination and source, as they stand in a frame
+	ways    []way // one, or two
 	pool    []uint64
 	halt    atomic.Bool
 	ended   chan error
@@ -42,12 +41,17 @@ type Bare struct {
 	addr    [burst]uint64
 }
 
+// way is one of the directions.
+type way struct {
+	from, to *afxdp.Socket
+	prog     *xdp.Program // brings packets to from
+	macs     [12]byte     // destination and source, as they stand in a frame
+}
+
 // StartBare opens the rings and starts the loop on a thread of its own. Stop has
 // to be called.
 func StartBare(ctx context.Context, o BareOptions) (*Bare, error) {
-	b := &Bare{ifindex: o.In.Index, ended: make(chan error, 1)}
-	copy(b.macs[:], o.To)
-	copy(b.macs[6:], o.Out.MAC)
+	b := &Bare{ended: make(chan error, 1)}
 	started := make(chan error, 1)
 	go func() {
 		running := false
@@ -55,7 +59,7 @@ func StartBare(ctx context.Context, o BareOptions) (*Bare, error) {
 			// Here, not in Stop: the program is detached from the interface of
 			// that number in the thread's namespace.
 			defer func() { b.closed = b.close() }()
-			if err := b.open(ctx, o.In.Index, o.Out.Index); err != nil {
+			if err := b.open(ctx, &o); err != nil {
 				return err
 			}
 			restore, err := cpu.Pin(o.CPU)
@@ -78,55 +82,79 @@ func StartBare(ctx context.Context, o BareOptions) (*Bare, error) {
 	return b, nil
 }
 
-// open makes the rings as large as l4fwd's are, and has packets brought to In.
-func (b *Bare) open(ctx context.Context, in, out int) (err error) {
+// open makes the rings as large as l4fwd's are, and has packets brought to them.
+func (b *Bare) open(ctx context.Context, bo *BareOptions) (err error) {
 	if b.umem, err = afxdp.NewUMEM(afxdp.UMEMOptions{Frames: 2 * frames}); err != nil {
 		return err
 	}
 	o := afxdp.SocketOptions{RX: ring, TX: ring, Fill: ring, Completion: ring, ZeroCopy: afxdp.ZeroCopyOff}
-	if b.in, err = b.umem.Open(ctx, in, 0, o); err != nil {
+	if b.in, err = b.umem.Open(ctx, bo.In.Index, 0, o); err != nil {
 		return err
 	}
-	if b.out, err = b.umem.Open(ctx, out, 0, o); err != nil {
+	if b.out, err = b.umem.Open(ctx, bo.Out.Index, 0, o); err != nil {
 		return err
 	}
 	for i := range b.umem.Frames() {
 		b.pool = append(b.pool, uint64(i*b.umem.FrameSize()))
 	}
-	for b.in.FillFree() >= burst {
-		b.refill()
+	if err = b.addWay(b.in, b.out, bo.To, bo.Out.MAC); err == nil && bo.Back != nil {
+		err = b.addWay(b.out, b.in, bo.Back, bo.In.MAC)
 	}
-	b.prog, err = attach(in, b.in.FD())
 	return err
 }
 
-// refill gives In a burst of free frames, if it has room for one.
-func (b *Bare) refill() {
-	if b.in.FillFree() < burst || len(b.pool) < burst {
+func (b *Bare) addWay(from, to *afxdp.Socket, dst, src net.HardwareAddr) error {
+	for from.FillFree() >= burst {
+		b.refill(from)
+	}
+	w := way{from: from, to: to}
+	copy(w.macs[:], dst)
+	copy(w.macs[6:], src)
+	var err error
+	if w.prog, err = attach(from.Ifindex(), from.FD()); err != nil {
+		return err
+	}
+	b.ways = append(b.ways, w)
+	return nil
+}
+
+// refill gives a socket a burst of free frames, if it has room for one.
+func (b *Bare) refill(s *afxdp.Socket) {
+	if s.FillFree() < burst || len(b.pool) < burst {
 		return
 	}
 	give := b.pool[len(b.pool)-burst:]
-	b.pool = b.pool[:len(b.pool)-b.in.Fill(give)]
+	b.pool = b.pool[:len(b.pool)-s.Fill(give)]
 }
 
 func (b *Bare) loop() error {
-	mem := b.umem.Bytes()
 	for !b.halt.Load() {
-		n := b.in.Receive(b.desc[:])
-		for i := range n {
-			copy(mem[b.desc[i].Addr:], b.macs[:])
+		for i := range b.ways {
+			if err := b.forward(&b.ways[i]); err != nil {
+				return err
+			}
 		}
-		sent := b.out.Transmit(b.desc[:n])
-		for _, d := range b.desc[sent:n] { // no room: lost
-			b.pool = append(b.pool, d.Addr)
-		}
-		if err := b.out.Kick(); err != nil {
-			return err
-		}
-		back := b.out.Reclaim(b.addr[:])
-		b.pool = append(b.pool, b.addr[:back]...)
-		b.refill()
 	}
+	return nil
+}
+
+// forward takes a burst one way.
+func (b *Bare) forward(w *way) error {
+	mem := b.umem.Bytes()
+	n := w.from.Receive(b.desc[:])
+	for i := range n {
+		copy(mem[b.desc[i].Addr:], w.macs[:])
+	}
+	sent := w.to.Transmit(b.desc[:n])
+	for _, d := range b.desc[sent:n] { // no room: lost
+		b.pool = append(b.pool, d.Addr)
+	}
+	if err := w.to.Kick(); err != nil {
+		return err
+	}
+	back := w.to.Reclaim(b.addr[:])
+	b.pool = append(b.pool, b.addr[:back]...)
+	b.refill(w.from)
 	return nil
 }
 
@@ -147,8 +175,8 @@ func (b *Bare) Stop() error {
 
 func (b *Bare) close() error {
 	var errs []error
-	if b.prog != nil {
-		errs = append(errs, b.prog.Detach(b.ifindex), b.prog.Close())
+	for _, w := range b.ways {
+		errs = append(errs, w.prog.Detach(w.from.Ifindex()), w.prog.Close())
 	}
 	for _, s := range []*afxdp.Socket{b.in, b.out} {
 		if s != nil {
