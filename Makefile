@@ -9,6 +9,8 @@
 #   bench         the forwarding benchmark over a generated capture
 #   bench-check   fail if the forwarder has become slower than its bounds, allocates,
 #                 or has new bounds checks or calls in the files packets go through
+#   bench-peers   l4fwd live beside DPDK, nftables, HAProxy and nginx: table, page and
+#                 charts in docs/benchmarks; installs them (root, Debian)
 #   bench-bounds  list those checks and calls anew, after a change that is meant
 #   golden        record bench/testdata/golden again, after a change that is meant
 #   generate      compile the XDP program again (needs clang-14)
@@ -19,15 +21,17 @@
 
 GO        ?= go
 LINT      := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
-PACKAGES  := clang-14 llvm-14 ethtool iproute2 nginx-light iperf3 curl
-COMMANDS  := clang-14 llvm-strip-14 ethtool ip nginx iperf3 curl
+PACKAGES  := clang-14 llvm-14 ethtool iproute2 nginx-light libnginx-mod-stream nftables wrk iperf3 curl
+COMMANDS  := clang-14 llvm-strip-14 ethtool ip nginx nft wrk iperf3 curl
+# Beside them, what bench-peers measures. Debian has testpmd in dpdk-dev.
+PEERS     := dpdk dpdk-dev haproxy
 # Tests that run a forwarder share two cores with it, so packages go one at a
 # time. The log is kept: a test that was skipped is a test that failed.
 TESTFLAGS := -count=1 -p 1 -timeout 20m
 TESTLOG   := bin/test.log
 FUZZTIME  ?= 10s
 
-.PHONY: build test test-full cover fuzz race bench bench-check bench-bounds golden generate generate-check lint demo deps clean
+.PHONY: build test test-full cover fuzz race bench bench-check bench-peers bench-bounds golden generate generate-check lint demo deps clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/l4fwd ./cmd/l4fwd
@@ -69,6 +73,11 @@ bench-check: build
 	bin/l4fwd bench check -c bench/testdata/matrix.yaml --bounds bench/bounds.json
 	$(GO) test -tags benchcheck -count=1 -timeout 10m ./bench/hot
 
+bench-peers: build deps
+	@command -v dpdk-testpmd >/dev/null && command -v haproxy >/dev/null || \
+		{ apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $(PEERS); }
+	bin/l4fwd bench peers $(PEERSFLAGS) --charts docs/benchmarks
+
 bench-bounds:
 	$(GO) test -tags benchcheck -count=1 -run '^TestTree$$' ./bench/hot -update
 
@@ -89,6 +98,7 @@ demo:
 
 deps:
 	@missing=; for c in $(COMMANDS); do command -v $$c >/dev/null || missing="$$missing $$c"; done; \
+	nginx -V 2>&1 | grep -qE -- '--with-stream( |$$)' || [ -e /usr/lib/nginx/modules/ngx_stream_module.so ] || missing="$$missing libnginx-mod-stream"; \
 	if [ -n "$$missing" ]; then \
 		if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
 			apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $(PACKAGES); \

@@ -19,15 +19,16 @@ func benchCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "bench",
 		Short: "Measure the forwarder",
-		Long: `Measure what forwarding costs a packet. Only "rings" needs root, for a network
-namespace of its own; nothing else needs privileges or touches a network interface.`,
+		Long: `Measure what forwarding costs a packet. Only "rings" and "peers" need root, for
+network namespaces of their own; nothing else needs privileges or touches a network
+interface.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(
 		benchGenCommand(), benchReplayCommand(), benchDiffCommand(),
 		benchLimitCommand(), benchLivesCommand(), benchFloodCommand(), benchMatrixCommand(),
-		benchCheckCommand(), benchRingsCommand(),
+		benchCheckCommand(), benchRingsCommand(), benchPeersCommand(),
 	)
 	return cmd
 }

@@ -46,6 +46,12 @@ func RunIperf3(ctx context.Context, ns *Namespace, to netip.AddrPort, seconds, s
 	}
 	out, runErr := ns.Command(ctx, path, "-J", "-c", to.Addr().String(), "-p", strconv.Itoa(int(to.Port())),
 		"-t", strconv.Itoa(seconds), "-P", strconv.Itoa(max(streams, 1))).Output()
+	return ParseIperf3(out, runErr)
+}
+
+// ParseIperf3 reads the JSON that an iperf3 client printed; runErr is how it
+// ended.
+func ParseIperf3(out []byte, runErr error) (Iperf3Result, error) {
 	var report struct {
 		Error string `json:"error"`
 		End   struct {

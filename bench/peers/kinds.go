@@ -1,0 +1,168 @@
+package peers
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strings"
+)
+
+// Names of the forwarders, as --only and --skip take them.
+const (
+	L4fwd   = "l4fwd"
+	Bare    = "bare"
+	Testpmd = "testpmd"
+	Nft     = "nft"
+	NftHere = "nft-inline"
+	HAProxy = "haproxy"
+	Nginx   = "nginx"
+	Routing = "routing"
+)
+
+// traffic is what a forwarder is started for.
+type traffic int
+
+const (
+	tcp traffic = iota
+	udp
+	idle // it may sleep
+)
+
+// forwarder is one of them at work.
+type forwarder interface {
+	// start has it forward in the network. What it returns after an error need not
+	// be stopped.
+	start(ctx context.Context, n *network, t traffic) error
+	// stop ends it. Stopping what does not run is harmless.
+	stop() error
+}
+
+// kind is what there is to know of a forwarder before it is started.
+type kind struct {
+	name  string
+	title string
+	does  string // for the reader of the table
+	// carries says for which traffic it is measured.
+	carries map[traffic]bool
+	// resident ones take no CPU while they have nothing to do and stay up over
+	// the whole run.
+	resident bool
+	// nat: the server sees a local address. Else it sees the client's own, and
+	// the client addresses the server, or the forwarder looks at no address.
+	nat bool
+	// candidates are the arrangements to choose from, by traffic. The first is
+	// taken where nothing is tried.
+	candidates map[traffic][]Arrangement
+	// others are tried too, for the reader: the load's CPU would do a part of the
+	// forwarder's work.
+	others  map[traffic][]Arrangement
+	tools   []tool
+	version func() string
+	setup   func(c CPUs) string // commands and configuration, for the reader
+	make    func(o *Options) forwarder
+}
+
+// target is where a client finds a service of a network with such a forwarder.
+func (k *kind) target(port uint16) netip.AddrPort {
+	if k.nat {
+		return netip.AddrPortFrom(vipAddr, port)
+	}
+	if port == portHTTP {
+		port = portHTTPInner
+	}
+	return netip.AddrPortFrom(serverAddr.Addr(), port)
+}
+
+// ownCPU are arrangements in which the forwarder's CPU does all of its work but
+// what a driver does: for what works in softirqs or behind sockets.
+var ownCPU = []Arrangement{{NearRPS, FarSender}, {NearRPS, FarRPS}}
+
+// shared are those in which who sends does the balancer's work, or its kernel's
+// part of it.
+var shared = []Arrangement{{NearSender, FarSender}, {NearSender, FarRPS}}
+
+// onRings are arrangements for what spins on AF_XDP rings on a CPU of its own. The
+// thread of NAPI on that CPU is left out: it starves, or starves the forwarder.
+var onRings = []Arrangement{
+	{NearSender, FarSender}, {NearThreadLoad, FarSender}, {NearSender, FarRPS}, {NearThreadLoad, FarRPS},
+	{NearPolled, FarSender}, {NearPolled, FarRPS},
+}
+
+// ownUDP are arrangements like ownCPU for datagrams, which come by NAPI.
+var ownUDP = []Arrangement{{NearThreadForward, FarSender}, {NearRPS, FarSender}}
+
+// kinds are all forwarders, in the order of the table.
+func kinds() []kind {
+	return []kind{{
+		name: L4fwd, title: "l4fwd", does: "Full-NAT, a flow table, checks of TCP sequence numbers",
+		carries: map[traffic]bool{tcp: true, udp: true, idle: true}, nat: true,
+		candidates: map[traffic][]Arrangement{tcp: onRings, udp: {onRings[0], onRings[1], onRings[4]}, idle: onRings[:1]},
+		version:    ownVersion,
+		setup: func(c CPUs) string {
+			return "l4fwd run -c FILE, and FILE is\n\n" + l4fwdConfig(c.Forward, "busy", false)
+		},
+		make: func(o *Options) forwarder { return &l4fwd{executable: o.Executable} },
+	}, {
+		name: Testpmd, title: "DPDK testpmd", does: "mac mode over net_af_xdp: no NAT, no state",
+		carries:    map[traffic]bool{udp: true},
+		candidates: map[traffic][]Arrangement{udp: {onRings[0], onRings[1], onRings[4]}},
+		tools:      []tool{toolTestpmd, toolPMD},
+		version:    testpmdVersion,
+		setup: func(c CPUs) string {
+			return "dpdk-testpmd " + strings.Join(testpmdArgs(c, NearSender, "CLIENT", "SERVER"), " ")
+		},
+		make: func(*Options) forwarder { return &testpmd{} },
+	}, {
+		name: Bare, title: "bare loop", does: "the smallest loop over l4fwd's rings, MAC addresses only: the ceiling of copy mode",
+		carries:    map[traffic]bool{tcp: true, udp: true},
+		candidates: map[traffic][]Arrangement{tcp: onRings[:4], udp: onRings[:2]},
+		version:    ownVersion,
+		setup:      func(CPUs) string { return "bench/rings, StartBare" },
+		make:       func(*Options) forwarder { return &bareLoop{} },
+	}, {
+		name: Nft, title: "nftables", does: "DNAT and SNAT with conntrack, in the kernel",
+		carries: map[traffic]bool{tcp: true, udp: true, idle: true}, nat: true, resident: true,
+		candidates: map[traffic][]Arrangement{tcp: ownCPU, udp: ownUDP, idle: ownCPU[:1]},
+		tools:      []tool{toolNft},
+		version:    func() string { return version("nft", "--version") },
+		setup:      func(CPUs) string { return "sysctl net.ipv4.ip_forward=1; nft -f FILE, and FILE is\n\n" + nftRules },
+		make:       func(*Options) forwarder { return &kernel{nft: true} },
+	}, {
+		name: NftHere, title: "nftables inline", does: "the same without a CPU of its own: whoever sends does the work",
+		carries: map[traffic]bool{tcp: true, udp: true}, nat: true, resident: true,
+		candidates: map[traffic][]Arrangement{tcp: shared, udp: shared[:1]},
+		tools:      []tool{toolNft},
+		version:    func() string { return version("nft", "--version") },
+		setup:      func(CPUs) string { return "sysctl net.ipv4.ip_forward=1; nft -f FILE, and FILE is\n\n" + nftRules },
+		make:       func(*Options) forwarder { return &kernel{nft: true} },
+	}, {
+		name: HAProxy, title: "HAProxy", does: "mode tcp, one thread: a proxy, two connections for each",
+		carries: map[traffic]bool{tcp: true}, nat: true, resident: true,
+		candidates: map[traffic][]Arrangement{tcp: ownCPU},
+		others:     map[traffic][]Arrangement{tcp: shared},
+		tools:      []tool{toolHAProxy},
+		version:    func() string { return version("haproxy", "-v") },
+		setup: func(c CPUs) string {
+			return fmt.Sprintf("taskset -c %d haproxy -db -f FILE, and FILE is\n\n", c.Forward) + haproxyConfig()
+		},
+		make: func(*Options) forwarder { return &proxy{haproxy: true} },
+	}, {
+		name: Nginx, title: "nginx stream", does: "stream module, one worker: a proxy, two connections for each",
+		carries: map[traffic]bool{tcp: true}, nat: true, resident: true,
+		candidates: map[traffic][]Arrangement{tcp: ownCPU},
+		others:     map[traffic][]Arrangement{tcp: shared},
+		tools:      []tool{toolStream},
+		version:    func() string { return version("nginx", "-v") },
+		setup: func(c CPUs) string {
+			return fmt.Sprintf("taskset -c %d nginx -c FILE, and FILE is\n\n", c.Forward) + nginxConfig("nginx", "", c.Forward)
+		},
+		make: func(*Options) forwarder { return &proxy{} },
+	}, {
+		name: Routing, title: "routing", does: "the kernel's routing, no balancer: the reference",
+		carries: map[traffic]bool{tcp: true, udp: true}, resident: true,
+		candidates: map[traffic][]Arrangement{tcp: ownCPU, udp: ownUDP},
+		version:    func() string { return "the kernel's" },
+		setup:      func(CPUs) string { return "sysctl net.ipv4.ip_forward=1" },
+		make:       func(*Options) forwarder { return &kernel{} },
+	}}
+}

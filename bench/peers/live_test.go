@@ -1,0 +1,178 @@
+package peers
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/l4fwd/l4fwd/config"
+	"github.com/l4fwd/l4fwd/internal/testbed"
+)
+
+func TestConfigIsGood(t *testing.T) {
+	for _, mode := range []string{"busy", "adaptive"} {
+		file := filepath.Join(t.TempDir(), "l4fwd.yaml")
+		if err := os.WriteFile(file, []byte(l4fwdConfig(1, mode, true)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := config.Load(file); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestOptions(t *testing.T) {
+	good := Options{CPUs: CPUs{0, 1}}
+	for name, change := range map[string]func(*Options){
+		"rounds":    func(o *Options) { o.Rounds = -1 },
+		"duration":  func(o *Options) { o.Duration = -1 },
+		"calibrate": func(o *Options) { o.Calibrate = -1 },
+		"one CPU":   func(o *Options) { o.CPUs = CPUs{1, 1} },
+		"CPU":       func(o *Options) { o.CPUs = CPUs{-1, 1} },
+		"name":      func(o *Options) { o.Only = []string{"varnish"} },
+		"skip":      func(o *Options) { o.Skip = []string{"varnish"} },
+	} {
+		o := good
+		change(&o)
+		if _, err := Run(context.Background(), o); !errors.Is(err, ErrOptions) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestWants(t *testing.T) {
+	forwarders, all := Names()
+	for _, c := range []struct {
+		only, skip []string
+		name       string
+		among      []string
+		want       bool
+	}{
+		{nil, nil, Nft, forwarders, true},
+		{[]string{HTTP}, nil, Nft, forwarders, true},
+		{[]string{HTTP}, nil, Iperf1, all, false},
+		{[]string{HTTP, L4fwd}, nil, Nft, forwarders, false},
+		{[]string{HTTP, L4fwd}, nil, L4fwd, forwarders, true},
+		{nil, []string{Nft}, Nft, forwarders, false},
+		{[]string{Nft}, []string{Nft}, Nft, forwarders, false},
+	} {
+		if got := (&Options{Only: c.only, Skip: c.skip}).wants(c.name, c.among); got != c.want {
+			t.Errorf("%+v: %t", c, got)
+		}
+	}
+}
+
+// l4fwd and two of its peers go through every kind of work once, as the command
+// would have them, and nothing is left.
+func TestRun(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	executable, err := testbed.Build(ctx, "./cmd/l4fwd", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rep, err := Run(ctx, Options{
+		Executable: executable, Rounds: 1, Duration: 300 * time.Millisecond, CPUs: CPUs{0, 1},
+		Only: []string{L4fwd, Nft, Nginx, UDP256, HTTP, Latency, Iperf1}, Note: func(s string) { t.Log(s) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f := rep.Failures(); len(f) > 0 {
+		t.Error(strings.Join(f, "\n"))
+	}
+	if len(rep.Lacks) > 0 {
+		t.Errorf("tests need them: %s", Install(rep.Lacks))
+	}
+	got := map[string][]string{}
+	for _, w := range rep.Works {
+		for _, m := range w.Metrics {
+			for _, row := range m.Rows {
+				if len(row.Rounds) != 1 || row.Median <= 0 {
+					t.Errorf("%s, %s, %s: %+v", w.Name, m.Name, row.Forwarder, row)
+				}
+				got[w.Name+" "+m.Name] = append(got[w.Name+" "+m.Name], row.Forwarder)
+			}
+		}
+	}
+	all := []string{L4fwd, Nft, Nginx}
+	want := map[string][]string{
+		"udp256 forwarded": {L4fwd, Nft},
+		"http connections": all, "http p50": all, "http p99": all,
+		"latency p50": all, "latency p99": all, "latency requests": all,
+		"iperf1 received": all,
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+}
+
+// A run that is cut short takes down what it has.
+func TestInterrupted(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	_, err := Run(ctx, Options{
+		Rounds: 1, Duration: time.Minute, CPUs: CPUs{0, 1}, Only: []string{Routing, HTTP}, Calibrate: time.Second,
+		Note: func(string) { cancel() },
+	})
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("%v", err)
+	}
+	if names, err := testbed.CloseAll(); len(names) > 0 || err != nil {
+		t.Errorf("left: %v, %v", names, err)
+	}
+}
+
+// The threads of threaded NAPI are found, and stay where they are told to.
+func TestNAPIThreads(t *testing.T) {
+	n, err := newNetwork(filepath.Join(t.TempDir(), "n"), CPUs{0, 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := n.close(); err != nil {
+			t.Error(err)
+		}
+	})
+	k := &kernel{}
+	if err := n.arrange(t.Context(), Arrangement{NearThreadForward, FarRPS}); err != nil {
+		t.Fatal(err)
+	}
+	if err := k.start(t.Context(), n, udp); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.settle(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	pids, err := napiThreads(n.l0)
+	if err != nil || len(pids) != 1 {
+		t.Fatalf("threads %v, %v", pids, err)
+	}
+	if got, err := affinity(pids[0]); err != nil || got != "1" {
+		t.Errorf("the thread may run on %s, %v", got, err)
+	}
+	// And back, with everything else.
+	n.now = Arrangement{NearSender, FarSender}
+	if err := errors.Join(n.settle(t.Context()), k.stop()); err != nil {
+		t.Fatal(err)
+	}
+	if pids, err := napiThreads(n.l0); err != nil || len(pids) != 0 {
+		t.Errorf("threads that are left: %v, %v", pids, err)
+	}
+}
+
+// affinity is the list of CPUs of a thread.
+func affinity(pid int) (string, error) {
+	b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "status"))
+	if err != nil {
+		return "", err
+	}
+	return field(b, "Cpus_allowed_list", ":"), nil
+}

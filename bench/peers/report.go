@@ -1,0 +1,168 @@
+package peers
+
+import (
+	"encoding/json"
+	"io"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Report is the result of Run.
+type Report struct {
+	Date       time.Time       `json:"date"`
+	Command    string          `json:"command"`
+	Host       Host            `json:"host"`
+	CPUs       CPUs            `json:"cpus"`
+	Rounds     int             `json:"rounds"`
+	Seconds    float64         `json:"seconds"` // of a measurement
+	Forwarders []ForwarderInfo `json:"forwarders"`
+	Works      []WorkReport    `json:"works"`
+	Targets    []Target        `json:"targets"`
+	Lacks      []Lack          `json:"missing,omitempty"`
+}
+
+// ForwarderInfo says who was measured.
+type ForwarderInfo struct {
+	Name    string `json:"name"`
+	Title   string `json:"title"`
+	Does    string `json:"does"`
+	Version string `json:"version"`
+	Setup   string `json:"setup"` // commands and configuration
+}
+
+// WorkReport has the figures of one work.
+type WorkReport struct {
+	Name    string         `json:"name"`
+	Title   string         `json:"title"`
+	How     string         `json:"how"`
+	Metrics []MetricReport `json:"metrics"`
+}
+
+// MetricReport has one figure of every forwarder.
+type MetricReport struct {
+	Metric
+	Rows []Row `json:"rows"`
+}
+
+// Row is a forwarder's figure.
+type Row struct {
+	Forwarder   string      `json:"forwarder"`
+	Arrangement Arrangement `json:"arrangement"`
+	Rounds      []float64   `json:"rounds"` // in order
+	Median      float64     `json:"median"`
+	Least       float64     `json:"least"`
+	Most        float64     `json:"most"`
+	// Ratio is the median over l4fwd's; 0 if l4fwd has none.
+	Ratio  float64 `json:"ratio_to_l4fwd"`
+	Failed string  `json:"failed,omitempty"` // why there are no more rounds
+	// Trials are the arrangements that were tried, once each, by the work's chief
+	// metric; only that one's row has them.
+	Trials []Trial `json:"trials,omitempty"`
+}
+
+// Trial is an arrangement tried before the rounds.
+type Trial struct {
+	Arrangement
+	Value float64 `json:"value"`
+	// Eligible is what could have been chosen. In the others the load's CPU does a
+	// part of the forwarder's work.
+	Eligible bool   `json:"eligible"`
+	Failed   string `json:"failed,omitempty"`
+}
+
+// rowData is what a forwarder does at a work, all metrics of it.
+type rowData struct {
+	arrangement Arrangement
+	rounds      [][]float64
+	trials      []Trial
+	err         error
+}
+
+// row is that for one metric.
+func (d *rowData) row(forwarder string, metric int) Row {
+	r := Row{Forwarder: forwarder, Arrangement: d.arrangement}
+	for _, v := range d.rounds {
+		r.Rounds = append(r.Rounds, v[metric])
+	}
+	if d.err != nil {
+		r.Failed = firstLine(d.err)
+	}
+	if len(r.Rounds) == 0 {
+		return r
+	}
+	v := slices.Sorted(slices.Values(r.Rounds))
+	r.Median, r.Least, r.Most = median(v), v[0], v[len(v)-1]
+	return r
+}
+
+func firstLine(err error) string {
+	line, _, _ := strings.Cut(err.Error(), "\n")
+	return line
+}
+
+// median is that of sorted values.
+func median(v []float64) float64 {
+	n := len(v)
+	return (v[(n-1)/2] + v[n/2]) / 2
+}
+
+// spread is how far the rounds lie apart, as part of the median.
+func (r *Row) spread() float64 {
+	if r.Median == 0 {
+		return 0
+	}
+	return (r.Most - r.Least) / r.Median
+}
+
+// ratios fills in the ratios.
+func (m *MetricReport) ratios() {
+	ours := m.row(L4fwd)
+	if ours == nil || ours.Median == 0 {
+		return
+	}
+	for i := range m.Rows {
+		m.Rows[i].Ratio = m.Rows[i].Median / ours.Median
+	}
+}
+
+// row is a forwarder's; nil if it has no figure.
+func (m *MetricReport) row(forwarder string) *Row {
+	for i := range m.Rows {
+		if m.Rows[i].Forwarder == forwarder && len(m.Rows[i].Rounds) > 0 {
+			return &m.Rows[i]
+		}
+	}
+	return nil
+}
+
+// metric finds a figure; nil if it was not measured.
+func (r *Report) metric(work, name string) *MetricReport {
+	for i := range r.Works {
+		for j := range r.Works[i].Metrics {
+			if r.Works[i].Name == work && r.Works[i].Metrics[j].Name == name {
+				return &r.Works[i].Metrics[j]
+			}
+		}
+	}
+	return nil
+}
+
+// Failures are the forwarders that failed at a work, with the reason.
+func (r *Report) Failures() (out []string) {
+	for _, w := range r.Works {
+		for _, row := range w.Metrics[0].Rows {
+			if row.Failed != "" {
+				out = append(out, row.Forwarder+", "+w.Name+": "+row.Failed)
+			}
+		}
+	}
+	return out
+}
+
+// WriteJSON writes the report as one JSON object.
+func (r *Report) WriteJSON(w io.Writer) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	return e.Encode(r)
+}

@@ -1,0 +1,246 @@
+package peers
+
+import (
+	"bytes"
+	"encoding/json"
+	"encoding/xml"
+	"errors"
+	"flag"
+	"io"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var update = flag.Bool("update", false, "write testdata/table.md anew")
+
+func TestFormat(t *testing.T) {
+	for v, want := range map[float64]string{
+		0: "0", 1: "1", 0.8234: "0.823", 0.00456: "0.00456", 12.34: "12.3", 18781.21: "18781", 200: "200", 1.6: "1.6", -3.14159: "-3.14", 99.96: "100",
+		math.Inf(1): "+Inf",
+	} {
+		if got := format(v); got != want {
+			t.Errorf("%v: %s, want %s", v, got, want)
+		}
+	}
+}
+
+func TestRow(t *testing.T) {
+	a := Arrangement{NearRPS, FarSender}
+	data := rowData{arrangement: a, rounds: [][]float64{{5, 50}, {1, 10}, {4, 40}, {2, 20}}, err: errors.New("broken\nin detail")}
+	want := Row{Forwarder: Nft, Arrangement: a, Rounds: []float64{50, 10, 40, 20}, Median: 30, Least: 10, Most: 50, Failed: "broken"}
+	if d := cmp.Diff(want, data.row(Nft, 1)); d != "" {
+		t.Error(d)
+	}
+	none := rowData{arrangement: a, err: errors.New("broken")}
+	if d := cmp.Diff(Row{Forwarder: Nft, Arrangement: a, Failed: "broken"}, none.row(Nft, 0)); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestBetter(t *testing.T) {
+	more, less := Metric{}, Metric{LowerIsBetter: true}
+	for _, c := range []struct {
+		m    Metric
+		a, b float64
+		want bool
+	}{{more, 2, 1, true}, {more, 1, 2, false}, {more, 1, 1, false}, {less, 1, 2, true}, {less, 2, 1, false}, {less, 1, 1, false}} {
+		if c.m.better(c.a, c.b) != c.want {
+			t.Errorf("%+v: not %t", c, c.want)
+		}
+	}
+}
+
+// row3 is a row of three rounds.
+func row3(forwarder string, ratio, least, median, most float64) Row {
+	return Row{
+		Forwarder: forwarder, Arrangement: Arrangement{NearSender, FarSender}, Rounds: []float64{median, most, least},
+		Median: median, Least: least, Most: most, Ratio: ratio,
+	}
+}
+
+// sample is a report as Run would return it.
+func sample() *Report {
+	ours := row3(L4fwd, 0, 19e3, 20e3, 21e3)
+	ours.Trials = []Trial{
+		{Arrangement: Arrangement{NearSender, FarSender}, Value: 20100, Eligible: true},
+		{Arrangement: Arrangement{NearThreadLoad, FarSender}, Eligible: true, Failed: "no thread"},
+		{Arrangement: Arrangement{NearPolled, FarRPS}, Value: 30000},
+	}
+	broken := row3(Nginx, 0, 0, 0, 0)
+	broken.Rounds, broken.Failed = nil, "it burns"
+	r := &Report{
+		Date: time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC), Command: "l4fwd bench peers", CPUs: CPUs{0, 1}, Rounds: 3, Seconds: 3,
+		Host: Host{CPU: "A <fast> CPU", Cores: 2, Kernel: "6.18", Distro: "Debian", Go: "go1.26", Wrk: "4.1.0", Virtual: true},
+		Forwarders: []ForwarderInfo{
+			{L4fwd, "l4fwd", "Full-NAT", "abc", "l4fwd run -c FILE\n"},
+			{Nft, "nftables", "DNAT & SNAT", "1.0.6", "nft -f FILE"},
+			{Nginx, "nginx stream", "a proxy", "1.22", "nginx"},
+		},
+		Works: []WorkReport{{Name: HTTP, Title: "HTTP", How: "wrk", Metrics: []MetricReport{
+			{Metric{Name: "connections", Unit: "/s", Charted: true}, []Row{ours, row3(Nft, 0, 15e3, 16e3, 18e3), broken}},
+			{Metric{Name: "p99", Unit: "µs", LowerIsBetter: true}, []Row{row3(L4fwd, 0, 3000, 3100, 3300), row3(Nft, 0, 3000, 6200, 9000), broken}},
+		}}},
+		Lacks: []Lack{{Testpmd, "dpdk-testpmd", "dpdk-dev"}, {Iperf1, "iperf3", "iperf3"}, {Iperf4, "iperf3", "iperf3"}},
+	}
+	for i := range r.Works[0].Metrics {
+		r.Works[0].Metrics[i].ratios()
+	}
+	r.judge()
+	return r
+}
+
+func TestJudge(t *testing.T) {
+	r := sample()
+	r.Works = append(r.Works, WorkReport{Name: Idle, Metrics: []MetricReport{
+		{Metric{Name: idleCPU, Unit: "%", LowerIsBetter: true}, []Row{row3(L4fwd, 1, 1, 1.5, 2)}},
+		{Metric{Name: idleFirst, Unit: "µs", LowerIsBetter: true}, []Row{row3(L4fwd, 1, 100, 201, 300)}},
+	}})
+	r.judge()
+	got := map[string]string{}
+	for _, x := range r.Targets {
+		got[x.Work+" "+x.Metric+" "+x.Against] = x.verdict()
+		if x.Measured && x.Work == HTTP && x.Value != 1.25 {
+			t.Errorf("%+v: want 1.25", x)
+		}
+	}
+	want := map[string]string{
+		"udp256 forwarded testpmd": "not measured", "udp256 forwarded bare": "not measured", "udp256 forwarded nft": "not measured",
+		"udp50k forwarded testpmd": "not measured", "udp50k forwarded bare": "not measured", "udp50k forwarded nft": "not measured",
+		"http connections haproxy": "not measured", "http connections nginx": "not measured", "http connections nft": "met",
+		"iperf1 received nft": "not measured", "iperf4 received nft": "not measured",
+		"latency p50 nft": "not measured", "latency p99 nft": "not measured",
+		"idle CPU ": "met", "idle first packet ": "missed",
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+}
+
+// Every target is about a figure that there is.
+func TestTargetsMeasurable(t *testing.T) {
+	forwarders, _ := Names()
+	for _, x := range targets() {
+		found := false
+		for _, w := range works() {
+			for _, m := range w.metrics {
+				found = found || w.name == x.Work && m.Name == x.Metric && m.LowerIsBetter == x.AtMost
+			}
+		}
+		if !found {
+			t.Errorf("%+v: no such figure", x)
+		}
+		if x.Against != "" && !strings.Contains(strings.Join(forwarders, " ")+" ", x.Against+" ") {
+			t.Errorf("%+v: no such forwarder", x)
+		}
+	}
+}
+
+func TestWriteText(t *testing.T) {
+	var b bytes.Buffer
+	if err := sample().WriteText(&b); err != nil {
+		t.Fatal(err)
+	}
+	const golden = "testdata/table.md"
+	if *update {
+		if err := os.WriteFile(golden, b.Bytes(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(string(want), b.String()); d != "" {
+		t.Errorf("%s: %s", golden, d)
+	}
+}
+
+func TestWriteJSON(t *testing.T) {
+	var b bytes.Buffer
+	want := sample()
+	if err := want.WriteJSON(&b); err != nil {
+		t.Fatal(err)
+	}
+	var got Report
+	if err := json.Unmarshal(b.Bytes(), &got); err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(want, &got); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestFailures(t *testing.T) {
+	if d := cmp.Diff([]string{"nginx, http: it burns"}, sample().Failures()); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestInstall(t *testing.T) {
+	if got, want := Install(sample().Lacks), "apt-get install dpdk-dev iperf3"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	if got := Install(nil); got != "" {
+		t.Errorf("nothing is missing: %q", got)
+	}
+}
+
+// The directory has a page whose links lead somewhere, charts that are XML, and
+// nothing of former runs.
+func TestWriteDir(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"old.svg", profileFile} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := sample().WriteDir(dir); err != nil {
+		t.Fatal(err)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	if d := cmp.Diff([]string{PageFile, "http-connections.svg", ReportFile, profileFile}, names); d != "" {
+		t.Error(d)
+	}
+	page, err := os.ReadFile(filepath.Join(dir, PageFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names[1:] {
+		if !bytes.Contains(page, []byte("("+name+")")) {
+			t.Errorf("the page has no link to %s", name)
+		}
+	}
+	chart, err := os.ReadFile(filepath.Join(dir, "http-connections.svg"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	bars := 0
+	for d := xml.NewDecoder(bytes.NewReader(chart)); ; {
+		token, err := d.Token()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatalf("%v\n%s", err, chart)
+		}
+		if e, ok := token.(xml.StartElement); ok && e.Name.Local == "rect" {
+			bars++
+		}
+	}
+	if bars != 2 {
+		t.Errorf("%d bars, want one for each that has figures:\n%s", bars, chart)
+	}
+}

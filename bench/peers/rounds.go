@@ -1,0 +1,229 @@
+package peers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"time"
+)
+
+// run is a run under way.
+type run struct {
+	o     Options
+	dir   string
+	lanes []*lane
+	works []work
+}
+
+// lane is a forwarder with its network.
+type lane struct {
+	kind
+	net *network
+	fwd forwarder
+}
+
+func (r *run) close() error {
+	var errs []error
+	for _, l := range r.lanes {
+		errs = append(errs, l.fwd.stop(), l.net.close())
+	}
+	r.lanes = nil
+	return errors.Join(errs...)
+}
+
+// all measures everything.
+func (r *run) all(ctx context.Context) (*Report, error) {
+	rep := newReport(&r.o)
+	rep.Lacks = r.choose()
+	if len(r.works) == 0 {
+		return nil, fmt.Errorf("%w: nothing is left to measure: %s", ErrOptions, Install(rep.Lacks))
+	}
+	if err := r.build(ctx, rep); err != nil {
+		return nil, err
+	}
+	for i := range r.works {
+		res, err := r.work(ctx, &r.works[i])
+		if err != nil {
+			return nil, err
+		}
+		rep.Works = append(rep.Works, res)
+	}
+	rep.judge()
+	return rep, nil
+}
+
+// choose sets the works that are asked for and can be done.
+func (r *run) choose() (missing []Lack) {
+	_, names := Names()
+	for _, w := range works() {
+		if !r.o.wants(w.name, names) {
+			continue
+		}
+		if l := lacks(w.name, w.tools); len(l) > 0 {
+			missing = append(missing, l...)
+			continue
+		}
+		r.works = append(r.works, w)
+	}
+	return missing
+}
+
+// build makes a network for each forwarder that is asked for, can be run and has
+// any of the works.
+func (r *run) build(ctx context.Context, rep *Report) error {
+	names, _ := Names()
+	for _, k := range kinds() {
+		if !r.o.wants(k.name, names) || !r.busy(&k) {
+			continue
+		}
+		if l := lacks(k.name, k.tools); len(l) > 0 {
+			rep.Lacks = append(rep.Lacks, l...)
+			continue
+		}
+		n, err := newNetwork(filepath.Join(r.dir, k.name), r.o.CPUs)
+		if err != nil {
+			return err
+		}
+		r.lanes = append(r.lanes, &lane{kind: k, net: n, fwd: k.make(&r.o)})
+		rep.Forwarders = append(rep.Forwarders,
+			ForwarderInfo{Name: k.name, Title: k.title, Does: k.does, Version: k.version(), Setup: k.setup(r.o.CPUs)})
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *run) busy(k *kind) bool {
+	for i := range r.works {
+		if k.carries[r.works[i].traffic] {
+			return true
+		}
+	}
+	return false
+}
+
+// work measures all forwarders at one work, in turn, round after round. Only a
+// done context is an error.
+func (r *run) work(ctx context.Context, w *work) (WorkReport, error) {
+	res := WorkReport{Name: w.name, Title: w.title, How: w.how}
+	rows := map[*lane]*rowData{}
+	var lanes []*lane
+	for _, l := range r.lanes {
+		if !l.carries[w.traffic] {
+			continue
+		}
+		row := &rowData{arrangement: l.candidates[w.traffic][0]}
+		lanes, rows[l] = append(lanes, l), row
+		if r.o.Calibrate > 0 {
+			r.calibrate(ctx, w, l, row)
+		}
+		if err := ctx.Err(); err != nil {
+			return res, err
+		}
+	}
+	for round := range r.o.Rounds {
+		for i := range lanes {
+			l := lanes[(i+round)%len(lanes)]
+			row := rows[l]
+			if row.err != nil {
+				continue
+			}
+			var v []float64
+			v, row.err = r.measure(ctx, w, l, row.arrangement, r.o.Duration)
+			if err := ctx.Err(); err != nil {
+				return res, err
+			}
+			if row.err == nil {
+				row.rounds = append(row.rounds, v)
+			}
+			r.o.Note(fmt.Sprintf("%s, round %d of %d, %s: %s", w.name, round+1, r.o.Rounds, l.name, said(w, v, row.err)))
+		}
+	}
+	for m, metric := range w.metrics {
+		mr := MetricReport{Metric: metric}
+		for _, l := range lanes {
+			row := rows[l].row(l.name, m)
+			if m == w.chief {
+				row.Trials = rows[l].trials
+			}
+			mr.Rows = append(mr.Rows, row)
+		}
+		mr.ratios()
+		res.Metrics = append(res.Metrics, mr)
+	}
+	return res, nil
+}
+
+// calibrate tries the arrangements and chooses the best by the work's chief metric.
+func (r *run) calibrate(ctx context.Context, w *work, l *lane, row *rowData) {
+	candidates := l.candidates[w.traffic]
+	best := -1
+	for i, a := range slices.Concat(candidates, l.others[w.traffic]) {
+		v, err := r.measure(ctx, w, l, a, r.o.Calibrate)
+		if ctx.Err() != nil {
+			return
+		}
+		r.o.Note(fmt.Sprintf("%s, trying %s: %s (%s)", w.name, l.name, said(w, v, err), a))
+		t := Trial{Arrangement: a, Eligible: i < len(candidates)}
+		if err != nil {
+			t.Failed = firstLine(err)
+		} else {
+			t.Value = v[w.chief]
+		}
+		row.trials = append(row.trials, t)
+		if t.Eligible && err == nil && (best < 0 || w.metrics[w.chief].better(t.Value, row.trials[best].Value)) {
+			best = i
+		}
+		if best < 0 {
+			row.err = err
+		}
+	}
+	if best >= 0 {
+		row.arrangement, row.err = candidates[best], nil
+	}
+}
+
+// measure has a forwarder do the work once.
+func (r *run) measure(ctx context.Context, w *work, l *lane, a Arrangement, took time.Duration) (v []float64, err error) {
+	if err := l.net.arrange(ctx, a); err != nil {
+		return nil, err
+	}
+	if w.traffic != udp {
+		if err := l.net.serve(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if err := l.fwd.start(ctx, l.net, w.traffic); err != nil {
+		return nil, err
+	}
+	if !l.resident {
+		defer func() { err = errors.Join(err, l.fwd.stop()) }()
+	}
+	if err := l.net.settle(ctx); err != nil {
+		return nil, err
+	}
+	if w.traffic == tcp {
+		if err := l.net.checkTCP(ctx, &l.kind); err != nil {
+			return nil, err
+		}
+	}
+	return w.measure(ctx, r, l.net, &l.kind, took)
+}
+
+// said is a measurement in a few words.
+func said(w *work, v []float64, err error) string {
+	if err != nil {
+		return "failed: " + firstLine(err)
+	}
+	s := ""
+	for i, m := range w.metrics {
+		if i > 0 {
+			s += ", "
+		}
+		s += m.Name + " " + format(v[i]) + " " + m.Unit
+	}
+	return s
+}
