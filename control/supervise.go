@@ -18,7 +18,8 @@ import (
 
 // How often the loop looks after what does not announce itself.
 const (
-	eventPeriod = 10 * time.Millisecond // words from workers
+	eventPeriod = 10 * time.Millisecond // words from workers, while there are any
+	quietPeriod = 80 * time.Millisecond // and when there have been none for long
 	retryPeriod = time.Second           // NICs out of service
 )
 
@@ -28,9 +29,12 @@ func (d *Daemon) supervise(ctx context.Context) error {
 		return err
 	}
 	defer d.unready()
-	words, second := time.NewTicker(eventPeriod), time.NewTicker(retryPeriod)
+	words, second := time.NewTimer(eventPeriod), time.NewTicker(retryPeriod)
 	defer words.Stop()
 	defer second.Stop()
+	// Each wake-up has Go's runtime look around for a while, which is most of what
+	// an idle l4fwd costs.
+	period := eventPeriod
 	for {
 		select {
 		case <-ctx.Done():
@@ -43,7 +47,11 @@ func (d *Daemon) supervise(ctx context.Context) error {
 		case e := <-d.events:
 			d.linkEvent(ctx, e)
 		case <-words.C:
-			d.listen()
+			period = min(2*period, quietPeriod)
+			if d.listen() {
+				period = eventPeriod
+			}
+			words.Reset(period)
 		case <-second.C:
 			for _, l := range d.links {
 				d.look(ctx, l)
@@ -58,14 +66,15 @@ func (d *Daemon) supervise(ctx context.Context) error {
 	}
 }
 
-// listen hears what the workers have to say.
-func (d *Daemon) listen() {
+// listen hears what the workers have to say, and tells whether they had anything.
+func (d *Daemon) listen() (heard bool) {
 	for _, w := range d.dp.Workers {
 		for {
 			e, ok := w.Event()
 			if !ok {
 				break
 			}
+			heard = true
 			switch e.Kind {
 			case dataplane.EventResolve:
 				d.follower.Resolve(e.Addr.Netip())
@@ -77,6 +86,7 @@ func (d *Daemon) listen() {
 			}
 		}
 	}
+	return heard
 }
 
 // linkEvent follows an interface that goes, returns or changes.
