@@ -100,33 +100,6 @@ func (t *Table) trackSYNACK(r Ref, e *Entry, p *packet.Packet, frame []byte, now
 	return Pass
 }
 
-// plain reports whether p, of an established flow, is a segment as nearly all
-// are: ACK, perhaps with data, and nothing that could change the state.
-func (e *Entry) plain(p *packet.Packet) bool {
-	const deciding = packet.ACK | packet.FIN | packet.SYN | packet.RST
-	return p.TCPFlags&deciding == packet.ACK && e.Mode != DirectReturn && e.Flags&(HalfOpen|HasServerISN) == HasServerISN
-}
-
-// trackPlain is trackACK for what is plain, in a few steps. Whether the segment
-// fits the window or not, the flow lives on; of either kind the state stays.
-func (t *Table) trackPlain(r Ref, e *Entry, d Dir, p *packet.Packet, now uint32, pol *Policy) Outcome {
-	ack := p.Ack
-	if d == Reply {
-		ack -= e.SeqDelta
-	}
-	if e.fitsWindow(d, p, ack) {
-		e.moveWindow(d, p, ack)
-	} else if pol.Checks == ChecksStrict {
-		return DropBadSeq
-	}
-	if deadline := now + pol.Timeouts[Established]; before(deadline, e.Expires) {
-		t.setExpires(r, e, deadline)
-	} else {
-		e.Expires = deadline // the wheel comes by no later than before
-	}
-	return Pass
-}
-
 // trackACK: a segment with ACK, perhaps FIN, without SYN and RST.
 func (t *Table) trackACK(r Ref, e *Entry, d Dir, p *packet.Packet, now uint32, pol *Policy) Outcome {
 	ack := p.Ack
@@ -147,7 +120,7 @@ func (t *Table) trackACK(r Ref, e *Entry, d Dir, p *packet.Packet, now uint32, p
 	case !e.fitsWindow(d, p, ack):
 		return t.outside(r, e, now, pol)
 	}
-	e.moveWindow(d, p, ack)
+	e.moveWindow(d, p, segmentEnd(p), ack)
 	ev := evACK
 	if p.TCPFlags&packet.FIN != 0 {
 		ev = evFIN

@@ -20,9 +20,6 @@ func (t *Table) Track(r Ref, d Dir, p *packet.Packet, frame []byte, now uint32, 
 	d &= 1
 	e.Packets[d]++
 	e.Bytes[d] += uint64(p.End - p.L3)
-	if e.State == Established && p.Kind == packet.KindTCP && e.plain(p) {
-		return t.trackPlain(r, e, d, p, now, pol)
-	}
 	switch p.Kind {
 	case packet.KindTCP:
 		if e.Proto == packet.ProtoTCP {

@@ -60,25 +60,51 @@ func segmentEnd(p *packet.Packet) uint32 {
 // that sent what it acknowledges, as received here.
 func (e *Entry) fitsWindow(d Dir, p *packet.Packet, ack uint32) bool {
 	me, peer := &e.Win[d], &e.Win[d^1]
-	if before(me.limit(peer), p.Seq) || before(segmentEnd(p), me.End-max(peer.MaxWin, minSlack)) {
+	if !me.admits(peer, p.Seq, segmentEnd(p)) {
 		return false
 	}
 	if e.State == SynRecv && d == Forward {
 		return !before(ack, e.ServerNext) && !before(peer.End, ack)
 	}
-	return !before(peer.limit(me), ack) && !before(ack, peer.End-2*max(me.MaxWin, minSlack))
+	return peer.covers(me, ack)
 }
 
-// moveWindow takes note of what a fitting segment of side d sends,
-// acknowledges and permits. Data the peer sent past us counts as sent.
-func (e *Entry) moveWindow(d Dir, p *packet.Packet, ack uint32) {
-	me, peer := &e.Win[d], &e.Win[d^1]
-	win := e.window(d, p)
-	me.End = later(me.End, segmentEnd(p))
-	me.MaxWin = max(me.MaxWin, win)
-	peer.End = later(peer.End, ack)
-	peer.Acked = later(peer.Acked, ack)
-	if d == Forward && e.Flags&(HasServerISN|ServerAcked) == HasServerISN && before(e.ServerNext, ack) {
+// admits is the part of fitsWindow about what side w sends: data from seq to end.
+func (w *Window) admits(peer *Window, seq, end uint32) bool {
+	return !before(w.limit(peer), seq) && !before(end, w.End-max(peer.MaxWin, minSlack))
+}
+
+// covers is the part about what the other side acknowledges of w's.
+func (w *Window) covers(peer *Window, ack uint32) bool {
+	return !before(w.limit(peer), ack) && !before(ack, w.End-2*max(peer.MaxWin, minSlack))
+}
+
+// moveWindow takes note of what a fitting segment of side d sends, acknowledges and
+// permits. end is after its data and FIN. Data the peer sent past us counts as sent.
+func (e *Entry) moveWindow(d Dir, p *packet.Packet, end, ack uint32) {
+	e.Win[d].send(end, e.window(d, p))
+	e.Win[d^1].acknowledge(ack)
+	if e.Flags&(HasServerISN|ServerAcked) == HasServerISN && d == Forward {
+		e.noteServerAcked(ack)
+	}
+}
+
+// send is the part of moveWindow about the sender's own side.
+func (w *Window) send(end, win uint32) {
+	w.End = later(w.End, end)
+	w.MaxWin = max(w.MaxWin, win)
+}
+
+// acknowledge is the part about the other side's.
+func (w *Window) acknowledge(ack uint32) {
+	w.End = later(w.End, ack)
+	w.Acked = later(w.Acked, ack)
+}
+
+// noteServerAcked notes whether the client has acknowledged data of the server, or
+// its FIN.
+func (e *Entry) noteServerAcked(ack uint32) {
+	if before(e.ServerNext, ack) {
 		e.Flags |= ServerAcked
 	}
 }

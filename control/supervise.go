@@ -18,8 +18,7 @@ import (
 
 // How often the loop looks after what does not announce itself.
 const (
-	eventPeriod = 10 * time.Millisecond // words from workers, while there are any
-	quietPeriod = 80 * time.Millisecond // and when there have been none for long
+	eventPeriod = 10 * time.Millisecond // words from workers
 	retryPeriod = time.Second           // NICs out of service
 )
 
@@ -29,12 +28,9 @@ func (d *Daemon) supervise(ctx context.Context) error {
 		return err
 	}
 	defer d.unready()
-	words, second := time.NewTimer(eventPeriod), time.NewTicker(retryPeriod)
+	words, second := time.NewTicker(eventPeriod), time.NewTicker(retryPeriod)
 	defer words.Stop()
 	defer second.Stop()
-	// Each wake-up has Go's runtime look around for a while, which is most of what
-	// an idle l4fwd costs.
-	period := eventPeriod
 	for {
 		select {
 		case <-ctx.Done():
@@ -47,11 +43,7 @@ func (d *Daemon) supervise(ctx context.Context) error {
 		case e := <-d.events:
 			d.linkEvent(ctx, e)
 		case <-words.C:
-			period = min(2*period, quietPeriod)
-			if d.listen() {
-				period = eventPeriod
-			}
-			words.Reset(period)
+			d.listen()
 		case <-second.C:
 			for _, l := range d.links {
 				d.look(ctx, l)
@@ -66,15 +58,14 @@ func (d *Daemon) supervise(ctx context.Context) error {
 	}
 }
 
-// listen hears what the workers have to say, and tells whether they had anything.
-func (d *Daemon) listen() (heard bool) {
+// listen hears what the workers have to say.
+func (d *Daemon) listen() {
 	for _, w := range d.dp.Workers {
 		for {
 			e, ok := w.Event()
 			if !ok {
 				break
 			}
-			heard = true
 			switch e.Kind {
 			case dataplane.EventResolve:
 				d.follower.Resolve(e.Addr.Netip())
@@ -86,7 +77,6 @@ func (d *Daemon) listen() (heard bool) {
 			}
 		}
 	}
-	return heard
 }
 
 // linkEvent follows an interface that goes, returns or changes.

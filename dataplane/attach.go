@@ -13,6 +13,7 @@ func (w *Worker) Attach(nic uint8, mac [6]byte, p Port) error {
 		w.egress[nic] = int16(len(w.queues))
 	}
 	w.queues = append(w.queues, queue{Port: p, nic: nic, mac: mac})
+	w.linkPorts()
 	for w.refill(&w.queues[len(w.queues)-1]) == BurstSize {
 	}
 	return nil
@@ -40,7 +41,15 @@ func (w *Worker) Detach(nic uint8) []Port {
 	for i := len(kept) - 1; i >= 0; i-- {
 		w.egress[kept[i].nic] = int16(i)
 	}
+	w.linkPorts()
 	return out
+}
+
+// linkPorts finds out what out is, after a change to egress, queues or one's down.
+func (w *Worker) linkPorts() {
+	for nic := range w.out {
+		w.out[nic] = w.queueOf(uint8(nic))
+	}
 }
 
 // Adopt takes back frames that a closed port held. Inside Do, or after Run.

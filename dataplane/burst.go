@@ -72,6 +72,12 @@ func (w *Worker) act(n int, handed bool) {
 			b.ref[k], b.dir[k], _ = w.table.Find(b.cand[k], b.hash[k], &p.Tuple, &w.snap.Directory)
 		}
 		r := b.ref[k]
+		if r != 0 && p.Kind <= packet.KindUDP {
+			if v := w.plain(i, r, b.dir[k]); v != undecided {
+				w.finish(i, v)
+				continue
+			}
+		}
 		switch {
 		case p.Kind > packet.KindUDP:
 			w.finish(i, w.aside(i, r, b.dir[k], handed))

@@ -202,17 +202,18 @@ func (w *Worker) relayError(i int, r conntrack.Ref, dir conntrack.Dir) Verdict {
 // send puts the next hop's Ethernet header before row i's IP header and queues
 // the frame on the hop's NIC.
 func (w *Worker) send(i int, hop *route.Hop, done Verdict) Verdict {
-	d, p := &w.b.desc[i], &w.b.pkt[i]
-	qi := w.egress[hop.Port&(MaxNICs-1)]
-	if qi < 0 {
+	q := w.queueOf(uint8(hop.Port))
+	if q == nil {
 		return DropPortDown
 	}
-	q := &w.queues[qi]
-	if q.down {
-		return DropPortDown
-	}
+	return w.put(i, q, hop, done)
+}
+
+// put is send by the hop's queue.
+func (w *Worker) put(i int, q *queue, hop *route.Hop, done Verdict) Verdict {
 	// The header may be longer than the one that came (a VLAN tag): the UMEM's
 	// headroom is there for it.
+	d, p := &w.b.desc[i], &w.b.pkt[i]
 	h := uint64(hop.HeaderLen)
 	ip := d.Addr + uint64(p.L3)
 	at := ip - h

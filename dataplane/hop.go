@@ -8,13 +8,6 @@ import (
 	"github.com/l4fwd/l4fwd/packet"
 )
 
-// cachedHop remembers which hop leads to a backend, as long as the routes are
-// of that generation.
-type cachedHop struct {
-	gen uint32
-	id  route.HopID
-}
-
 // serverHop is the next hop to a backend, or nil and the drop that says why
 // not.
 func (w *Worker) serverHop(backend uint32) (*route.Hop, Verdict) {
@@ -22,12 +15,12 @@ func (w *Worker) serverHop(backend uint32) (*route.Hop, Verdict) {
 	if h.State == route.Resolved {
 		return h, Forwarded
 	}
-	return nil, w.noHop(w.here.hops[backend].id, w.snap.Directory.Backends[backend].Addr)
+	return nil, w.noHop(w.here.ways[backend].id, w.snap.Directory.Backends[backend].Addr)
 }
 
 // hopTo is the next hop to a backend in whatever state.
 func (w *Worker) hopTo(backend uint32) *route.Hop {
-	c := &w.here.hops[backend]
+	c := &w.here.ways[backend]
 	if c.gen != w.routes.Gen {
 		c.gen, c.id = w.routes.Gen, w.routes.Lookup(w.snap.Directory.Backends[backend].Addr)
 	}

@@ -123,7 +123,7 @@ func TestWorkersShareNoCacheLine(t *testing.T) {
 	for w := range snap.Locality {
 		l := &snap.Locality[w]
 		claim(w, l.Schedulers)
-		claim(w, l.hops)
+		claim(w, l.ways)
 		claim(w, l.Backends)
 	}
 }

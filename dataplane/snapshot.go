@@ -57,7 +57,7 @@ const ClampToMTU = 1
 // control plane, so that the worker need not allocate, and then the worker's.
 type Locality struct {
 	Schedulers []balance.State // by service id
-	hops       []cachedHop     // by backend id
+	ways       []way           // by backend id
 	Backends   []BackendCount  // by backend id
 	Services   []ServiceCount  // by service id
 }
@@ -355,7 +355,10 @@ func (r *Registry) localities(s *Snapshot, seed uint64) []Locality {
 				l.Schedulers[i] = s.Services[i].Set.Start(w, r.workers)
 			}
 		}
-		l.hops = apart[cachedHop](len(s.Directory.Backends))
+		l.ways = apart[way](len(s.Directory.Backends))
+		for i := range l.ways {
+			l.ways[i] = s.wayTo(uint32(i), uint32(r.backends.list[i].service))
+		}
 		l.Backends = apart[BackendCount](len(s.Directory.Backends))
 		l.Services = apart[ServiceCount](len(s.Services))
 	}

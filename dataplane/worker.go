@@ -31,6 +31,12 @@ type Worker struct {
 
 	queues []queue        // what it receives from
 	egress [MaxNICs]int16 // NIC → index in queues of the one it sends by, -1 if none
+	// What plain asks for with every packet, taken out of queues, here, snap and
+	// routes.
+	out    [MaxNICs]*queue // by NIC; nil also if it is down
+	ways   []way
+	locals []packet.Addr
+	hops   []route.Hop
 
 	table  *conntrack.Table
 	ports  *nat.Ports
@@ -178,11 +184,19 @@ func (w *Worker) refresh() {
 			l.adopt(w.here)
 		}
 		w.snap, w.here = s, l
+		w.ways, w.locals = l.ways, s.Locals
+		if len(w.locals) == 0 {
+			w.locals = noLocals[:]
+		}
 	}
 	if r := w.nextRoutes.Load(); r != w.routes {
-		w.routes = r
+		w.routes, w.hops = r, r.Hops
 	}
 }
+
+// noLocals is for services of DNAT, whose flows name local address 0 without having
+// one.
+var noLocals [1]packet.Addr
 
 // receive takes a burst from a queue through the stages and gives the queue
 // fresh frames.
@@ -322,6 +336,7 @@ func (w *Worker) reclaim(q *queue) {
 // takes the port away by Detach and brings a new one by Attach.
 func (w *Worker) portDown(q *queue) {
 	q.down = true
+	w.linkPorts()
 	w.dropQueued(q, 0, DropPortDown)
 	w.complain(q)
 }

@@ -118,11 +118,11 @@ func Reply(frame []byte, p *packet.Packet, e *conntrack.Entry, dir *conntrack.Di
 		return false
 	}
 	h := frame[l4 : l4+packet.TCPMinLen]
-	if e.SeqDelta != 0 && h[packet.TCPFlags]&packet.ACK != 0 {
+	if h[packet.TCPFlags]&packet.ACK != 0 {
 		ack := binary.BigEndian.Uint32(h[packet.TCPAck:])
 		binary.BigEndian.PutUint32(h[packet.TCPAck:], ack-e.SeqDelta)
 		diff = packet.AddDiff(diff, packet.Diff32(ack, ack-e.SeqDelta))
-		if h[packet.TCPOffset]>>4 > packet.TCPMinLen/4 {
+		if e.SeqDelta != 0 && h[packet.TCPOffset]>>4 > packet.TCPMinLen/4 {
 			diff = packet.AddDiff(diff, shiftSACK(frame, p, -e.SeqDelta))
 		}
 	}
