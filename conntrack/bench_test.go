@@ -39,8 +39,8 @@ func crowd(tb testing.TB, n int, lazy bool) (*Table, *Directory, []packet.Tuple)
 func TestNoAllocations(tt *testing.T) {
 	t, dir, tus := crowd(tt, 1000, true)
 	pol := Policy{Timeouts: DefaultTimeouts()}
-	var h [64]uint32
-	var c [64]Cand
+	var batch Batch
+	var pkts [BatchSize]packet.Packet
 	out := make([]Ref, 16)
 	e := numbered(2000)
 	fwd, rev := tuples(&e, dir)
@@ -62,13 +62,8 @@ func TestNoAllocations(tt *testing.T) {
 		f    func()
 	}{
 		{"find hit", func() {
-			for i := range h {
-				h[i] = t.Hash(&tus[i])
-			}
-			t.PrefetchBuckets(h[:])
-			t.Candidates(h[:], c[:])
-			for i := range h {
-				if _, _, ok := t.Find(c[i], h[i], &tus[i], dir); !ok {
+			for i, c := range findAll(t, &batch, &pkts, tus[:BatchSize], dir) {
+				if c == 0 || t.Find(c, batch.Hash[i], &tus[i], dir) != c {
 					tt.Error("not found")
 				}
 			}
@@ -130,22 +125,15 @@ func BenchmarkLookup(b *testing.B) {
 		t, dir, tus := crowd(b, n, false)
 		rand.New(rand.NewPCG(1, 2)).Shuffle(n, func(i, j int) { tus[i], tus[j] = tus[j], tus[i] })
 		b.Run(fmt.Sprintf("staged/%d", n), func(b *testing.B) {
-			var h [64]uint32
-			var c [64]Cand
+			var batch Batch
+			var pkts [BatchSize]packet.Packet
 			at := 0
 			for b.Loop() {
-				burst := tus[at : at+64]
-				for i := range burst {
-					h[i] = t.Hash(&burst[i])
-				}
-				t.PrefetchBuckets(h[:])
-				t.Candidates(h[:], c[:])
-				for i := range burst {
-					r, _, ok := t.Find(c[i], h[i], &burst[i], dir)
-					if !ok {
+				for _, c := range findAll(t, &batch, &pkts, tus[at:at+BatchSize], dir) {
+					if c == 0 {
 						b.Fatal("not found")
 					}
-					t.entries[r].Packets[0]++
+					t.entries[c.Ref()].Packets[0]++
 				}
 				at = (at + 64) % n
 			}
@@ -166,20 +154,17 @@ func BenchmarkLookup(b *testing.B) {
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/64, "ns/packet")
 		})
 		b.Run(fmt.Sprintf("miss/%d", n), func(b *testing.B) {
-			var h [64]uint32
-			var c [64]Cand
-			var burst [64]packet.Tuple
+			var batch Batch
+			var pkts [BatchSize]packet.Packet
+			var burst [BatchSize]packet.Tuple
 			at := 0
 			for b.Loop() {
 				copy(burst[:], tus[at:at+64])
 				for i := range burst {
 					burst[i].DstPort = 81
-					h[i] = t.Hash(&burst[i])
 				}
-				t.PrefetchBuckets(h[:])
-				t.Candidates(h[:], c[:])
-				for i := range burst {
-					if _, _, ok := t.Find(c[i], h[i], &burst[i], dir); ok {
+				for _, c := range findAll(t, &batch, &pkts, burst[:], dir) {
+					if c != 0 {
 						b.Fatal("found")
 					}
 				}

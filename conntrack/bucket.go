@@ -51,17 +51,6 @@ func (t *Table) home(h uint32) uint32 {
 	return uint32(uint64(h) * uint64(len(t.buckets)) >> 32)
 }
 
-// first returns the first item in b with the tag repeated in pattern, or 0.
-func (b *bucket) first(pattern uint64) Cand {
-	if m := equalLanes(b.tags[0], pattern); m != 0 {
-		return Cand(b.slots[bits.TrailingZeros64(m)>>4&3])
-	}
-	if m := equalLanes(b.tags[1], pattern); m != 0 {
-		return Cand(b.slots[4+bits.TrailingZeros64(m)>>4&3])
-	}
-	return 0
-}
-
 // put stores an item in the first empty slot and reports whether there was one.
 func (b *bucket) put(tag uint64, c Cand) bool {
 	for w := range b.tags {

@@ -45,15 +45,17 @@ func fold(a, b uint64) uint64 {
 func (t *Table) Hash(tu *packet.Tuple) uint32 { return t.keys.hash(tu) }
 
 func (k *keys) hash(tu *packet.Tuple) uint32 {
-	ports := uint64(tu.SrcPort)<<32 | uint64(tu.DstPort)<<16 | uint64(tu.Proto)
+	const mapped = 0xffff << 32 // Lo of every IPv4 address has it
+	rest := uint64(uint32(tu.SrcPort)|uint32(tu.DstPort)<<16) | uint64(tu.Proto)<<32
+	src, dst := tu.Src.Lo^mapped, tu.Dst.Lo^mapped
 	var x uint64
-	if tu.Src.Is4() && tu.Dst.Is4() {
-		// Both addresses in one operand, all the rest in the other.
-		x = fold(tu.Src.Lo<<32|uint64(tu.Dst.V4())^k[0], ports^k[1])
+	if tu.Src.Hi|tu.Dst.Hi|(src|dst)>>32 == 0 {
+		// IPv4: both addresses in one operand, all the rest in the other.
+		x = fold(src<<32|dst^k[0], rest^k[1])
 	} else {
-		x = fold(tu.Src.Hi^k[0], tu.Src.Lo^k[1])
-		y := fold(tu.Dst.Hi^k[2], tu.Dst.Lo^k[3])
-		x = fold(x^ports^k[4], y^k[5])
+		x = fold(tu.Src.Hi^k[0], src^k[1])
+		y := fold(tu.Dst.Hi^k[2], dst^k[3])
+		x = fold(x^rest^k[4], y^k[5])
 	}
 	x = fold(x^k[2], k[3])
 	return uint32(x ^ x>>32)

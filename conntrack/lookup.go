@@ -6,48 +6,26 @@ import (
 	"github.com/l4fwd/l4fwd/packet"
 )
 
-// Cand is a candidate for a lookup: Ref<<1|Dir of an item with the right tag,
-// not verified yet, or 0 for none. It is valid within one burst.
+// Cand is a flow as a lookup finds it, Ref<<1|Dir, or 0 for none. It is valid
+// within one burst, until a flow is inserted or removed.
 type Cand uint32
 
 func cand(r Ref, d Dir) Cand { return Cand(r)<<1 | Cand(d&1) }
 
-// Ref is the entry the candidate names.
+// Ref is the flow's entry.
 func (c Cand) Ref() Ref { return Ref(c >> 1) }
 
-// Dir is the direction the packet has if the candidate is the right one.
+// Dir is the direction the packet travels in the flow.
 func (c Cand) Dir() Dir { return Dir(c & 1) }
 
-// PrefetchBuckets asks the processor for the home bucket of every hash.
-func (t *Table) PrefetchBuckets(h []uint32) {
-	if len(h) > 0 {
-		prefetchBuckets(&t.buckets[0], &h[0], uint64(len(h)), uint64(len(t.buckets)))
-	}
-}
-
-// Candidates finds in the home bucket of each hash the first item with its
-// tag, 0 if there is none, and asks the processor for both cache lines of each
-// one's entry. out must be at least as long as h.
-func (t *Table) Candidates(h []uint32, out []Cand) {
-	if len(h) == 0 {
-		return
-	}
-	out = out[:len(h)]
-	for i, v := range h {
-		out[i] = t.buckets[t.home(v)].first(tagOf(v) * lanes)
-	}
-	prefetchEntries(&t.entries[0], &out[0], uint64(len(out)))
-}
-
 // Find returns the flow of tuple tu, whose hash is h, and the direction tu
-// travels in it. It tries c first, which Candidates found for h, then whatever
-// else may hold the tuple; c may be stale or 0.
-func (t *Table) Find(c Cand, h uint32, tu *packet.Tuple, dir *Directory) (Ref, Dir, bool) {
+// travels in it, or 0. It tries c first, which FindAll may have found, then
+// whatever else may hold the tuple; c may be stale or 0.
+func (t *Table) Find(c Cand, h uint32, tu *packet.Tuple, dir *Directory) Cand {
 	if c != 0 && t.is(c, tu, dir) {
-		return c.Ref(), c.Dir(), true
+		return c
 	}
-	c = t.search(h, tu, dir)
-	return c.Ref(), c.Dir(), c != 0
+	return t.search(h, tu, dir)
 }
 
 // Lookup is Hash and Find in one, for single packets.
@@ -123,22 +101,21 @@ func (e *Entry) isForward(tu *packet.Tuple, dir *Directory) bool {
 
 // isReply reports whether tu is the tuple of the packets e's server sends.
 func (e *Entry) isReply(tu *packet.Tuple, dir *Directory) bool {
-	if e.Proto != tu.Proto || e.Proto == 0 {
-		return false
+	return e.isFromServer(tu, dir) && e.isToClient(tu, dir)
+}
+
+// isFromServer is the half of isReply that looks at the source. Apart, both are
+// short enough to be inlined.
+func (e *Entry) isFromServer(tu *packet.Tuple, dir *Directory) bool {
+	return e.Proto == tu.Proto && e.Proto != 0 && uint64(e.Backend) < uint64(len(dir.Backends)) && dir.Backends[e.Backend].is(tu.Src, tu.SrcPort, tu.Proto)
+}
+
+// isToClient is the other half.
+func (e *Entry) isToClient(tu *packet.Tuple, dir *Directory) bool {
+	if e.Mode == FullNAT {
+		return e.LocalPort == tu.DstPort && int(e.Local) < len(dir.Locals) && dir.Locals[e.Local] == tu.Dst
 	}
-	switch e.Mode {
-	case FullNAT:
-		if e.LocalPort != tu.DstPort || int(e.Local) >= len(dir.Locals) || dir.Locals[e.Local] != tu.Dst {
-			return false
-		}
-	case DNAT:
-		if e.ClientPort != tu.DstPort || e.Client != tu.Dst {
-			return false
-		}
-	default:
-		return false
-	}
-	return uint64(e.Backend) < uint64(len(dir.Backends)) && dir.Backends[e.Backend].is(tu.Src, tu.SrcPort, tu.Proto)
+	return e.Mode == DNAT && e.ClientPort == tu.DstPort && e.Client == tu.Dst
 }
 
 func (p *Endpoint) is(a packet.Addr, port uint16, proto uint8) bool {

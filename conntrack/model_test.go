@@ -83,6 +83,7 @@ func TestTableTwin(tt *testing.T) {
 func checkAgainstTwin(rt *rapid.T, t *Table) {
 	dir := testDirectory()
 	tw := &twin{flows: map[Ref]Entry{}}
+	var b Batch
 	pick := func(rt *rapid.T) Ref {
 		if len(tw.flows) == 0 {
 			rt.Skip("no flow")
@@ -109,7 +110,8 @@ func checkAgainstTwin(rt *rapid.T, t *Table) {
 				compareFind(rt, t, tw, *rev, dir)
 			}
 		},
-		"": func(rt *rapid.T) { checkTable(rt, t, tw, dir) },
+		"find all": func(rt *rapid.T) { compareFindAll(rt, t, tw, &b, dir) },
+		"":         func(rt *rapid.T) { checkTable(rt, t, tw, dir) },
 	})
 }
 
@@ -187,14 +189,10 @@ func compareFind(rt *rapid.T, t *Table, tw *twin, tu packet.Tuple, dir *Director
 	if r != wr || d != wd || ok != wok || t.HasTuple(&tu, dir) != wok {
 		rt.Fatalf("%+v: %d %d %v, want %d %d %v", tu, r, d, ok, wr, wd, wok)
 	}
-	h := []uint32{t.Hash(&tu)}
-	c := make([]Cand, 1)
-	t.PrefetchBuckets(h)
-	t.Candidates(h, c)
 	stale := Cand(rapid.Uint32().Draw(rt, "stale"))
-	for _, c := range []Cand{c[0], 0, stale} {
-		if r2, d2, ok2 := t.Find(c, h[0], &tu, dir); r2 != r || d2 != d || ok2 != ok {
-			rt.Fatalf("staged with %#x: %d %d %v, want %d %d %v", c, r2, d2, ok2, r, d, ok)
+	for _, c := range []Cand{cand(r, d), cand(r, d^1), 0, stale} {
+		if c2 := t.Find(c, t.Hash(&tu), &tu, dir); c2 != cand(r, d) {
+			rt.Fatalf("starting with %#x: %#x, want %#x", c, c2, cand(r, d))
 		}
 	}
 }
@@ -310,7 +308,10 @@ func TestShrunkDirectory(tt *testing.T) {
 		if _, _, ok := t.Lookup(tu, &Directory{}); ok {
 			tt.Error("found by an empty directory")
 		}
-		if _, _, ok := t.Find(cand(r, Reply), t.Hash(tu), tu, &Directory{Locals: testDirectory().Locals}); ok {
+		if findAll(t, &Batch{}, &[BatchSize]packet.Packet{}, []packet.Tuple{*tu}, &Directory{})[0] != 0 {
+			tt.Error("found together by an empty directory")
+		}
+		if t.Find(cand(r, Reply), t.Hash(tu), tu, &Directory{Locals: testDirectory().Locals}) != 0 {
 			tt.Error("found without backends")
 		}
 	}
@@ -437,5 +438,4 @@ func TestStaleRef(tt *testing.T) {
 		tt.Error("the entry's next flow passes for the last one")
 	}
 	t.PrefetchBuckets(nil)
-	t.Candidates(nil, nil)
 }

@@ -1,3 +1,5 @@
+//go:build !purego
+
 #include "textflag.h"
 
 // func prefetchBuckets(base *bucket, h *uint32, n, nb uint64)

@@ -20,70 +20,83 @@ func (w *Worker) run(n int, handed bool) {
 	}
 }
 
+// prefetchStep is how many buckets are asked for at a time, while packets are
+// parsed: by the time all are, the first have come. A power of two.
+const prefetchStep = 8
+
 // parse reads the headers of n rows and finishes those that belong to no flow
-// by their kind. It returns how many are left, in b.flow and b.hash.
+// by their kind. It returns how many are left, in b.look, and asks the processor
+// for their buckets.
 func (w *Worker) parse(n int, handed bool) (flows int) {
 	b := &w.b
 	for i := range n {
 		d, p := &b.desc[i], &b.pkt[i]
-		if err := packet.Parse(w.umem[d.Addr:d.Addr+uint64(d.Len)], p); err != packet.ErrNone {
-			w.finish(i, malformed(err))
+		packet.Parse(w.umem[d.Addr:d.Addr+uint64(d.Len)], p) // what it returns is p.Err
+		if (p.Kind < packet.KindTCP || p.Kind > packet.KindUDP) && !w.special(i, handed) {
 			continue
 		}
-		switch p.Kind {
-		case packet.KindTCP, packet.KindUDP, packet.KindICMPError:
-		case packet.KindFragment:
-			if !w.place(i, handed) {
-				continue
-			}
-		default:
-			w.finish(i, w.answer(i))
-			continue
+		b.look.Packet[flows] = uint8(i)
+		b.look.Hash[flows] = w.table.Hash(&p.Tuple)
+		if flows++; flows%prefetchStep == 0 {
+			w.table.PrefetchBuckets(b.look.Hash[flows-prefetchStep : flows])
 		}
-		b.flow[flows] = uint8(i)
-		b.hash[flows] = w.table.Hash(&p.Tuple)
-		flows++
 	}
+	w.table.PrefetchBuckets(b.look.Hash[flows&^(prefetchStep-1) : flows])
 	return flows
 }
 
-// find looks up the flows of the first n of b.flow.
+// special does for row i, which is not simply TCP or UDP, what parse does, and
+// reports whether it belongs to a flow.
+func (w *Worker) special(i int, handed bool) bool {
+	p := &w.b.pkt[i]
+	if p.Err != packet.ErrNone {
+		w.finish(i, malformed(p.Err))
+		return false
+	}
+	switch p.Kind {
+	case packet.KindICMPError:
+		return true
+	case packet.KindFragment:
+		return w.place(i, handed)
+	}
+	w.finish(i, w.answer(i))
+	return false
+}
+
+// find looks up the flows of the first n of b.look.
 func (w *Worker) find(n int) {
 	b := &w.b
-	w.table.PrefetchBuckets(b.hash[:n])
-	w.table.Candidates(b.hash[:n], b.cand[:n])
-	for k := range n {
-		b.ref[k], b.dir[k], _ = w.table.Find(b.cand[k], b.hash[k], &b.pkt[b.flow[k]].Tuple, &w.snap.Directory)
-	}
+	w.table.FindAll(&b.look, n, &b.pkt, &w.snap.Directory)
 	b.changed = false
 	if w.crowded() {
 		w.fetchRefused(n)
 	}
 }
 
-// act does with the first n of b.flow what their flows ask for.
+// act does with the first n of b.look what their flows ask for.
 func (w *Worker) act(n int, handed bool) {
 	b := &w.b
 	for k := range n {
-		i := int(b.flow[k])
+		i := int(b.look.Packet[k])
 		p := &b.pkt[i]
 		if b.changed {
 			// A flow opened earlier in this very burst must be found too.
-			b.ref[k], b.dir[k], _ = w.table.Find(b.cand[k], b.hash[k], &p.Tuple, &w.snap.Directory)
+			b.look.Found[k] = w.table.Find(b.look.Found[k], b.look.Hash[k], &p.Tuple, &w.snap.Directory)
 		}
-		r := b.ref[k]
+		c := b.look.Found[k]
+		r, dir := c.Ref(), c.Dir()
 		if r != 0 && p.Kind <= packet.KindUDP {
-			if v := w.plain(i, r, b.dir[k]); v != undecided {
+			if v := w.plain(i, r, dir); v != undecided {
 				w.finish(i, v)
 				continue
 			}
 		}
 		switch {
 		case p.Kind > packet.KindUDP:
-			w.finish(i, w.aside(i, r, b.dir[k], handed))
+			w.finish(i, w.aside(i, r, dir, handed))
 		case r == 0:
 			w.finish(i, w.miss(i, handed))
-		case b.dir[k] == conntrack.Forward:
+		case dir == conntrack.Forward:
 			w.finish(i, w.fromClient(i, r))
 		default:
 			w.finish(i, w.reply(i, r))

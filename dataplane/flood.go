@@ -75,13 +75,13 @@ func (w *Worker) refusedLine(h uint32, now uint64) *refusedLine {
 	return l
 }
 
-// fetchRefused has the lines of all among the first n of b.flow that belong to no
+// fetchRefused has the lines of all among the first n of b.look that belong to no
 // flow read together: one after the other each would wait for memory.
 func (w *Worker) fetchRefused(n int) {
 	now := w.refusedPeriod()
 	for k := range n {
-		if w.b.ref[k] == 0 {
-			w.refusedLine(w.b.hash[k], now)
+		if w.b.look.Found[k] == 0 {
+			w.refusedLine(w.b.look.Hash[k], now)
 		}
 	}
 }

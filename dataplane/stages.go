@@ -6,7 +6,7 @@ type Stage uint8
 // The stages, in order.
 const (
 	StageReceive  Stage = iota // RX ring; with a memory port, the copy
-	StageParse                 // headers of all packets, and the tuples' hashes
+	StageParse                 // headers of all packets, the tuples' hashes, buckets asked for
 	StageLookup                // buckets, then entries compared
 	StageForward               // scheduling, tracking, rewriting, next hop
 	StageTransmit              // TX and completion rings, fill ring, timers

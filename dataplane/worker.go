@@ -15,7 +15,7 @@ import (
 // BurstSize is how many packets go through the stages together: enough
 // lookups in flight to hide memory latency, few enough that their headers stay
 // in L1.
-const BurstSize = 64
+const BurstSize = conntrack.BatchSize
 
 // MaxNICs bounds the data-plane NICs of one process.
 const MaxNICs = 16
@@ -96,14 +96,10 @@ type burst struct {
 	desc [BurstSize]unix.XDPDesc
 	nic  [BurstSize]uint8
 	pkt  [BurstSize]packet.Packet
-	flow [BurstSize]uint8 // rows that belong to flows, in order of arrival
-	hash [BurstSize]uint32
-	cand [BurstSize]conntrack.Cand
-	// What the lookup found, by row of flow, hash and cand; a Ref of 0 is no
-	// flow. Nothing of it may be believed once changed is set: a flow has been
+	// Rows that belong to flows, in order of arrival, and what the lookup found.
+	// Nothing of that may be believed once changed is set: a flow has been
 	// opened, and may have been found, or removed, and its Ref be another's.
-	ref     [BurstSize]conntrack.Ref
-	dir     [BurstSize]conntrack.Dir
+	look    conntrack.Batch
 	changed bool
 	newID   [BurstSize]uint32 // of rows that are fragments; see nat.RenewID
 }

@@ -1,6 +1,9 @@
 package packet
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"math/bits"
+)
 
 // maxFrame is what 16-bit offsets address.
 const maxFrame = 0xffff
@@ -42,21 +45,22 @@ func Parse(frame []byte, p *Packet) Err {
 	end := EthLen + uint(binary.BigEndian.Uint16(b[EthLen+IPv4TotalLen:]))
 	src := binary.BigEndian.Uint32(b[EthLen+IPv4Src:])
 	dst := binary.BigEndian.Uint32(b[EthLen+IPv4Dst:])
-	// The first compare is of EtherType, version and header length at once.
-	if binary.BigEndian.Uint32(b[EthType:])&0xffffff00 != EtherTypeIPv4<<16|0x45<<8 ||
-		binary.BigEndian.Uint16(b[EthLen+IPv4Frag:])&(IPv4MoreFragments|IPv4OffsetMask) != 0 ||
-		end > uint(len(frame)) || martian4(src) || src == dst || dst == 0 {
+	// The first compare is of EtherType, version and header length at once. Words
+	// that are only compared are read in the order the processor likes.
+	if binary.LittleEndian.Uint32(b[EthType:])&0x00ffffff != 0x45_00_08 ||
+		binary.LittleEndian.Uint16(b[EthLen+IPv4Frag:])&0xff3f != 0 ||
+		end > uint(len(frame)) || src>>24-1 >= 223 || src>>24 == 127 || src == dst || dst == 0 {
 		return parseAny(frame, p)
 	}
 	switch b[EthLen+IPv4Proto] {
 	case ProtoTCP:
-		payload := l4 + uint(b[l4+TCPOffset])>>4*4
+		payload := l4 + uint(b[l4+TCPOffset]>>2&0x3c)
 		if payload < l4+TCPMinLen || payload > end {
 			return parseAny(frame, p)
 		}
 		p.Proto, p.Kind = ProtoTCP, KindTCP
-		p.Seq = binary.BigEndian.Uint32(b[l4+TCPSeq:])
-		p.Ack = binary.BigEndian.Uint32(b[l4+TCPAck:])
+		seq := bits.RotateLeft64(binary.BigEndian.Uint64(b[l4+TCPSeq:]), 32)
+		p.Seq, p.Ack = uint32(seq), uint32(seq>>32)
 		p.Payload = uint16(payload)
 		p.TCPFlags = b[l4+TCPFlags]
 		p.Window = binary.BigEndian.Uint16(b[l4+TCPWindow:])
@@ -77,8 +81,8 @@ func Parse(frame []byte, p *Packet) Err {
 	// tests parse over a Packet full of rubbish to see that none is forgotten.
 	p.Src = Addr{Lo: mappedPrefix | uint64(src)}
 	p.Dst = Addr{Lo: mappedPrefix | uint64(dst)}
-	ports := binary.BigEndian.Uint32(b[l4:])
-	p.SrcPort, p.DstPort = uint16(ports>>16), uint16(ports)
+	ports := bits.RotateLeft32(binary.BigEndian.Uint32(b[l4:]), 16)
+	p.SrcPort, p.DstPort = uint16(ports), uint16(ports>>16)
 	p.L3, p.L4, p.End = EthLen, l4, uint16(end)
 	p.V6, p.Err, p.Inner4 = false, ErrNone, 0
 	return ErrNone
