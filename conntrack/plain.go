@@ -4,14 +4,15 @@ import "github.com/l4fwd/l4fwd/packet"
 
 // TrackPlain is Track for what nearly all packets are, in a few steps: a segment
 // of an established connection with ACK, perhaps with data, and without SYN, FIN
-// or RST, or a datagram of a flow that has been answered. Such a packet counts,
-// moves windows and deadline, and nothing else. pass is false for any other packet,
+// or RST, or a datagram of a flow that has been answered, or from a client that has not been
+// while half-open flows are not scarce. Such a packet counts, moves windows and
+// deadline, and nothing else. pass is false for any other packet,
 // and for one that has to be dropped; then nothing has changed, and Track decides.
 //
 // timeout is, in ticks, what the service's Policy has for Established, or for
-// UDPTwoWay, and strict whether its Checks are ChecksStrict. p is KindTCP or
+// UDPTwoWay, oneWay what it has for UDPOneWay, and strict whether its Checks are ChecksStrict. p is KindTCP or
 // KindUDP and belongs to flow r.
-func (t *Table) TrackPlain(r Ref, d Dir, p *packet.Packet, now, timeout uint32, strict bool) (pass bool) {
+func (t *Table) TrackPlain(r Ref, d Dir, p *packet.Packet, now, timeout, oneWay uint32, strict bool) (pass bool) {
 	e := &t.entries[r]
 	d &= 1
 	if p.Kind == packet.KindTCP {
@@ -31,7 +32,10 @@ func (t *Table) TrackPlain(r Ref, d Dir, p *packet.Packet, now, timeout uint32, 
 			return false
 		}
 	} else if e.State != UDPTwoWay || e.Flags&HalfOpen != 0 {
-		return false
+		if e.State != UDPOneWay || d != Forward || t.hdr.halfLen > t.pressure {
+			return false
+		}
+		timeout = oneWay
 	}
 	e.Packets[d]++
 	e.Bytes[d] += uint64(p.End - p.L3)

@@ -29,6 +29,10 @@ func TestOneWaySendersStay(tt *testing.T) {
 			if t.Entry(r).Proto == packet.ProtoTCP {
 				p.Kind, p.TCPFlags, p.Seq = packet.KindTCP, packet.SYN, 7
 			}
+			to := &pol.Timeouts
+			if rapid.Bool().Draw(rt, "plain") && t.TrackPlain(r, d, p, now, to[UDPTwoWay], to[UDPOneWay], false) {
+				return
+			}
 			if out := t.Track(r, d, p, make([]byte, 64), now, pol); out != Pass {
 				rt.Fatal(out)
 			}

@@ -20,6 +20,7 @@ type way struct {
 	toa     bool   // tell the client's address by TOA
 	strict  bool   // the service's checks are conntrack.ChecksStrict
 	timeout uint32 // of Established or UDPTwoWay, in ticks
+	oneWay  uint32 // of UDPOneWay
 }
 
 var _ [64 - unsafe.Sizeof(way{})]byte
@@ -33,6 +34,7 @@ func (s *Snapshot) wayTo(backend, id uint32) way {
 		toa:     svc.TOA,
 		strict:  svc.Policy.Checks == conntrack.ChecksStrict,
 		timeout: svc.Policy.Timeouts[conntrack.UDPTwoWay],
+		oneWay:  svc.Policy.Timeouts[conntrack.UDPOneWay],
 	}
 	if server.Proto == packet.ProtoTCP {
 		w.timeout = svc.Policy.Timeouts[conntrack.Established]
@@ -67,7 +69,7 @@ func (w *Worker) plain(i int, r conntrack.Ref, d conntrack.Dir) Verdict {
 		return undecided
 	}
 	h := w.headers(i, p)
-	if !w.untouched(i, p, e, h) || !w.table.TrackPlain(r, d, p, w.tick, to.timeout, to.strict) {
+	if !w.untouched(i, p, e, h) || !w.table.TrackPlain(r, d, p, w.tick, to.timeout, to.oneWay, to.strict) {
 		return undecided
 	}
 	if (e.Flags&conntrack.ServerAcked == 0 || p.Ack == e.ServerNext) && to.toa && d == conntrack.Forward && nat.TOANeeded(e, p) {
