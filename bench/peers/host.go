@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"runtime"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"time"
 
@@ -25,6 +26,9 @@ type Host struct {
 	Wrk     string `json:"wrk,omitempty"`
 	Iperf3  string `json:"iperf3,omitempty"`
 	Virtual bool   `json:"virtual"` // a virtual machine
+	// Stolen is the part of the CPUs' time that the host of a virtual machine has
+	// given to others during the run, in per cent. What it took, no forwarder had.
+	Stolen float64 `json:"stolen_percent"`
 }
 
 func newReport(o *Options) *Report {
@@ -50,6 +54,34 @@ func thisHost() Host {
 	h.Wrk = version("wrk", "-v")
 	h.Iperf3 = version("iperf3", "--version")
 	return h
+}
+
+// cpuTimes are the ticks of all CPUs so far, in all and those stolen: the first
+// line of /proc/stat (proc(5)).
+func cpuTimes(stat []byte) (all, stolen uint64) {
+	line, _, _ := strings.Cut(string(stat), "\n")
+	for i, f := range strings.Fields(line) {
+		v, err := strconv.ParseUint(f, 10, 64)
+		if err != nil || i > 8 { // the name; what follows is in others already
+			continue
+		}
+		all += v
+		if i == 8 {
+			stolen = v
+		}
+	}
+	return all, stolen
+}
+
+// stolenSince is the part of the time that was stolen since a reading of
+// /proc/stat, in per cent.
+func stolenSince(before, after []byte) float64 {
+	allBefore, stolenBefore := cpuTimes(before)
+	all, stolen := cpuTimes(after)
+	if all <= allBefore {
+		return 0
+	}
+	return 100 * float64(stolen-stolenBefore) / float64(all-allBefore)
 }
 
 // field is the value of the first line "name<separator>value" of a file.

@@ -89,14 +89,16 @@ var onRings = []Arrangement{
 }
 
 // ownUDP are arrangements like ownCPU for datagrams, which come by NAPI.
-var ownUDP = []Arrangement{{NearThreadForward, FarSender}, {NearRPS, FarSender}}
+var ownUDP = []Arrangement{
+	{NearThreadForward, FarSender}, {NearThreadForward, FarRPS}, {NearRPS, FarSender}, {NearRPS, FarRPS},
+}
 
 // kinds are all forwarders, in the order of the table.
 func kinds() []kind {
 	return []kind{{
 		name: L4fwd, title: "l4fwd", does: "Full-NAT, a flow table, checks of TCP sequence numbers",
 		carries: map[traffic]bool{tcp: true, udp: true, idle: true}, nat: true,
-		candidates: map[traffic][]Arrangement{tcp: onRings, udp: {onRings[0], onRings[1], onRings[4]}, idle: onRings[:1]},
+		candidates: map[traffic][]Arrangement{tcp: onRings, udp: onRings[:5], idle: onRings[:1]},
 		version:    ownVersion,
 		setup: func(c CPUs) string {
 			return "l4fwd run -c FILE, and FILE is\n\n" + l4fwdConfig(c.Forward, "busy", false)
@@ -105,7 +107,7 @@ func kinds() []kind {
 	}, {
 		name: Testpmd, title: "DPDK testpmd", does: "mac mode over net_af_xdp: no NAT, no state",
 		carries:    map[traffic]bool{udp: true},
-		candidates: map[traffic][]Arrangement{udp: {onRings[0], onRings[1], onRings[4]}},
+		candidates: map[traffic][]Arrangement{udp: onRings[:5]},
 		tools:      []tool{toolTestpmd, toolPMD},
 		version:    testpmdVersion,
 		setup: func(c CPUs) string {
@@ -115,7 +117,7 @@ func kinds() []kind {
 	}, {
 		name: Bare, title: "bare loop", does: "the smallest loop over l4fwd's rings, MAC addresses only: the ceiling of copy mode",
 		carries:    map[traffic]bool{tcp: true, udp: true},
-		candidates: map[traffic][]Arrangement{tcp: onRings[:4], udp: onRings[:2]},
+		candidates: map[traffic][]Arrangement{tcp: onRings[:4], udp: onRings[:4]},
 		version:    ownVersion,
 		setup:      func(CPUs) string { return "bench/rings, StartBare" },
 		make:       func(*Options) forwarder { return &bareLoop{} },

@@ -53,7 +53,8 @@ type Row struct {
 	Median      float64     `json:"median"`
 	Least       float64     `json:"least"`
 	Most        float64     `json:"most"`
-	// Ratio is the median over l4fwd's; 0 if l4fwd has none.
+	// Ratio is the median of the rounds' ratios to l4fwd's figure of the same round,
+	// which drift less than the figures; 0 if l4fwd has none.
 	Ratio  float64 `json:"ratio_to_l4fwd"`
 	Failed string  `json:"failed,omitempty"` // why there are no more rounds
 	// Trials are the arrangements that were tried, once each, by the work's chief
@@ -117,13 +118,26 @@ func (r *Row) spread() float64 {
 
 // ratios fills in the ratios.
 func (m *MetricReport) ratios() {
-	ours := m.row(L4fwd)
-	if ours == nil || ours.Median == 0 {
-		return
+	if ours := m.row(L4fwd); ours != nil {
+		for i := range m.Rows {
+			m.Rows[i].Ratio = ratio(m.Rows[i].Rounds, ours.Rounds)
+		}
 	}
-	for i := range m.Rows {
-		m.Rows[i].Ratio = m.Rows[i].Median / ours.Median
+}
+
+// ratio is the median of what a is of b, round by round; 0 if there is none.
+func ratio(a, b []float64) float64 {
+	var all []float64
+	for i := range min(len(a), len(b)) {
+		if b[i] != 0 {
+			all = append(all, a[i]/b[i])
+		}
 	}
+	if len(all) == 0 {
+		return 0
+	}
+	slices.Sort(all)
+	return median(all)
 }
 
 // row is a forwarder's; nil if it has no figure.

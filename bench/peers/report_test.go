@@ -43,6 +43,35 @@ func TestRow(t *testing.T) {
 	}
 }
 
+func TestRatio(t *testing.T) {
+	for _, c := range []struct {
+		a, b []float64
+		want float64
+	}{
+		{[]float64{1, 2, 3}, []float64{2, 2, 2}, 1},
+		{[]float64{1, 20, 3}, []float64{1, 10, 1}, 2}, // drift in the second round
+		{[]float64{1, 20, 3}, []float64{1, 0, 1}, 2},  // 1 and 3
+		{[]float64{4}, []float64{2, 100}, 2},          // one ended early
+		{nil, []float64{1}, 0},
+		{[]float64{1}, []float64{0}, 0},
+	} {
+		if got := ratio(c.a, c.b); got != c.want {
+			t.Errorf("%v to %v: %v, want %v", c.a, c.b, got, c.want)
+		}
+	}
+}
+
+func TestStolen(t *testing.T) {
+	before := []byte("cpu  100 0 100 800 0 0 0 10 5 5\ncpu0 1 1 1 1 1 1 1 1 1 1\n")
+	after := []byte("cpu  150 0 100 840 0 0 0 20 9 9\ncpu0 1 1 1 1 1 1 1 1 1 1\n")
+	if got := stolenSince(before, after); got != 10 {
+		t.Errorf("%v %%, want 10", got)
+	}
+	if got := stolenSince(before, before); got != 0 {
+		t.Errorf("no time: %v %%", got)
+	}
+}
+
 func TestBetter(t *testing.T) {
 	more, less := Metric{}, Metric{LowerIsBetter: true}
 	for _, c := range []struct {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -33,9 +34,15 @@ func (r *run) close() error {
 	return errors.Join(errs...)
 }
 
+const procStat = "/proc/stat"
+
 // all measures everything.
 func (r *run) all(ctx context.Context) (*Report, error) {
 	rep := newReport(&r.o)
+	before, err := os.ReadFile(procStat)
+	if err != nil {
+		return nil, err
+	}
 	rep.Lacks = r.choose()
 	if len(r.works) == 0 {
 		return nil, fmt.Errorf("%w: nothing is left to measure: %s", ErrOptions, Install(rep.Lacks))
@@ -51,6 +58,11 @@ func (r *run) all(ctx context.Context) (*Report, error) {
 		rep.Works = append(rep.Works, res)
 	}
 	rep.judge()
+	after, err := os.ReadFile(procStat)
+	if err != nil {
+		return nil, err
+	}
+	rep.Host.Stolen = stolenSince(before, after)
 	return rep, nil
 }
 

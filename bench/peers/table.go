@@ -55,8 +55,11 @@ func (r *Report) WriteText(w io.Writer) error {
 }
 
 func (r *Report) writeFigures(b *strings.Builder) {
-	fmt.Fprintf(b, "Medians of %d rounds of %s s, in turn; behind the dot the ratio to l4fwd, in brackets half the\ndistance of the extremes. %s, Linux %s.\n\n",
+	fmt.Fprintf(b, "Medians of %d rounds of %s s, in turn; behind the dot the median of the rounds' ratios to l4fwd,\nin brackets half the distance of the extremes. %s, Linux %s.\n\n",
 		r.Rounds, format(r.Seconds), r.Host.CPU, r.Host.Kernel)
+	if r.Host.Stolen >= 0.1 {
+		fmt.Fprintf(b, "The host of this virtual machine took %s %% of its CPU time for others meanwhile.\n\n", format(r.Host.Stolen))
+	}
 	b.WriteString("| work |")
 	rule := "\n|---|"
 	for _, f := range r.Forwarders {

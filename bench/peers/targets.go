@@ -56,10 +56,12 @@ func (r *Report) judge() {
 		t.Value = ours.Median
 		if t.Against != "" {
 			theirs := m.row(t.Against)
-			if theirs == nil || theirs.Median == 0 {
+			if theirs == nil {
 				continue
 			}
-			t.Value /= theirs.Median
+			if t.Value = ratio(ours.Rounds, theirs.Rounds); t.Value == 0 {
+				continue
+			}
 		}
 		t.Measured = true
 		t.Met = t.Value >= t.Bound && !t.AtMost || t.Value <= t.Bound && t.AtMost
