@@ -57,15 +57,16 @@ type Row struct {
 	// which drift less than the figures; 0 if l4fwd has none.
 	Ratio  float64 `json:"ratio_to_l4fwd"`
 	Failed string  `json:"failed,omitempty"` // why there are no more rounds
-	// Trials are the arrangements that were tried, once each, by the work's chief
-	// metric; only that one's row has them.
+	// Trials are the arrangements that were tried, by the work's chief metric; only
+	// that one's row has them.
 	Trials []Trial `json:"trials,omitempty"`
 }
 
 // Trial is an arrangement tried before the rounds.
 type Trial struct {
 	Arrangement
-	Value float64 `json:"value"`
+	Rounds []float64 `json:"rounds"`
+	Value  float64   `json:"median"`
 	// Eligible is what could have been chosen. In the others the load's CPU does a
 	// part of the forwarder's work.
 	Eligible bool   `json:"eligible"`
@@ -78,6 +79,35 @@ type rowData struct {
 	rounds      [][]float64
 	trials      []Trial
 	err         error
+}
+
+// propose notes arrangements to be tried. A single one needs no trial.
+func (d *rowData) propose(candidates, others []Arrangement) {
+	if len(candidates)+len(others) < 2 {
+		return
+	}
+	for i, a := range slices.Concat(candidates, others) {
+		d.trials = append(d.trials, Trial{Arrangement: a, Eligible: i < len(candidates)})
+	}
+}
+
+// settle chooses the best arrangement of those that worked whenever they were
+// tried. That others did not is no failure then.
+func (d *rowData) settle(m *Metric) {
+	best := -1
+	for i := range d.trials {
+		t := &d.trials[i]
+		if t.Failed != "" || len(t.Rounds) == 0 {
+			continue
+		}
+		t.Value = median(slices.Sorted(slices.Values(t.Rounds)))
+		if t.Eligible && (best < 0 || m.better(t.Value, d.trials[best].Value)) {
+			best = i
+		}
+	}
+	if best >= 0 {
+		d.arrangement, d.err = d.trials[best].Arrangement, nil
+	}
 }
 
 // row is that for one metric.

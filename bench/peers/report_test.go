@@ -72,6 +72,43 @@ func TestStolen(t *testing.T) {
 	}
 }
 
+// The best by median is chosen, of those that may be and never failed.
+func TestSettle(t *testing.T) {
+	a := []Arrangement{{NearRPS, FarSender}, {NearRPS, FarRPS}, {NearThreadLoad, FarSender}, {NearSender, FarSender}}
+	for _, c := range []struct {
+		name  string
+		m     Metric
+		tried [4][]float64
+		fails []int
+		want  Arrangement
+	}{
+		{"a lucky trial does not count", Metric{}, [4][]float64{{5, 6, 5}, {1, 9, 1}, {4, 4, 4}, {3, 3, 3}}, nil, a[0]},
+		{"less is better", Metric{LowerIsBetter: true}, [4][]float64{{5, 6, 5}, {1, 9, 1}, {4, 4, 4}, {3, 3, 3}}, nil, a[1]},
+		{"not with help", Metric{}, [4][]float64{{5}, {4}, {3}, {9}}, nil, a[0]},
+		{"not what failed", Metric{}, [4][]float64{{9, 9}, {4}, {5}, {1}}, []int{0}, a[2]},
+		{"nothing works", Metric{}, [4][]float64{}, []int{0, 1, 2, 3}, a[0]},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			d := rowData{arrangement: a[0], err: errors.New("the last failure")}
+			d.propose(a[:3], a[3:])
+			for i := range c.tried {
+				d.trials[i].Rounds = c.tried[i]
+			}
+			for _, i := range c.fails {
+				d.trials[i].Failed = "so it is"
+			}
+			d.settle(&c.m)
+			if d.arrangement != c.want || (d.err != nil) != (len(c.fails) == 4) {
+				t.Errorf("%v, %v; want %v", d.arrangement, d.err, c.want)
+			}
+		})
+	}
+	var d rowData
+	if d.propose(a[:1], nil); d.trials != nil {
+		t.Errorf("one arrangement is tried: %v", d.trials)
+	}
+}
+
 func TestBetter(t *testing.T) {
 	more, less := Metric{}, Metric{LowerIsBetter: true}
 	for _, c := range []struct {
@@ -97,7 +134,7 @@ func row3(forwarder string, ratio, least, median, most float64) Row {
 func sample() *Report {
 	ours := row3(L4fwd, 0, 19e3, 20e3, 21e3)
 	ours.Trials = []Trial{
-		{Arrangement: Arrangement{NearSender, FarSender}, Value: 20100, Eligible: true},
+		{Arrangement: Arrangement{NearSender, FarSender}, Rounds: []float64{20100}, Value: 20100, Eligible: true},
 		{Arrangement: Arrangement{NearThreadLoad, FarSender}, Eligible: true, Failed: "no thread"},
 		{Arrangement: Arrangement{NearPolled, FarRPS}, Value: 30000},
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"time"
 )
 
@@ -129,12 +128,9 @@ func (r *run) work(ctx context.Context, w *work) (WorkReport, error) {
 		}
 		row := &rowData{arrangement: l.candidates[w.traffic][0]}
 		lanes, rows[l] = append(lanes, l), row
-		if r.o.Calibrate > 0 {
-			r.calibrate(ctx, w, l, row)
-		}
-		if err := ctx.Err(); err != nil {
-			return res, err
-		}
+	}
+	if err := r.calibrate(ctx, w, lanes, rows); err != nil {
+		return res, err
 	}
 	for round := range r.o.Rounds {
 		for i := range lanes {
@@ -169,33 +165,43 @@ func (r *run) work(ctx context.Context, w *work) (WorkReport, error) {
 	return res, nil
 }
 
-// calibrate tries the arrangements and chooses the best by the work's chief metric.
-func (r *run) calibrate(ctx context.Context, w *work, l *lane, row *rowData) {
-	candidates := l.candidates[w.traffic]
-	best := -1
-	for i, a := range slices.Concat(candidates, l.others[w.traffic]) {
-		v, err := r.measure(ctx, w, l, a, r.o.Calibrate)
-		if ctx.Err() != nil {
-			return
-		}
-		r.o.Note(fmt.Sprintf("%s, trying %s: %s (%s)", w.name, l.name, said(w, v, err), a))
-		t := Trial{Arrangement: a, Eligible: i < len(candidates)}
-		if err != nil {
-			t.Failed = firstLine(err)
-		} else {
-			t.Value = v[w.chief]
-		}
-		row.trials = append(row.trials, t)
-		if t.Eligible && err == nil && (best < 0 || w.metrics[w.chief].better(t.Value, row.trials[best].Value)) {
-			best = i
-		}
-		if best < 0 {
-			row.err = err
+// passes is how often each arrangement is tried: the best of single trials would
+// be the luckiest.
+const passes = 3
+
+// calibrate tries the arrangements of all and chooses each one's best by the
+// median of the work's chief metric. Only a done context is an error.
+func (r *run) calibrate(ctx context.Context, w *work, lanes []*lane, rows map[*lane]*rowData) error {
+	if r.o.Calibrate == 0 {
+		return nil
+	}
+	for _, l := range lanes {
+		rows[l].propose(l.candidates[w.traffic], l.others[w.traffic])
+	}
+	for range passes {
+		for _, l := range lanes {
+			for i := range rows[l].trials {
+				t := &rows[l].trials[i]
+				if t.Failed != "" {
+					continue
+				}
+				v, err := r.measure(ctx, w, l, t.Arrangement, r.o.Calibrate)
+				if ctx.Err() != nil {
+					return ctx.Err()
+				}
+				r.o.Note(fmt.Sprintf("%s, trying %s: %s (%s)", w.name, l.name, said(w, v, err), t.Arrangement))
+				if err != nil {
+					t.Failed, rows[l].err = firstLine(err), err
+					continue
+				}
+				t.Rounds = append(t.Rounds, v[w.chief])
+			}
 		}
 	}
-	if best >= 0 {
-		row.arrangement, row.err = candidates[best], nil
+	for _, l := range lanes {
+		rows[l].settle(&w.metrics[w.chief])
 	}
+	return nil
 }
 
 // measure has a forwarder do the work once.

@@ -119,7 +119,7 @@ func (r *Report) writeTrials(b *strings.Builder) {
 	if !r.tried() {
 		return
 	}
-	b.WriteString("\n| work, tried once | forwarder | packets to it | packets from it | |\n|---|---|---|---|---|\n")
+	fmt.Fprintf(b, "\n| work, tried %d times | forwarder | packets to it | packets from it | |\n|---|---|---|---|---|\n", passes)
 	for _, w := range r.Works {
 		for i := range w.Metrics {
 			m := &w.Metrics[i]
