@@ -35,6 +35,16 @@ func (t *Table) evict(copied *Entry) {
 	}
 	t.Remove(r)
 	t.hdr.stats.EvictedHalfOpen++
+	t.foresee()
+}
+
+// foresee asks the processor for what the next two evictions will touch. In a flood
+// one follows another, the oldest flows are in no cache, and the buckets of one are
+// known only once its entry is there: so that of the one after it is asked for now.
+func (t *Table) foresee() {
+	next := t.half[0].next
+	t.PrefetchRemoval([]Ref{Ref(next)}) // of entry 0, if there is none
+	t.prefetchFlow(t.half[next].next)
 }
 
 // OldestHalfOpen is the flow the next eviction would hit, 0 if there is none.
