@@ -113,6 +113,11 @@ func (w *Worker) open(i int, id uint32, was *conntrack.Entry) Verdict {
 func (w *Worker) openTo(i int, id uint32, was *conntrack.Entry) Verdict {
 	p := &w.b.pkt[i]
 	svc := &w.snap.Services[id]
+	// What has data may be too big for its way, which insert finds out first. All
+	// else is refused, in a flood, before anything has been spent on it.
+	if p.End == p.Payload && svc.Set.Len() > 0 && w.crowdedOut(p) {
+		return DropHalfOpenFull
+	}
 	key := svc.Set.Key(p.Src, p.SrcPort)
 	verdict, choice := DropNoBackend, 0
 	keep := was != nil && svc.Set.Contains(was.Backend)
@@ -164,7 +169,7 @@ func (w *Worker) insert(i int, svc *Service, id, backend uint32) (conntrack.Ref,
 	if v := w.fits(i, svc, &e); v != Forwarded {
 		return 0, v
 	}
-	if w.crowdedOut(p) {
+	if p.End > p.Payload && w.crowdedOut(p) { // else openTo has asked
 		return 0, DropHalfOpenFull
 	}
 	if svc.Mode == conntrack.FullNAT {
