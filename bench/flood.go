@@ -58,8 +58,9 @@ type FloodReport struct {
 	// Opened got data through before the flood was over, by how many SYNs it took,
 	// one to three.
 	Opened [honestSYNs]int `json:"opened"`
-	Broken int             `json:"broken"` // let in, and thrown out before their data
-	Trying int             `json:"trying"` // when the flood was over
+	GaveUp int             `json:"gave_up"` // after their last SYN, like the others, had no answer
+	Broken int             `json:"broken"`  // let in, and thrown out before their data
+	Trying int             `json:"trying"`  // when the flood was over
 
 	Flows        int               `json:"flows"`   // opened for the flood
 	Evicted      uint64            `json:"evicted"` // half-open flows
@@ -268,6 +269,9 @@ func (f *flooder) goOn(h *honest, now int64) (bool, error) {
 	case o.n == 0 && h.step == 0 && h.syns < honestSYNs:
 		h.due = now + int64(h.syns)*int64(time.Second)
 		return true, nil
+	case o.n == 0 && h.step == 0:
+		f.rep.GaveUp++
+		return false, nil
 	case o.n == 0:
 		f.rep.Broken++
 		return false, nil
@@ -324,8 +328,8 @@ func (r *FloodReport) WriteText(w io.Writer) error {
 	p.linef("%d packets, %d of them SYNs of a flood: %.2f Mpps (median; best %.2f, worst %.2f), %.1f ns a packet", r.Packets, r.SYNs, r.Mpps, r.Best, r.Worst, r.NsPerPacket)
 	p.linef("  %.1f s by the worker's clock, so %.2f million SYNs a second were offered", r.ClockSeconds, float64(r.SYNs)/max(r.ClockSeconds, 1e-9)/1e6)
 	p.linef("live flows: %d of %d lost; %d of their %d packets forwarded", r.Lost, r.Live, r.LiveSent, r.LivePackets)
-	p.linef("honest new connections: of %d, %d opened by the first SYN, %d by the second, %d by the third; %d broken, %d still trying",
-		r.Honest, r.Opened[0], r.Opened[1], r.Opened[2], r.Broken, r.Trying)
+	p.linef("honest new connections: of %d, %d opened by the first SYN, %d by the second, %d by the third; %d gave up after it, %d were let in and thrown out, %d were still trying",
+		r.Honest, r.Opened[0], r.Opened[1], r.Opened[2], r.GaveUp, r.Broken, r.Trying)
 	p.linef("flows opened %d, half-open ones evicted %d, expired %d", r.Flows, r.Evicted, r.Expired)
 	writeDropped(p, r.Dropped)
 	p.linef("flow table %.1f MiB", float64(r.TableBytes)/(1<<20))
