@@ -39,8 +39,14 @@ type LivesOptions struct {
 const livePackets = 10
 
 // wavesAbreast waves of lives go through their steps in turn, so that between
-// two packets of one connection there are some thousand of others.
-const wavesAbreast = 64
+// two packets of one connection there are some thousand of others. Of wavesTimed
+// the packets are made together and then fed together, a burst each: a clock that
+// is read for each burst, and packets made between two, would be half of what is
+// measured.
+const (
+	wavesAbreast = 64
+	wavesTimed   = 16
+)
 
 // LivesReport is the result of Lives.
 type LivesReport struct {
@@ -94,13 +100,12 @@ type liver struct {
 	o      *LivesOptions
 	s      *synth
 	pupil  *pupil
-	watch  *watcher
+	watch  [wavesTimed]*watcher
 	waves  []wave
 	next   int   // wave
 	number int   // of the next client
+	last   bool  // no more lives begin
 	pace   int64 // of the workers' clock, nanoseconds a burst
-	frames [][]byte
-	buf    []byte
 	err    error
 
 	lives, failed, packets uint64
@@ -109,48 +114,70 @@ type liver struct {
 
 // wave is lives that do everything together.
 type wave struct {
-	step  int
-	first int // number of its first client
-	lives [handshakeGroup]synthFlow
+	step   int // livePackets: over; beyond it: so many turns until it begins
+	first  int // number of its first client
+	lives  [handshakeGroup]synthFlow
+	frames [][]byte // of this step
+	buf    []byte
 }
 
 func newLiver(s *synth, o *LivesOptions) *liver {
-	l := &liver{
-		o: o, s: s, pupil: newPupil(s), watch: newWatcher(s), waves: make([]wave, wavesAbreast),
-		frames: make([][]byte, 0, dataplane.BurstSize), buf: make([]byte, handshakeGroup*(MaxSize+cacheLine)),
+	l := &liver{o: o, s: s, pupil: newPupil(s), waves: make([]wave, wavesAbreast)}
+	for i := range l.watch {
+		l.watch[i] = newWatcher(s)
 	}
 	for i := range l.waves {
-		l.waves[i].step = livePackets // over: the next step begins anew
+		v := &l.waves[i]
+		v.step = livePackets + i%livePackets // so that one step of all ten comes after another
+		v.frames = make([][]byte, 0, handshakeGroup)
+		v.buf = make([]byte, handshakeGroup*(max(s.o.Size, minCaptured, handshakeRoom)+cacheLine))
 	}
 	timeWait := int64(s.services[0].Timeouts[conntrack.TimeWait]) * int64(time.Second) / conntrack.TicksPerSecond
 	l.pace = max(timeWait*dataplane.BurstSize/(int64(o.Kept)*livePackets), 1)
 	return l
 }
 
-// burst lets the next wave make its next step.
-func (l *liver) burst() {
-	v := &l.waves[l.next]
-	l.next = (l.next + 1) % len(l.waves)
-	if v.step == livePackets {
-		v.step, v.first = 0, l.number
-		v.lives = [handshakeGroup]synthFlow{}
-		l.number += handshakeGroup
+// turn lets the next wavesTimed waves make a step each.
+func (l *liver) turn() {
+	waves := l.waves[l.next : l.next+wavesTimed]
+	l.next = (l.next + wavesTimed) % len(l.waves)
+	for i := range waves {
+		l.make(&waves[i])
 	}
-	l.make(v)
-	l.s.time += l.pace
-	if v.step == 0 {
-		l.nanos += l.watch.feed(l.frames, l.s.time)
-		for i := range v.lives {
-			if o := &l.watch.sent[i]; o.n == 0 {
-				l.failed++
-			} else if err := l.pupil.learn(&v.lives[i], o.head[:o.n], v.first+i, 0); l.err == nil {
-				l.err = err
-			}
+	from := l.s.busy.Now()
+	for i := range waves {
+		l.s.time += l.pace
+		if v := &waves[i]; v.step == 0 {
+			l.watch[i].on(len(v.frames))
+			l.s.feed(v.frames, l.s.time)
+			l.watch[i].off()
+		} else {
+			l.s.feed(v.frames, l.s.time)
 		}
-	} else {
-		l.nanos += l.s.burst(l.frames, l.s.time)
 	}
-	l.packets += uint64(len(l.frames))
+	l.nanos += l.s.busy.Since(from)
+	for i := range waves {
+		l.learn(&waves[i], l.watch[i])
+	}
+}
+
+// learn takes note of what became of a wave's step.
+func (l *liver) learn(v *wave, w *watcher) {
+	switch {
+	case v.step > livePackets: // has not begun
+		v.step--
+		return
+	case v.step == livePackets:
+		return
+	}
+	for i := 0; v.step == 0 && i < len(v.lives); i++ {
+		if o := &w.sent[i]; o.n == 0 {
+			l.failed++
+		} else if err := l.pupil.learn(&v.lives[i], o.head[:o.n], v.first+i, 0); l.err == nil {
+			l.err = err
+		}
+	}
+	l.packets += uint64(len(v.frames))
 	if v.step++; v.step == livePackets {
 		l.lives += handshakeGroup
 	}
@@ -158,7 +185,15 @@ func (l *liver) burst() {
 
 // make makes the wave's packets.
 func (l *liver) make(v *wave) {
-	l.frames = l.frames[:0]
+	v.frames = v.frames[:0]
+	if v.step > livePackets || v.step == livePackets && l.last {
+		return
+	}
+	if v.step == livePackets {
+		v.step, v.first = 0, l.number
+		v.lives = [handshakeGroup]synthFlow{}
+		l.number += handshakeGroup
+	}
 	at := 0
 	for i := range v.lives {
 		w := &v.lives[i]
@@ -167,7 +202,7 @@ func (l *liver) make(v *wave) {
 		}
 		g := l.packet(w, v.first+i, v.step)
 		n := (max(g.headerLen()+g.payload, minCaptured) + cacheLine - 1) &^ (cacheLine - 1)
-		l.frames = append(l.frames, g.build(l.buf[at:at+n]))
+		v.frames = append(v.frames, g.build(v.buf[at:at+n]))
 		at += n
 	}
 }
@@ -199,7 +234,7 @@ func (l *liver) packet(w *synthFlow, k, step int) segment {
 // run lives so many lives more, about.
 func (l *liver) run(lives int) {
 	for want := l.lives + uint64(lives); l.lives < want; {
-		l.burst()
+		l.turn()
 	}
 }
 
@@ -249,11 +284,9 @@ func (l *liver) measure(ctx context.Context) (*LivesReport, error) {
 
 // finish lets all lives end and their time pass.
 func (l *liver) finish(rep *LivesReport) {
-	for i := range l.waves {
-		for l.waves[i].step < livePackets {
-			l.next = i
-			l.burst()
-		}
+	l.last = true
+	for range livePackets * wavesAbreast / wavesTimed {
+		l.turn()
 	}
 	longest := uint32(0)
 	for _, svc := range l.s.services {

@@ -25,15 +25,22 @@ func newWatcher(s *synth) *watcher {
 // feed feeds at most a burst at the workers' time now and returns how long that
 // took. What left is in sent, by place in frames.
 func (w *watcher) feed(frames [][]byte, now int64) int64 {
-	for i := range frames {
+	w.on(len(frames))
+	took := w.s.burst(frames, now)
+	w.off()
+	return took
+}
+
+// on has what becomes of the next n frames noted, until off.
+func (w *watcher) on(n int) {
+	for i := range n {
 		w.sent[i].n = 0
 	}
 	p := w.s.r.ports[0]
 	p.OnReceive, p.OnSend = w.onReceive, w.onSend
-	took := w.s.burst(frames, now)
-	p.OnReceive, p.OnSend = nil, nil
-	return took
 }
+
+func (w *watcher) off() { w.s.r.ports[0].OnReceive, w.s.r.ports[0].OnSend = nil, nil }
 
 func (w *watcher) received(i int, f []byte) { w.origin[w.s.r.chunkOf(f)] = uint8(i) }
 
@@ -44,11 +51,16 @@ func (w *watcher) leaves(f []byte) {
 
 // burst feeds the only worker a burst and returns how long it took.
 func (s *synth) burst(frames [][]byte, now int64) int64 {
+	from := s.busy.Now()
+	s.feed(frames, now)
+	return s.busy.Since(from)
+}
+
+// feed feeds the only worker a burst.
+func (s *synth) feed(frames [][]byte, now int64) {
 	w, p := s.r.dp.Workers[0], s.r.ports[0]
 	p.Feed(frames, 1)
-	from := s.busy.Now()
 	for !p.Idle() {
 		w.Poll(now)
 	}
-	return s.busy.Since(from)
 }
