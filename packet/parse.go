@@ -34,8 +34,8 @@ const maxFrame = 0xffff
 //     source quench, which RFC 6633 tells everyone to ignore.
 //
 // A packet of IPv4 without tag, options or fragments, carrying TCP or UDP, is
-// read right here; anything else, a faulty one included, is left to parseAny,
-// which also says what is wrong with it.
+// read right here, one of IPv6 by parsePlain6; anything else, a faulty one
+// included, is left to parseAny, which also says what is wrong with it.
 func Parse(frame []byte, p *Packet) Err {
 	const l4 = EthLen + IPv4MinLen
 	if len(frame) < l4+TCPMinLen || len(frame) > maxFrame {
@@ -45,10 +45,14 @@ func Parse(frame []byte, p *Packet) Err {
 	end := EthLen + uint(binary.BigEndian.Uint16(b[EthLen+IPv4TotalLen:]))
 	src := binary.BigEndian.Uint32(b[EthLen+IPv4Src:])
 	dst := binary.BigEndian.Uint32(b[EthLen+IPv4Dst:])
-	// The first compare is of EtherType, version and header length at once. Words
-	// that are only compared are read in the order the processor likes.
-	if binary.LittleEndian.Uint32(b[EthType:])&0x00ffffff != 0x45_00_08 ||
-		binary.LittleEndian.Uint16(b[EthLen+IPv4Frag:])&0xff3f != 0 ||
+	// EtherType, version and header length at once. What is only compared is read
+	// in the processor's order, which takes no instruction to turn it round.
+	if binary.LittleEndian.Uint32(b[EthType:])&0x00ffffff != 0x45_00_08 {
+		return parsePlain6(frame, p)
+	}
+	const moreOrOffset = (IPv4MoreFragments|IPv4OffsetMask)>>8 | IPv4OffsetMask&0xff<<8
+	// Sources from 224/8 on are looked at more closely by parseAny, see martian4.
+	if binary.LittleEndian.Uint16(b[EthLen+IPv4Frag:])&moreOrOffset != 0 ||
 		end > uint(len(frame)) || src>>24-1 >= 223 || src>>24 == 127 || src == dst || dst == 0 {
 		return parseAny(frame, p)
 	}

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
 )
 
 type parseCase struct {
@@ -194,15 +195,72 @@ func TestParseTooLong(t *testing.T) {
 	}
 }
 
-// TestShortAndLongWayAgree compares the two ways through Parse: whatever the
-// frame, the long one alone gives the same.
+// TestShortAndLongWayAgree compares the short ways through Parse with the long one,
+// over frames that are right and over all that differ from them in a byte, a
+// length or their family: whatever the frame, the long way alone gives the same.
 func TestShortAndLongWayAgree(t *testing.T) {
-	for _, c := range parseCases {
+	agree := func(name string, frame []byte) {
 		short, long := poison, poison
-		if e := Parse(c.frame, &short); e != parseAny(c.frame, &long) || short != long {
-			t.Errorf("%s:\nshort %+v\nlong  %+v", c.name, short, long)
+		if e := Parse(frame, &short); e != parseAny(frame, &long) || short != long {
+			t.Errorf("%s: % x\nshort %+v\nlong  %+v", name, frame, short, long)
 		}
 	}
+	for _, c := range parseCases {
+		agree(c.name, c.frame)
+		if len(c.frame) > 2000 {
+			continue
+		}
+		for n := range c.frame {
+			agree(c.name+", cut", slices.Clip(c.frame[:n]))
+		}
+		frame := slices.Clone(c.frame)
+		for i := range frame {
+			for v := range 256 {
+				frame[i] = byte(v)
+				agree(c.name+", bent", frame)
+			}
+			frame[i] = c.frame[i]
+		}
+	}
+}
+
+// TestShortAndLongWayAgreeOnAddresses does the same with addresses of every range
+// that has a meaning of its own, and with UDP lengths and checksums.
+func TestShortAndLongWayAgreeOnAddresses(t *testing.T) {
+	bytes6 := rapid.OneOf(rapid.SampledFrom([]string{
+		"00000000000000000000000000000000", "00000000000000000000000000000001", "00000000000000000000000000000002",
+		"00000000000000000000ffffc0000201", "0000000000000001000000000000ffff", "fe800000000000000000000000000001",
+		"ff020000000000000000000000000001", "20010db8000000000000000000000001",
+	}), rapid.StringMatching("[0-9a-f]{32}"))
+	bytes4 := rapid.OneOf(rapid.SampledFrom([]string{
+		"00000000", "00000001", "7f000001", "dfffffff", "e0000001", "efffffff", "f0000001", "fffffffe", "ffffffff", "c6336401",
+	}), rapid.StringMatching("[0-9a-f]{8}"))
+	word := rapid.OneOf(rapid.SampledFrom([]string{"0000", "0007", "0008", "0009", "ffff"}), rapid.StringMatching("[0-9a-f]{4}"))
+	rapid.Check(t, func(t *rapid.T) {
+		frame := slices.Clone(rapid.SampledFrom(parseCases).Draw(t, "case").frame)
+		put := func(at int, b []byte) {
+			if at+len(b) <= len(frame) {
+				copy(frame[at:], b)
+			}
+		}
+		v6 := len(frame) > EthLen && frame[EthLen]>>4 == 6
+		srcAt, dstAt, l4, gen := EthLen+IPv4Src, EthLen+IPv4Dst, EthLen+IPv4MinLen, bytes4
+		if v6 {
+			srcAt, dstAt, l4, gen = EthLen+IPv6Src, EthLen+IPv6Dst, EthLen+IPv6Len, bytes6
+		}
+		src := gen.Draw(t, "source")
+		put(srcAt, hx(src))
+		put(dstAt, hx(rapid.OneOf(gen, rapid.Just(src)).Draw(t, "destination")))
+		if rapid.Bool().Draw(t, "bend the transport header") {
+			put(l4+UDPLength, hx(word.Draw(t, "length")))
+			put(l4+UDPChecksum, hx(word.Draw(t, "checksum")))
+			put(l4+TCPOffset, hx(word.Draw(t, "offset")))
+		}
+		short, long := poison, poison
+		if e := Parse(frame, &short); e != parseAny(frame, &long) || short != long {
+			t.Fatalf("% x\nshort %+v\nlong  %+v", frame, short, long)
+		}
+	})
 }
 
 // TestTagOnlyShifts puts a VLAN tag into every case without one: all offsets

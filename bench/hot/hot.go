@@ -18,7 +18,7 @@ import (
 
 // Files that packets go through, by package, from the module's root.
 var Files = map[string][]string{
-	"packet":          {"addr.go", "checksum.go", "header.go", "packet.go", "parse.go", "parse_ip.go", "tcpopt.go"},
+	"packet":          {"addr.go", "checksum.go", "header.go", "packet.go", "parse.go", "parse_ip.go", "parse_plain6.go", "tcpopt.go"},
 	"conntrack":       {"batch.go", "bucket.go", "entry.go", "halfopen.go", "hash.go", "lookup.go", "plain.go", "table.go", "tcp.go", "track.go", "udp.go", "wheel.go", "window.go"},
 	"nat":             {"isn.go", "options.go", "plain.go", "ports.go", "rewrite.go", "timestamps.go", "toa.go", "ttl.go"},
 	"balance":         {"balance.go", "maglev.go", "turns.go"},
