@@ -56,6 +56,25 @@ func (w *Worker) release(addr uint64) {
 	w.mesh.homeward[w.id][chunk/w.mesh.span].push(w.strays[:1])
 }
 
+// releaseAll releases frames that are all of the worker's own in most bursts. The
+// pool is held in registers meanwhile: appending to it in memory, each frame would
+// wait for the one before.
+func (w *Worker) releaseAll(addrs []uint64) {
+	free, mask := w.pool.free, w.frameSize-1
+	for i, a := range addrs {
+		chunk := a &^ mask
+		if !w.pool.home(chunk) {
+			w.pool.free = free
+			for _, a := range addrs[i:] {
+				w.release(a)
+			}
+			return
+		}
+		free = append(free, chunk)
+	}
+	w.pool.free = free
+}
+
 // collect takes back what other workers have finished with.
 func (w *Worker) collect() {
 	for _, r := range w.homecoming {

@@ -319,9 +319,7 @@ func (w *Worker) dropQueued(q *queue, i int, why Verdict) {
 func (w *Worker) reclaim(q *queue) {
 	for {
 		n := q.Reclaim(w.strays[1:])
-		for _, a := range w.strays[1 : 1+n] {
-			w.release(a)
-		}
+		w.releaseAll(w.strays[1 : 1+n])
 		if n < len(w.strays)-1 {
 			return
 		}
