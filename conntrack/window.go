@@ -30,8 +30,8 @@ func scaleOf(p *packet.Packet, frame []byte) uint8 {
 	return noScale
 }
 
-// window is the window side d announces with p, in bytes.
-func (e *Entry) window(d Dir, p *packet.Packet) uint32 {
+// Window is the window side d announces with p, in bytes.
+func (e *Entry) Window(d Dir, p *packet.Packet) uint32 {
 	if e.Flags&WindowScaled == 0 {
 		return uint32(p.Window)
 	}
@@ -60,50 +60,50 @@ func segmentEnd(p *packet.Packet) uint32 {
 // that sent what it acknowledges, as received here.
 func (e *Entry) fitsWindow(d Dir, p *packet.Packet, ack uint32) bool {
 	me, peer := &e.Win[d], &e.Win[d^1]
-	if !me.admits(peer, p.Seq, segmentEnd(p)) {
+	if !me.Admits(peer, p.Seq, segmentEnd(p)) {
 		return false
 	}
 	if e.State == SynRecv && d == Forward {
 		return !before(ack, e.ServerNext) && !before(peer.End, ack)
 	}
-	return peer.covers(me, ack)
+	return peer.Covers(me, ack)
 }
 
-// admits is the part of fitsWindow about what side w sends: data from seq to end.
-func (w *Window) admits(peer *Window, seq, end uint32) bool {
+// Admits is the part of fitsWindow about what side w sends: data from seq to end.
+func (w *Window) Admits(peer *Window, seq, end uint32) bool {
 	return !before(w.limit(peer), seq) && !before(end, w.End-max(peer.MaxWin, minSlack))
 }
 
-// covers is the part about what the other side acknowledges of w's.
-func (w *Window) covers(peer *Window, ack uint32) bool {
+// Covers is the part about what the other side acknowledges of w's.
+func (w *Window) Covers(peer *Window, ack uint32) bool {
 	return !before(w.limit(peer), ack) && !before(ack, w.End-2*max(peer.MaxWin, minSlack))
 }
 
 // moveWindow takes note of what a fitting segment of side d sends, acknowledges and
 // permits. end is after its data and FIN. Data the peer sent past us counts as sent.
 func (e *Entry) moveWindow(d Dir, p *packet.Packet, end, ack uint32) {
-	e.Win[d].send(end, e.window(d, p))
-	e.Win[d^1].acknowledge(ack)
+	e.Win[d].Send(end, e.Window(d, p))
+	e.Win[d^1].Acknowledge(ack)
 	if e.Flags&(HasServerISN|ServerAcked) == HasServerISN && d == Forward {
-		e.noteServerAcked(ack)
+		e.NoteServerAcked(ack)
 	}
 }
 
-// send is the part of moveWindow about the sender's own side.
-func (w *Window) send(end, win uint32) {
+// Send is the part of moveWindow about the sender's own side.
+func (w *Window) Send(end, win uint32) {
 	w.End = later(w.End, end)
 	w.MaxWin = max(w.MaxWin, win)
 }
 
-// acknowledge is the part about the other side's.
-func (w *Window) acknowledge(ack uint32) {
+// Acknowledge is the part about the other side's.
+func (w *Window) Acknowledge(ack uint32) {
 	w.End = later(w.End, ack)
 	w.Acked = later(w.Acked, ack)
 }
 
-// noteServerAcked notes whether the client has acknowledged data of the server, or
+// NoteServerAcked notes whether the client has acknowledged data of the server, or
 // its FIN.
-func (e *Entry) noteServerAcked(ack uint32) {
+func (e *Entry) NoteServerAcked(ack uint32) {
 	if before(e.ServerNext, ack) {
 		e.Flags |= ServerAcked
 	}

@@ -86,7 +86,12 @@ func (w *Worker) act(n int, handed bool) {
 		c := b.look.Found[k]
 		r, dir := c.Ref(), c.Dir()
 		if r != 0 && p.Kind <= packet.KindUDP {
-			if v := w.plain(i, r, dir); v != undecided {
+			switch v := w.plain(i, r, dir); v {
+			case Forwarded, Replied:
+				w.count.Verdicts[v]++
+				continue
+			case undecided:
+			default:
 				w.finish(i, v)
 				continue
 			}

@@ -3,6 +3,8 @@ package dataplane
 import (
 	"unsafe"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/l4fwd/l4fwd/conntrack"
 	"github.com/l4fwd/l4fwd/dataplane/route"
 	"github.com/l4fwd/l4fwd/nat"
@@ -13,14 +15,18 @@ import (
 // and from it, in one cache line. It says what the snapshot says, but for the hop,
 // which is remembered as long as the routes are of that generation.
 type way struct {
-	nat.Fixed
+	// By direction, what a client's packet is sent to, which is the real server, and
+	// what a reply comes from, which is the VIP.
+	addr    [2]packet.Addr
+	port    [2]uint16
 	gen     uint32
-	id      route.HopID
-	plain   bool   // the service is one that plain knows
-	toa     bool   // tell the client's address by TOA
-	strict  bool   // the service's checks are conntrack.ChecksStrict
 	timeout uint32 // of Established or UDPTwoWay, in ticks
 	oneWay  uint32 // of UDPOneWay
+	id      route.HopID
+	plain   bool // the service is one that plain knows
+	toa     bool // tell the client's address by TOA
+	strict  bool // the service's checks are conntrack.ChecksStrict
+	count   *BackendCount
 }
 
 var _ [64 - unsafe.Sizeof(way{})]byte
@@ -29,7 +35,8 @@ var _ [64 - unsafe.Sizeof(way{})]byte
 func (s *Snapshot) wayTo(backend, id uint32) way {
 	svc, vip, server := &s.Services[id], &s.Directory.Services[id], &s.Directory.Backends[backend]
 	w := way{
-		Fixed:   nat.Fixed{Addr: [2]packet.Addr{server.Addr, vip.Addr}, Port: [2]uint16{server.Port, vip.Port}},
+		addr:    [2]packet.Addr{server.Addr, vip.Addr},
+		port:    [2]uint16{server.Port, vip.Port},
 		plain:   !s.KeepTTL && svc.Proxy == nat.NoProxy && svc.Timestamps != nat.TSTranslate && svc.TOAKind != packet.OptTimestamps,
 		toa:     svc.TOA,
 		strict:  svc.Policy.Checks == conntrack.ChecksStrict,
@@ -64,55 +71,94 @@ func (w *Worker) plain(i int, r conntrack.Ref, d conntrack.Dir) Verdict {
 	}
 	hop := &w.hops[id]
 	q := w.out[hop.Port&(MaxNICs-1)]
-	n := p.IPLen()
-	if q == nil || hop.State != route.Resolved || n > int(hop.MTU) || !to.plain {
+	if q == nil || hop.State != route.Resolved || p.IPLen() > int(hop.MTU) || !to.plain {
 		return undecided
 	}
 	h := w.headers(i, p)
-	if !w.untouched(i, p, e, h) || !w.table.TrackPlain(r, d, p, w.tick, to.timeout, to.oneWay, to.strict) {
+	families, length, ttl := conntrack.Flags(0), uint16(packet.IPv4MinLen), h[route.VLANLen+packet.IPv4TTL]
+	if p.V6 {
+		families, length, ttl = conntrack.V6Client|conntrack.V6Server, packet.IPv6Len, h[route.VLANLen+packet.IPv6HopLimit]
+	}
+	if ttl <= 1 || p.L4-p.L3 != length || e.Flags&(conntrack.V6Client|conntrack.V6Server) != families {
 		return undecided
 	}
+	timeout := to.timeout
+	if p.Kind == packet.KindUDP {
+		if !e.Answered() {
+			if !w.table.Unanswered(e, d) {
+				return undecided
+			}
+			timeout = to.oneWay
+		}
+	} else {
+		if !e.Plain(p) || p.Payload-p.L4 != packet.TCPMinLen && !nat.PlainOptions(w.frame(i), p) {
+			return undecided
+		}
+		me, peer := &e.Win[d], &e.Win[d^1]
+		ack := p.Ack - e.SeqDelta&-uint32(d) // only a server's is of moved numbers
+		end := p.Seq + uint32(p.End-p.Payload)
+		if me.Admits(peer, p.Seq, end) && peer.Covers(me, ack) {
+			me.Send(end, e.Window(d, p))
+			peer.Acknowledge(ack)
+			if e.Flags&conntrack.ServerAcked == 0 && d == conntrack.Forward {
+				e.NoteServerAcked(ack)
+			}
+		} else if to.strict {
+			return undecided
+		}
+	}
+	w.table.PutOff(r, e, w.tick+timeout)
+	e.Packets[d]++
+	e.Bytes[d] += uint64(p.IPLen())
+	return w.sendPlain(i, p, e, d, to, hop, q)
+}
+
+// sendPlain rewrites row i, which is plain, and queues it on q.
+func (w *Worker) sendPlain(i int, p *packet.Packet, e *conntrack.Entry, d conntrack.Dir, to *way, hop *route.Hop, q *queue) Verdict {
+	d &= 1
+	n := p.IPLen()
 	if (e.Flags&conntrack.ServerAcked == 0 || p.Ack == e.ServerNext) && to.toa && d == conntrack.Forward && nat.TOANeeded(e, p) {
 		if v := w.insertTOA(i, e, &w.snap.Services[e.Service], int(hop.MTU)); v != Forwarded {
 			return v
 		}
-		h = w.headers(i, p)
 	}
-	w.here.Backends[e.Backend].sent(d, n)
-	own, ports := nat.PlainEnds(e, d, &to.Fixed, &w.locals[e.Local])
+	to.count.sent(d, n)
+	h := w.headers(i, p)
+	rest := (*[packet.IPv6Len + packet.TCPMinLen]byte)(h[route.VLANLen:])
+	own, ports := nat.PlainEnds(e, d, &w.locals[e.Local], to.port[d])
+	etherType := uint16(route.EtherIPv4)
+	t := (*[packet.TCPMinLen]byte)(rest[packet.IPv4MinLen:])
 	if p.V6 {
-		nat.PlainIPv6(h, d, own, to.Addr[d])
-		h = h[packet.IPv6Len:]
+		etherType = route.EtherIPv6
+		nat.PlainIPv6((*[packet.IPv6Len]byte)(rest[:]), d, own, to.addr[d])
+		t = (*[packet.TCPMinLen]byte)(rest[packet.IPv6Len:])
 	} else {
-		nat.PlainIPv4(h, e, d, own, to.Addr[d])
-		h = h[packet.IPv4MinLen:]
+		nat.PlainIPv4((*[packet.IPv4MinLen]byte)(rest[:]), e, d, own, to.addr[d])
 	}
-	if p.Kind == packet.KindTCP {
-		nat.PlainTCP(h, e, d, ports, p.Seq^(p.Seq^p.Ack)&-uint32(d))
+	if diff := e.PortSum ^ -uint16(d); p.Kind == packet.KindTCP {
+		was := p.Seq ^ (p.Seq^p.Ack)&-uint32(d)
+		nat.PlainTCP(t, d, ports, was, nat.PlainNumber(e, d, was), diff)
 	} else {
-		nat.PlainUDP(h, e, d, ports)
+		nat.PlainUDP((*[packet.UDPLen]byte)(t[:]), ports, diff)
 	}
-	return w.put(i, q, hop, Forwarded+Verdict(d))
+	hop.PutBefore((*[route.VLANLen]byte)(h[:]), etherType)
+	at := w.b.desc[i].Addr + uint64(p.L3) - uint64(hop.HeaderLen)
+	size := uint64(hop.HeaderLen) + uint64(p.End-p.L3)
+	k, done := q.n, Forwarded+Verdict(d)
+	if size < minFrame || uint(k) >= uint(len(q.out)) {
+		return w.enqueue(q, at, size, done)
+	}
+	q.out[k] = unix.XDPDesc{Addr: at, Len: uint32(size)}
+	q.done[k] = done
+	q.n = k + 1
+	return done
 }
 
-// headers is row i's bytes from its IP header on, as many as the longest headers of
-// plain packets have.
-func (w *Worker) headers(i int, p *packet.Packet) []byte {
-	const most = packet.IPv6Len + packet.TCPMinLen
-	ip := w.b.desc[i].Addr + uint64(p.L3)
-	return w.umem[ip : ip+most : ip+most]
-}
+// plainHeaders is room for the next hop's Ethernet header, and the longest headers
+// behind it that a plain packet has.
+type plainHeaders [route.VLANLen + packet.IPv6Len + packet.TCPMinLen]byte
 
-// untouched reports whether p, a packet of flow e whose headers are h, has nothing
-// that anybody would want to change or answer: no options, a TTL left, one family.
-func (w *Worker) untouched(i int, p *packet.Packet, e *conntrack.Entry, h []byte) bool {
-	families := e.Flags & (conntrack.V6Client | conntrack.V6Server)
-	if p.V6 {
-		if families != conntrack.V6Client|conntrack.V6Server || p.L4-p.L3 != packet.IPv6Len || h[packet.IPv6HopLimit] <= 1 {
-			return false
-		}
-	} else if families != 0 || p.L4-p.L3 != packet.IPv4MinLen || h[packet.IPv4TTL] <= 1 {
-		return false
-	}
-	return p.Kind == packet.KindUDP || nat.PlainOptions(w.frame(i), p)
+// headers is row i's frame around the beginning of its IP header.
+func (w *Worker) headers(i int, p *packet.Packet) *plainHeaders {
+	return (*plainHeaders)(w.umem[w.b.desc[i].Addr+uint64(p.L3)-route.VLANLen:])
 }

@@ -8,9 +8,11 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/gopacket/layers"
+	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 
 	"github.com/l4fwd/l4fwd/conntrack"
+	"github.com/l4fwd/l4fwd/dataplane/memport"
 	"github.com/l4fwd/l4fwd/dataplane/route"
 	"github.com/l4fwd/l4fwd/nat"
 	"github.com/l4fwd/l4fwd/packet"
@@ -266,4 +268,73 @@ func (tw *twins) burst() {
 		frames = append(frames, tw.packetOf(f, rapid.Bool().Draw(tw.rt, "reply")))
 	}
 	tw.feed(rapid.IntRange(0, 1).Draw(tw.rt, "NIC"), frames...)
+}
+
+// TestPlainTakes: plain knows what nearly all packets are, and nothing else.
+func TestPlainTakes(t *testing.T) {
+	const client4, client6 = "198.51.100.7:40000", "[2001:db8:c::7]:40000"
+	ack := seg{ack: true, seq: 1001, ackNum: 9001, payload: 10}
+	with := func(change func(*seg)) seg {
+		s := ack
+		change(&s)
+		return s
+	}
+	tests := []struct {
+		name, client, vip string
+		s                 seg
+		plain             bool
+	}{
+		{"full-nat v4", client4, "192.0.2.10:80", ack, true},
+		{"full-nat v6", client6, "[2001:db8::10]:80", ack, true},
+		{"dnat v4", client4, "192.0.2.11:80", ack, true},
+		{"dnat v6", client6, "[2001:db8::11]:80", ack, true},
+		{"timestamps", client4, "192.0.2.11:80", with(func(s *seg) { s.opts = twinOptions["timestamps"] }), true},
+		{"sack", client4, "192.0.2.11:80", with(func(s *seg) { s.opts = twinOptions["sack"] }), false},
+		{"forged TOA", client4, "192.0.2.11:80", with(func(s *seg) { s.opts = twinOptions["toa"] }), false},
+		{"fin", client4, "192.0.2.11:80", with(func(s *seg) { s.fin = true }), false},
+		{"rst", client4, "192.0.2.11:80", with(func(s *seg) { s.rst = true }), false},
+		{"ttl", client4, "192.0.2.11:80", with(func(s *seg) { s.ttl = 1 }), false},
+		{"mtu", client4, "192.0.2.11:80", with(func(s *seg) { s.payload = 1460 }), true},
+		{"too big", client4, "192.0.2.11:80", with(func(s *seg) { s.payload = 1461 }), false},
+		{"nat64", client6, "[2001:db8::64]:80", ack, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newRig(t, 1, testSpec())
+			c := r.open(0, tt.client, tt.vip)
+			tt.s.src, tt.s.dst = tt.client, tt.vip
+			if v := r.plain(build(t, tt.s)); v != undecided != tt.plain {
+				t.Errorf("client's: verdict %d", v)
+			}
+			tt.s.src, tt.s.dst, tt.s.seq, tt.s.ackNum = c.backend, c.local, 9001, c.isn+1
+			if tt.name == "forged TOA" {
+				return // there is none from a server
+			}
+			if v := r.plain(build(t, tt.s)); v != undecided != tt.plain {
+				t.Errorf("server's: verdict %d", v)
+			}
+		})
+	}
+}
+
+// plain gives the only worker's plain a frame, and returns its word.
+func (r *rig) plain(frame []byte) Verdict {
+	r.t.Helper()
+	w := r.dp.Workers[0]
+	at := w.pool.take(1)[0] + memport.Headroom
+	w.b.desc[0] = unix.XDPDesc{Addr: at, Len: uint32(copy(w.umem[at:], frame))}
+	if n := w.parse(1, false); n != 1 {
+		r.t.Fatal("no packet of a flow")
+	}
+	w.find(1)
+	c := w.b.look.Found[0]
+	if c.Ref() == 0 {
+		r.t.Fatal("no flow")
+	}
+	v := w.plain(0, c.Ref(), c.Dir())
+	if v == undecided {
+		w.release(at)
+	}
+	w.flush()
+	return v
 }

@@ -356,10 +356,11 @@ func (r *Registry) localities(s *Snapshot, seed uint64) []Locality {
 			}
 		}
 		l.ways = apart[way](len(s.Directory.Backends))
+		l.Backends = apart[BackendCount](len(s.Directory.Backends))
 		for i := range l.ways {
 			l.ways[i] = s.wayTo(uint32(i), uint32(r.backends.list[i].service))
+			l.ways[i].count = &l.Backends[i]
 		}
-		l.Backends = apart[BackendCount](len(s.Directory.Backends))
 		l.Services = apart[ServiceCount](len(s.Services))
 	}
 	return out

@@ -8,36 +8,26 @@ import (
 	"github.com/l4fwd/l4fwd/packet"
 )
 
-// Fixed is what all flows of one backend have in common, by direction: what a
-// client's packet is sent to, which is the real server, and what a reply comes from,
-// which is the VIP. Ports are in host order.
-type Fixed struct {
-	Addr [2]packet.Addr
-	Port [2]uint16
-}
-
 // The functions below are the parts of Forward (with d conntrack.Forward) and of
 // Reply (with d conntrack.Reply) for packets without IPv4 options and, if they are
 // replies, without SACK blocks, of flows whose two sides are of one family. Nothing
 // in them depends on the direction by a branch: which it is, no processor can
 // foretell.
 
-// PlainEnds returns what the two ends of a packet become: own is the flow's, which
-// stands where the packet's own direction has its sender in a client's packet and
-// its destination in a reply, other is fixed's. Ports are the first word of a TCP
-// or UDP header.
-func PlainEnds(e *conntrack.Entry, d conntrack.Dir, fixed *Fixed, local *packet.Addr) (own packet.Addr, ports uint32) {
-	// The client's in a reply, and in DNAT always.
+// PlainEnds returns what stands for the flow's own end: the local address, or the
+// client in a reply and in DNAT always; and the first word of a TCP or UDP header.
+// port is of the other end: the real server, in a reply the VIP.
+func PlainEnds(e *conntrack.Entry, d conntrack.Dir, local *packet.Addr, port uint16) (own packet.Addr, ports uint32) {
 	client := -uint64(d) | -uint64(e.Mode)
 	own.Hi = local.Hi ^ (local.Hi^e.Client.Hi)&client
 	own.Lo = local.Lo ^ (local.Lo^e.Client.Lo)&client
-	port := uint32(e.LocalPort) ^ uint32(e.LocalPort^e.ClientPort)&uint32(client)
-	return own, bits.RotateLeft32(port<<16|uint32(fixed.Port[d&1]), int(d)*16)
+	mine := uint32(e.LocalPort) ^ uint32(e.LocalPort^e.ClientPort)&uint32(client)
+	return own, bits.RotateLeft32(mine<<16|uint32(port), int(d)*16)
 }
 
-// PlainIPv4 rewrites an IPv4 header: addresses, TTL, checksum.
-func PlainIPv4(h []byte, e *conntrack.Entry, d conntrack.Dir, own, other packet.Addr) {
-	_ = h[packet.IPv4MinLen-1]
+// PlainIPv4 rewrites an IPv4 header: addresses, TTL, checksum. own is PlainEnds', other
+// the other end.
+func PlainIPv4(h *[packet.IPv4MinLen]byte, e *conntrack.Entry, d conntrack.Dir, own, other packet.Addr) {
 	h[packet.IPv4TTL]--
 	sum := uint32(^binary.BigEndian.Uint16(h[packet.IPv4Checksum:])) + uint32(e.AddrSum^-uint16(d)) + ttlStep
 	binary.BigEndian.PutUint16(h[packet.IPv4Checksum:], ^fold32(sum))
@@ -45,39 +35,37 @@ func PlainIPv4(h []byte, e *conntrack.Entry, d conntrack.Dir, own, other packet.
 }
 
 // PlainIPv6 rewrites an IPv6 header.
-func PlainIPv6(h []byte, d conntrack.Dir, own, other packet.Addr) {
-	_ = h[packet.IPv6Len-1]
+func PlainIPv6(h *[packet.IPv6Len]byte, d conntrack.Dir, own, other packet.Addr) {
 	h[packet.IPv6HopLimit]--
 	own.Put16(h[packet.IPv6Src+int(d&1)*16:])
 	other.Put16(h[packet.IPv6Dst-int(d&1)*16:])
 }
 
-// PlainTCP rewrites a TCP header: ports, a client's sequence number or a server's
-// acknowledgement, was before, and the checksum.
-func PlainTCP(h []byte, e *conntrack.Entry, d conntrack.Dir, ports, was uint32) {
-	_ = h[packet.TCPMinLen-1]
-	binary.BigEndian.PutUint32(h, ports)
-	is := was + (e.SeqDelta ^ -uint32(d)) + uint32(d)
+// PlainNumber returns what was, a client's sequence number or the acknowledgement of a
+// server, becomes.
+func PlainNumber(e *conntrack.Entry, d conntrack.Dir, was uint32) uint32 {
+	return was + (e.SeqDelta ^ -uint32(d)) + uint32(d)
+}
+
+// PlainTCP rewrites a TCP header: ports, checksum, and the number that was and is now.
+// diff is the change of addresses and ports.
+func PlainTCP(h *[packet.TCPMinLen]byte, d conntrack.Dir, ports, was, is uint32, diff uint16) {
+	binary.BigEndian.PutUint32(h[:], ports)
 	binary.BigEndian.PutUint32(h[packet.TCPSeq+int(d&1)*4:], is)
-	sum := uint64(^binary.BigEndian.Uint16(h[packet.TCPChecksum:])) + uint64(e.PortSum^-uint16(d)) + uint64(^was) + uint64(is)
-	binary.BigEndian.PutUint16(h[packet.TCPChecksum:], ^fold34(sum))
+	sum := uint64(^was) + uint64(is) + uint64(diff)
+	sum = sum>>32 + sum&0xffffffff + uint64(^binary.BigEndian.Uint16(h[packet.TCPChecksum:]))
+	binary.BigEndian.PutUint16(h[packet.TCPChecksum:], ^fold32(uint32(sum>>16+sum&0xffff)))
 }
 
 // PlainUDP rewrites a UDP header: ports and checksum.
-func PlainUDP(h []byte, e *conntrack.Entry, d conntrack.Dir, ports uint32) {
-	udpPorts(h, 0, ports, e.PortSum^-uint16(d))
+func PlainUDP(h *[packet.UDPLen]byte, ports uint32, diff uint16) {
+	binary.BigEndian.PutUint32(h[:], ports)
+	csum := binary.BigEndian.Uint16(h[packet.UDPChecksum:])
+	binary.BigEndian.PutUint16(h[packet.UDPChecksum:], packet.ApplyUDP(csum, diff))
 }
 
 // fold32 is packet.Fold for a sum of three words.
 func fold32(s uint32) uint16 {
-	s = s>>16 + s&0xffff
-	return uint16(s>>16 + s)
-}
-
-// fold34 is packet.Fold for a sum of two words and two double words.
-func fold34(s uint64) uint16 {
-	s = s>>32 + s&0xffffffff
-	s = s>>16 + s&0xffff
 	s = s>>16 + s&0xffff
 	return uint16(s>>16 + s)
 }

@@ -127,8 +127,7 @@ func InsertTOA(chunk []byte, off, n int, p *packet.Packet, e *conntrack.Entry, k
 	copy(chunk[newOff:], chunk[off:off+fixed])
 	frame := chunk[newOff : off+n]
 	toa := frame[fixed : fixed+size]
-	putTOA(toa, e, kind)
-	diff = packet.AddDiff(diff, packet.Fold(packet.Sum(toa, 0)))
+	diff = packet.AddDiff(diff, putTOA(toa, e, kind))
 	if had+size > limit {
 		copy(frame[fixed+size:], kept[:options])
 	}
@@ -143,15 +142,18 @@ const maxOptions = packet.TCPMaxLen - packet.TCPMinLen
 // without the Ethernet padding it does not need: a frame has at least 60 bytes.
 func unpadded(n, end int) int { return max(end, min(n, 60)) }
 
-// putTOA writes the option.
-func putTOA(o []byte, e *conntrack.Entry, kind uint8) {
-	o[0], o[1] = kind, byte(len(o))
-	binary.BigEndian.PutUint16(o[2:], e.ClientPort)
+// putTOA writes the option and returns its sum. It is not read back for that: what
+// has just been written in small pieces cannot be read in one before it has reached
+// the cache.
+func putTOA(o []byte, e *conntrack.Entry, kind uint8) (sum uint16) {
+	head := uint32(kind)<<24 | uint32(len(o))<<16 | uint32(e.ClientPort)
 	if len(o) == toaLen4 {
-		e.Client.Put4(o[4:])
-		return
+		binary.BigEndian.PutUint64(o, uint64(head)<<32|uint64(e.Client.V4()))
+		return packet.Fold(uint64(head) + uint64(e.Client.V4()))
 	}
+	binary.BigEndian.PutUint32(o, head)
 	e.Client.Put16(o[4:])
+	return packet.AddDiff(packet.Fold(uint64(head)), packet.DiffAddr(packet.Addr{}, e.Client))
 }
 
 // lengthen corrects every length by grow bytes of TCP options that have been

@@ -99,6 +99,21 @@ func (h *Hop) Put(b []byte, v6 bool) int {
 	return EtherLen
 }
 
+// PutBefore is Put for a Resolved hop: the header ends where b does. etherType is
+// EtherIPv4 or EtherIPv6.
+func (h *Hop) PutBefore(b *[VLANLen]byte, etherType uint16) {
+	// The last eight bytes in the order of memory; those of the type are zero.
+	last := uint64(etherType&0xff)<<56 | uint64(etherType>>8)<<48
+	if h.HeaderLen == VLANLen {
+		copy(b[:10], h.Header[:])
+		last |= binary.LittleEndian.Uint64(h.Header[VLANLen-8:])
+	} else {
+		binary.LittleEndian.PutUint64(b[VLANLen-EtherLen:], binary.LittleEndian.Uint64(h.Header[:]))
+		last |= binary.LittleEndian.Uint64(h.Header[EtherLen-8:])
+	}
+	binary.LittleEndian.PutUint64(b[VLANLen-8:], last)
+}
+
 // NewHop returns a Resolved hop: dst and src are MAC addresses, tag is the
 // 802.1Q tag as TPID<<16 | TCI (0: untagged), mtu the largest IP packet in
 // bytes.

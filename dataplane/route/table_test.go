@@ -236,6 +236,17 @@ func TestPut(t *testing.T) {
 			if diff := cmp.Diff(untouched[n:], b[n:]); diff != "" {
 				t.Errorf("written beyond the header:\n%s", diff)
 			}
+			if tt.hop.State != Resolved {
+				return
+			}
+			before, etherType := untouched, uint16(EtherIPv4)
+			if tt.v6 {
+				etherType = EtherIPv6
+			}
+			tt.hop.PutBefore(&before, etherType)
+			if want := append(untouched[n:len(untouched):len(untouched)], tt.want...); string(before[:]) != string(want) {
+				t.Errorf("before the IP header:\n%x, want\n%x", before, want)
+			}
 		})
 	}
 	if got := NewHop(0, dst, src, 0, 70000).MTU; got != 65535 {
