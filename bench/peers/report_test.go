@@ -176,10 +176,11 @@ func TestJudge(t *testing.T) {
 		}
 	}
 	want := map[string]string{
-		"udp256 forwarded testpmd": "not measured", "udp256 forwarded bare": "not measured", "udp256 forwarded nft": "not measured",
-		"udp50k forwarded testpmd": "not measured", "udp50k forwarded bare": "not measured", "udp50k forwarded nft": "not measured",
-		"http connections haproxy": "not measured", "http connections nginx": "not measured", "http connections nft": "met",
+		"udp256 forwarded testpmd": "not measured", "udp256 forwarded bare": "not measured", "udp256 forwarded nft": "not measured", "udp256 forwarded nft-inline": "not measured",
+		"udp50k forwarded testpmd": "not measured", "udp50k forwarded bare": "not measured", "udp50k forwarded nft": "not measured", "udp50k forwarded nft-inline": "not measured",
+		"http connections haproxy": "not measured", "http connections nginx": "not measured", "http connections nft": "met", "http connections bare": "not measured",
 		"iperf1 received nft": "not measured", "iperf4 received nft": "not measured",
+		"iperf1 received bare": "not measured", "iperf4 received bare": "not measured",
 		"latency p50 nft": "not measured", "latency p99 nft": "not measured",
 		"idle CPU ": "met", "idle first packet ": "missed",
 	}

@@ -86,6 +86,8 @@ func (r *Report) writeFigures(b *strings.Builder) {
 }
 
 func (r *Report) writeTargets(b *strings.Builder) {
+	b.WriteString("\nThe bare loop is the ceiling that the kernel's copy mode puts on whatever works over AF_XDP here: where\n" +
+		"a target is missed and that of the bare loop is met, copy mode is the limit.\n")
 	b.WriteString("\n| target | measured | |\n|---|---|---|\n")
 	for i := range r.Targets {
 		t := &r.Targets[i]

@@ -22,17 +22,20 @@ func targets() (out []Target) {
 		out = append(out,
 			Target{Work: w, Metric: rateName, Against: Testpmd, Bound: 0.97},
 			Target{Work: w, Metric: rateName, Against: Bare, Bound: 0.95},
-			Target{Work: w, Metric: rateName, Against: Nft, Bound: 1.6})
+			Target{Work: w, Metric: rateName, Against: Nft, Bound: 1.6},
+			Target{Work: w, Metric: rateName, Against: NftHere, Bound: 1.6})
 	}
 	out = append(out,
 		Target{Work: HTTP, Metric: "connections", Against: HAProxy, Bound: 2.2},
 		Target{Work: HTTP, Metric: "connections", Against: Nginx, Bound: 2.2},
 		Target{Work: HTTP, Metric: "connections", Against: Nft, Bound: 0.8},
+		Target{Work: HTTP, Metric: "connections", Against: Bare, Bound: 0.95},
 		Target{Work: Iperf1, Metric: "received", Against: Nft, Bound: 1},
+		Target{Work: Iperf1, Metric: "received", Against: Bare, Bound: 0.95},
 		Target{Work: Iperf4, Metric: "received", Against: Nft, Bound: 1},
+		Target{Work: Iperf4, Metric: "received", Against: Bare, Bound: 0.95},
 		Target{Work: Latency, Metric: "p50", Against: Nft, Bound: 1, AtMost: true},
 		Target{Work: Latency, Metric: "p99", Against: Nft, Bound: 1, AtMost: true},
-		// idle
 		Target{Work: Idle, Metric: idleCPU, Bound: 2, AtMost: true},
 		Target{Work: Idle, Metric: idleFirst, Bound: 200, AtMost: true},
 	)
