@@ -117,7 +117,7 @@ func TestChaos(t *testing.T) {
 					w.queues[i].Port = &badPort{Port: w.queues[i].Port, rnd: c.rnd, dead: &dead}
 				}
 			}
-			for round := range 250 {
+			for round := range 400 {
 				c.turn(round, &dead)
 			}
 			if n := c.counts(); n.Reopened == 0 || n.Expired == 0 || n.Refusals == 0 || n.Verdicts[DropTxFull] == 0 || n.Verdicts[DropFragmentExpired] == 0 || n.Verdicts[DropInternal] != 0 {

@@ -28,7 +28,6 @@ type spscEvents struct {
 	slots [eventSlots]Event
 	next  uint64
 	lost  uint64 // worker's
-	one   [1]uint64
 }
 
 func newEvents() *spscEvents {
@@ -44,8 +43,8 @@ func (r *spscEvents) push(e Event) bool {
 		return false
 	}
 	r.slots[i] = e
-	r.one[0] = i
-	r.ring.push(r.one[:])
+	r.ring.put(i)
+	r.ring.publish()
 	r.next++
 	return true
 }

@@ -44,16 +44,17 @@ func unpackDesc(v uint64) (unix.XDPDesc, uint8) {
 }
 
 // release gives a frame back to its home: the pool here, or the ring to its
-// worker. That ring holds as many slots as its worker has frames, so it cannot
-// be full.
+// worker, which sees it after publishStrays. That ring holds as many slots as its
+// worker has frames, so it cannot be full.
 func (w *Worker) release(addr uint64) {
 	chunk := addr &^ (w.frameSize - 1)
 	if w.pool.home(chunk) {
 		w.pool.put(chunk)
 		return
 	}
-	w.strays[0] = chunk
-	w.mesh.homeward[w.id][chunk/w.mesh.span].push(w.strays[:1])
+	home := int(chunk / w.mesh.span)
+	w.mesh.homeward[w.id][home].put(chunk)
+	w.astray.add(home)
 }
 
 // releaseAll releases frames that are all of the worker's own in most bursts. The

@@ -80,16 +80,6 @@ func (w *Worker) ownerOf(p *packet.Packet, svc, owned int32) int {
 	return w.id // a VIP without such a service: nobody has
 }
 
-// handOver gives row i's frame to its flow's owner.
-func (w *Worker) handOver(i, owner int) Verdict {
-	w.strays[0] = packDesc(&w.b.desc[i], w.b.nic[i])
-	if w.mesh.packets[w.id][owner].push(w.strays[:1]) == 0 {
-		return DropHandoffFull
-	}
-	w.wake(owner)
-	return HandedOver
-}
-
 // conflictTries bounds how many backends open asks for when a DNAT tuple is
 // taken already, or no local port is left towards one.
 const conflictTries = 4

@@ -20,6 +20,8 @@ type Snapshot struct {
 	// names: (VIP, port, protocol) → service id, removed ones too; (address, 0, 0)
 	// → owned; (address, 0, serverKey) → 0.
 	names nameTable
+	// locals: (local address, 0, 0) → 0, former ones too, but none that is a VIP.
+	locals nameTable
 	// resetting holds the real servers (address, port, protocol) whose segments
 	// without a flow are answered by a RST.
 	resetting nameTable
@@ -248,6 +250,7 @@ func (r *Registry) Build(spec Spec) (*Snapshot, error) {
 	}
 	r.last = snap.Services
 	snap.names = snap.nameAll(spec.Locals)
+	snap.locals = snap.localsAlone()
 	snap.resetting = snap.resettingServers()
 	snap.Locality = r.localities(snap, spec.Seed)
 	return snap, nil
@@ -305,6 +308,22 @@ func (s *Snapshot) nameAll(locals []packet.Addr) nameTable {
 	}
 	return newNameTable(keys)
 }
+
+// localsAlone lists the local addresses that are no VIP's: all that comes to them
+// belongs to flows.
+func (s *Snapshot) localsAlone() nameTable {
+	keys := make(map[nameKey]int32)
+	for _, a := range s.Locals {
+		keys[nameKey{addr: a}] = 0
+	}
+	for _, vip := range s.Directory.Services {
+		delete(keys, nameKey{addr: vip.Addr})
+	}
+	return newNameTable(keys)
+}
+
+// isLocal reports whether an address is a local one and no VIP.
+func (s *Snapshot) isLocal(a packet.Addr) bool { return s.locals.owner(a) != notOwned }
 
 // resettingServers lists the real servers of which every Full-NAT service that
 // has them wants segments without a flow reset: what another service's flow may

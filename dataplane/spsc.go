@@ -2,20 +2,33 @@ package dataplane
 
 import "sync/atomic"
 
-// spsc is a bounded ring between exactly two threads: one pushes, one pops.
-// The indices only grow, 64 bits wide; the slots hold frame descriptors packed
-// by packDesc, so that one ring type serves hand-off and frames going home.
+// spsc is a bounded ring between exactly two threads: one puts values in and
+// publishes them, one pops. The indices only grow, 64 bits wide; the slots hold
+// frame descriptors packed by packDesc, so that one ring type serves hand-off and
+// frames going home.
+//
+// What is published has a cache line of its own, and so has what each thread keeps
+// to itself: a line that one writes and the other reads costs both of them a journey
+// between the cores, so it should be written once a burst and not once a packet.
 type spsc struct {
 	slots []uint64
 	mask  uint64
-	_     [32]byte
+	_     [ringPad]byte
+	tail  atomic.Uint64 // all below are published; written by the producer
+	_     [ringPad]byte
 	head  atomic.Uint64 // next to pop; written by the consumer
-	seen  uint64        // consumer's copy of tail
-	_     [48]byte
-	tail  atomic.Uint64 // next to push; written by the producer
-	free  uint64        // producer's copy of head
-	_     [48]byte
+	_     [ringPad]byte
+	next  uint64 // producer's: next to put
+	free  uint64 // producer's copy of head
+	_     [ringPad]byte
+	at    uint64 // consumer's copy of head
+	seen  uint64 // consumer's copy of tail
+	_     [ringPad]byte
 }
+
+// ringPad keeps what different threads write two cache lines apart: processors fetch
+// the neighbour of a line along.
+const ringPad = 128
 
 func newSPSC(size int) *spsc {
 	n := uint64(1)
@@ -25,47 +38,52 @@ func newSPSC(size int) *spsc {
 	return &spsc{slots: make([]uint64, n), mask: n - 1}
 }
 
-// push appends as much of v as fits and returns how much that was.
-func (r *spsc) push(v []uint64) int {
-	tail := r.tail.Load()
-	room := uint64(len(r.slots)) - (tail - r.free)
-	if room < uint64(len(v)) {
+// put appends a value, which the consumer sees after publish; false if there is no
+// room.
+func (r *spsc) put(v uint64) bool {
+	if r.room() == 0 {
+		return false
+	}
+	r.slots[r.next&r.mask] = v
+	r.next++
+	return true
+}
+
+// publish lets the consumer see what has been put.
+func (r *spsc) publish() { r.tail.Store(r.next) }
+
+// room is how many the producer can put now.
+func (r *spsc) room() int {
+	if r.next-r.free == uint64(len(r.slots)) {
 		r.free = r.head.Load()
-		room = uint64(len(r.slots)) - (tail - r.free)
 	}
-	n := min(uint64(len(v)), room)
-	for i := range n {
-		r.slots[(tail+i)&r.mask] = v[i]
-	}
-	if n > 0 {
-		r.tail.Store(tail + n)
-	}
-	return int(n)
+	return len(r.slots) - int(r.next-r.free)
+}
+
+// look is the first max of the values that can be popped now, in two pieces, for the
+// ring may wrap between them; they stay where they are.
+func (r *spsc) look(max uint64) (first, rest []uint64) {
+	r.seen = r.tail.Load()
+	n := min(r.seen-r.at, max)
+	at := r.at & r.mask
+	first = r.slots[at:min(at+n, uint64(len(r.slots)))]
+	return first, r.slots[:n-uint64(len(first))]
 }
 
 // pop moves up to len(v) values out and returns how many.
 func (r *spsc) pop(v []uint64) int {
-	head := r.head.Load()
-	if r.seen == head {
-		if r.seen = r.tail.Load(); r.seen == head {
+	if r.seen == r.at {
+		if r.seen = r.tail.Load(); r.seen == r.at {
 			return 0
 		}
 	}
-	n := min(uint64(len(v)), r.seen-head)
+	n := min(uint64(len(v)), r.seen-r.at)
 	for i := range n {
-		v[i] = r.slots[(head+i)&r.mask]
+		v[i] = r.slots[(r.at+i)&r.mask]
 	}
-	r.head.Store(head + n)
+	r.at += n
+	r.head.Store(r.at)
 	return int(n)
-}
-
-// room is how many the producer can push now.
-func (r *spsc) room() int {
-	tail := r.tail.Load()
-	if tail-r.free == uint64(len(r.slots)) {
-		r.free = r.head.Load()
-	}
-	return len(r.slots) - int(tail-r.free)
 }
 
 // len is exact only while both threads rest.

@@ -62,11 +62,13 @@ type Worker struct {
 	tick  uint32 // the same in conntrack ticks
 
 	pool       pool
-	homecoming []*spsc // frames others have finished with
-	inbox      []*spsc // packets whose flow is owned here
+	homecoming []*spsc   // frames others have finished with
+	inbox      []*spsc   // packets whose flow is owned here
+	handed     workerSet // those with packets from here that are not published
+	astray     workerSet // those with frames from here that are not
 
 	b       burst
-	strays  [BurstSize]uint64 // scratch; element 0 is release's
+	strays  [BurstSize]uint64 // scratch
 	pollFDs []unix.PollFd
 	peers   []*Worker       // all workers, for waking
 	evicted conntrack.Entry // the half-open flow that had to make room
@@ -154,6 +156,9 @@ func (w *Worker) Poll(now int64) int {
 	if len(w.homecoming) > 0 {
 		w.collect()
 	}
+	for _, r := range w.inbox {
+		w.prefetchHanded(r)
+	}
 	if w.frags.table.Len() > 0 {
 		w.expireFragments()
 	}
@@ -166,6 +171,7 @@ func (w *Worker) Poll(now int64) int {
 	}
 	w.expire()
 	w.flush()
+	w.publishStrays()
 	if w.stages != nil {
 		w.stages.end(seen)
 	}
@@ -225,20 +231,6 @@ func (w *Worker) refill(q *queue) int {
 	f := w.pool.take(BurstSize)
 	n := q.Fill(f)
 	w.pool.free = append(w.pool.free, f[n:]...)
-	return n
-}
-
-// receiveHanded does the same for packets another worker has handed over.
-func (w *Worker) receiveHanded(r *spsc) int {
-	n := r.pop(w.strays[:])
-	w.mark(StageReceive)
-	for i := range n {
-		w.b.desc[i], w.b.nic[i] = unpackDesc(w.strays[i])
-	}
-	if n > 0 {
-		w.count.Adopted += uint64(n)
-		w.run(n, true)
-	}
 	return n
 }
 
@@ -318,9 +310,9 @@ func (w *Worker) dropQueued(q *queue, i int, why Verdict) {
 
 func (w *Worker) reclaim(q *queue) {
 	for {
-		n := q.Reclaim(w.strays[1:])
-		w.releaseAll(w.strays[1 : 1+n])
-		if n < len(w.strays)-1 {
+		n := q.Reclaim(w.strays[:])
+		w.releaseAll(w.strays[:n])
+		if n < len(w.strays) {
 			return
 		}
 	}

@@ -53,9 +53,11 @@ func TestHandoffRingFullDrops(t *testing.T) {
 	r := newRig(t, 2, testSpec())
 	// Worker 1 never polls. Fill the ring to it beforehand, or the frames in
 	// reach would not do.
-	full := make([]uint64, handoffSlots)
 	ring := r.dp.mesh.packets[0][1]
-	ring.push(full)
+	for range handoffSlots {
+		ring.put(0)
+	}
+	ring.publish()
 	dropped := func() uint64 { return r.dp.Workers[0].Counts().Verdicts[DropHandoffFull] }
 	for i := range 50 {
 		r.port[0][0].Feed([][]byte{build(t, seg{src: fmt.Sprintf("198.51.100.7:%d", 1000+i), dst: "192.0.2.10:80", syn: true})}, 1)
@@ -64,7 +66,7 @@ func TestHandoffRingFullDrops(t *testing.T) {
 	if dropped() == 0 {
 		t.Error("nothing dropped")
 	}
-	ring.pop(full)
+	ring.pop(make([]uint64, handoffSlots))
 }
 
 func TestDNATTupleConflictTakesAnotherBackend(t *testing.T) {

@@ -1,0 +1,93 @@
+package dataplane
+
+import (
+	"math/bits"
+
+	"github.com/l4fwd/l4fwd/packet"
+)
+
+// Workers hand over packets, and frames that go home, by rings, see mesh. What a
+// burst has for another worker is put into its ring one by one and published once,
+// with one store, when the burst is done.
+
+// maxWorkers is what a packed descriptor, a frame's home and the set below are
+// made for.
+const maxWorkers = 256
+
+// workerSet is a set of workers, by number.
+type workerSet [maxWorkers / 64]uint64
+
+func (s *workerSet) add(id int) { s[uint8(id)/64] |= 1 << (uint(id) % 64) }
+
+// handOver gives row i's frame to its flow's owner.
+func (w *Worker) handOver(i, owner int) Verdict {
+	if !w.mesh.packets[w.id][owner].put(packDesc(&w.b.desc[i], w.b.nic[i])) {
+		return DropHandoffFull
+	}
+	w.handed.add(owner)
+	return HandedOver
+}
+
+// passOn hands over row i if it is a reply whose local port says that its flow is
+// another worker's, before anything is looked up in the table here, and reports
+// whether it was. What it does not see, miss does.
+func (w *Worker) passOn(i int) bool {
+	p := &w.b.pkt[i]
+	owner := w.owners.localPort(p.DstPort)
+	if owner == w.id || p.Kind > packet.KindUDP || !w.snap.isLocal(p.Dst) {
+		return false
+	}
+	w.finish(i, w.handOver(i, owner))
+	return true
+}
+
+// publishHanded lets other workers see the packets that handOver has put, and wakes
+// those that sleep.
+func (w *Worker) publishHanded() {
+	for k, set := range w.handed {
+		if set == 0 {
+			continue
+		}
+		w.handed[k] = 0
+		for ; set != 0; set &= set - 1 {
+			id := 64*k + bits.TrailingZeros64(set)
+			w.mesh.packets[w.id][id].publish()
+			w.wake(id)
+		}
+	}
+}
+
+// publishStrays lets other workers see the frames that release has sent home.
+func (w *Worker) publishStrays() {
+	for k, set := range w.astray {
+		if set == 0 {
+			continue
+		}
+		w.astray[k] = 0
+		for ; set != 0; set &= set - 1 {
+			w.mesh.homeward[w.id][64*k+bits.TrailingZeros64(set)].publish()
+		}
+	}
+}
+
+// prefetchHanded asks for the headers of the packets that wait in r, which another
+// core has in its cache: they are on their way while this worker's own are served.
+func (w *Worker) prefetchHanded(r *spsc) {
+	first, rest := r.look(BurstSize)
+	prefetchFrames(w.umem, first)
+	prefetchFrames(w.umem, rest)
+}
+
+// receiveHanded takes packets another worker has handed over through the stages.
+func (w *Worker) receiveHanded(r *spsc) int {
+	n := r.pop(w.strays[:])
+	w.mark(StageReceive)
+	for i := range n {
+		w.b.desc[i], w.b.nic[i] = unpackDesc(w.strays[i])
+	}
+	if n > 0 {
+		w.count.Adopted += uint64(n)
+		w.run(n, true)
+	}
+	return n
+}

@@ -1,0 +1,110 @@
+package dataplane
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"github.com/l4fwd/l4fwd/packet"
+)
+
+// What is put is seen once it is published, in order, whole, and never twice; a ring
+// that is full takes nothing.
+func TestRingAgainstSlices(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		r := newSPSC(rapid.IntRange(1, 9).Draw(t, "size"))
+		var put, seen []uint64
+		next := uint64(1)
+		t.Repeat(map[string]func(*rapid.T){
+			"put": func(t *rapid.T) {
+				room := len(r.slots) - len(put) - len(seen)
+				if got := r.room(); got > room || got == 0 && room > 0 {
+					t.Fatalf("room for %d, said %d", room, got)
+				}
+				if ok := r.put(next); ok != (room > 0) {
+					t.Fatalf("put %v with room for %d", ok, room)
+				} else if ok {
+					put = append(put, next)
+					next++
+				}
+			},
+			"publish": func(*rapid.T) {
+				r.publish()
+				seen, put = append(seen, put...), nil
+			},
+			"look": func(t *rapid.T) {
+				n := rapid.IntRange(0, 9).Draw(t, "n")
+				first, rest := r.look(uint64(n))
+				if d := cmp.Diff(seen[:min(n, len(seen))], slices.Concat(first, rest)); d != "" && len(seen) > 0 && n > 0 {
+					t.Fatal(d)
+				}
+			},
+			"pop": func(t *rapid.T) {
+				v := make([]uint64, rapid.IntRange(1, 9).Draw(t, "n"))
+				n := r.pop(v)
+				// What it saw when it looked last is enough.
+				if n > len(seen) || n == 0 && len(seen) > 0 || !slices.Equal(v[:n], seen[:n]) {
+					t.Fatalf("popped %v of %v", v[:n], seen)
+				}
+				seen = seen[n:]
+			},
+		})
+	})
+}
+
+// The multiplications say what the division says, for every port and worker.
+func TestLocalPortIsModulo(t *testing.T) {
+	for workers := 1; workers <= 255; workers++ {
+		o := newOwnership(make([]byte, 32), workers, nil)
+		for port := range 1 << 16 {
+			if got := o.localPort(uint16(port)); got != port%workers {
+				t.Fatalf("port %d of %d workers: %d", port, workers, got)
+			}
+		}
+	}
+}
+
+// Only addresses that nothing but flows' replies come to are passed on unseen.
+func TestLocalsAlone(t *testing.T) {
+	spec := testSpec()
+	spec.Locals = append(spec.Locals, addr("10.0.1.99"))
+	spec.Services[0].VIP.Addr = spec.Locals[0] // one address for both
+	r := NewRegistry(1)
+	if _, err := r.Build(spec); err != nil {
+		t.Fatal(err)
+	}
+	gone := spec.Locals[len(spec.Locals)-1]
+	spec.Locals = spec.Locals[:len(spec.Locals)-1]
+	s, err := r.Build(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name string
+		addr packet.Addr
+		want bool
+	}{
+		{"a VIP too", spec.Locals[0], false},
+		{"a local address", spec.Locals[1], true},
+		{"a former one", gone, true},
+		{"a VIP", spec.Services[1].VIP.Addr, false},
+		{"a server", spec.Services[0].Backends[0].Endpoint.Addr, false},
+		{"a stranger", addr("1.2.3.4"), false},
+	} {
+		if got := s.isLocal(c.addr); got != c.want {
+			t.Errorf("%s: %v", c.name, got)
+		}
+	}
+}
+
+// A hint about anything is harmless, and costs no memory.
+func TestPrefetchFrames(t *testing.T) {
+	m, packed := make([]byte, 4096), []uint64{0, 64, 4095, 1<<64 - 1}
+	prefetchFrames(m, nil)
+	prefetchFrames(nil, packed)
+	if n := testing.AllocsPerRun(10, func() { prefetchFrames(m, packed) }); n != 0 {
+		t.Errorf("%g allocations", n)
+	}
+}
