@@ -3,6 +3,7 @@ package dataplane
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"testing"
 	"time"
 
@@ -98,6 +99,23 @@ func TestTooBig(t *testing.T) {
 	frame = build(t, seg{src: c.backend, dst: c.local, ack: true, seq: 9001, ackNum: c.isn + 1, payload: 1450})
 	if l := r.answered(0, 1, 1, DropTooBig, frame).Layer(layers.LayerTypeICMPv4).(*layers.ICMPv4); l.Seq != 1480 {
 		t.Errorf("MTU %d, want 1480", l.Seq)
+	}
+}
+
+// TestCrowdedOutWithData: where half-open flows have no place left, a SYN with data
+// is refused like any other, and costs no flow and nobody's place.
+func TestCrowdedOutWithData(t *testing.T) {
+	for _, vip := range []string{"192.0.2.10:80", "192.0.2.11:80"} {
+		for _, payload := range []int{0, 100} {
+			t.Run(fmt.Sprintf("%s, %d bytes", vip, payload), func(t *testing.T) {
+				r := newRigWith(t, 1, testSpec(), func(o *Options) { o.Flows = 4 })
+				r.one(0, 0, 1, build(t, seg{src: "198.51.100.8:40000", dst: "192.0.2.10:80", syn: true}))
+				r.refused(0, 0, DropHalfOpenFull, build(t, seg{src: "198.51.100.7:40000", dst: vip, syn: true, payload: payload}))
+				if n := r.counts(); n.Opened != 1 || n.Evicted != 0 || r.dp.Workers[0].Flows() != 1 {
+					t.Errorf("%d opened, %d evicted, %d flows", n.Opened, n.Evicted, r.dp.Workers[0].Flows())
+				}
+			})
+		}
 	}
 }
 
