@@ -109,7 +109,7 @@ func version(name string, args ...string) string {
 }
 
 // ownVersion is this program's revision, with a mark if it was built of changed
-// files.
+// files; empty if it was built with -buildvcs=false.
 func ownVersion() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {

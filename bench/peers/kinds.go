@@ -120,7 +120,7 @@ func kinds() []kind {
 		carries:    map[traffic]bool{tcp: true, udp: true},
 		candidates: map[traffic][]Arrangement{tcp: onRings, udp: onRings[:3]},
 		version:    ownVersion,
-		setup:      func(CPUs) string { return "bench/rings, StartBare" },
+		setup:      func(CPUs) string { return "a thread of bench peers itself: package bench/rings, StartBare" },
 		make:       func(*Options) forwarder { return &bareLoop{} },
 	}, {
 		name: Nft, title: "nftables", does: "DNAT and SNAT with conntrack, in the kernel",

@@ -123,7 +123,11 @@ func (r *Report) writeHost(b *strings.Builder) {
 	}
 	fmt.Fprintf(b, "\n| | |\n|---|---|\n| on | %s, %s, %d CPUs |\n| kernel | Linux %s, %s |\n", machine, r.Host.CPU, r.Host.Cores, r.Host.Kernel, r.Host.Distro)
 	for _, f := range r.Forwarders {
-		fmt.Fprintf(b, "| %s | %s: %s |\n", f.Title, f.Version, f.Does)
+		version := ""
+		if f.Version != "" { // a build may lack it
+			version = f.Version + ": "
+		}
+		fmt.Fprintf(b, "| %s | %s%s |\n", f.Title, version, f.Does)
 	}
 	fmt.Fprintf(b, "| Go | %s |\n", r.Host.Go)
 	if r.Host.Wrk != "" {

@@ -28,7 +28,9 @@ Forwarders: %s.
 Works: %s.
 
 It needs root and installs nothing: what is missing is named, with Debian's package,
-and the rest is measured. Everything is taken down at the end, also after Ctrl-C.`,
+and the rest is measured. Everything is taken down at the end, also after Ctrl-C. With
+the defaults it takes about half an hour; many short rounds are worth more than few
+long ones where the machine is slow and fast in turn.`,
 			strings.Join(forwarders, ", "), strings.Join(works, ", ")),
 		Example: `  l4fwd bench peers --json peers.json --charts docs/benchmarks
   l4fwd bench peers --only l4fwd,nft,http --rounds 3`,
