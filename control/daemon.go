@@ -16,6 +16,7 @@ import (
 
 	"github.com/l4fwd/l4fwd/config"
 	"github.com/l4fwd/l4fwd/control/follow"
+	"github.com/l4fwd/l4fwd/control/nic"
 	"github.com/l4fwd/l4fwd/dataplane"
 	"github.com/l4fwd/l4fwd/dataplane/afxdp"
 	"github.com/l4fwd/l4fwd/dataplane/route"
@@ -57,7 +58,8 @@ type Daemon struct {
 
 	zeroCopy afxdp.ZeroCopy
 	follower *follow.Follower
-	leaving  bool // the memory goes too, so no frame needs saving
+	warned   []nic.CoreWarning // as it was last
+	leaving  bool              // the memory goes too, so no frame needs saving
 
 	// From other goroutines to Run's.
 	hosts  chan []netip.Addr

@@ -186,17 +186,14 @@ func (d *Daemon) startSteer(_ context.Context, down *undo) error {
 // startWorkers sets the workers running, with nothing to receive from yet.
 func (d *Daemon) startWorkers(ctx context.Context, down *undo) error {
 	clock := dataplane.Monotonic()
+	cpus := d.workerCPUs()
 	for i, w := range d.dp.Workers {
-		cpu := -1
-		if i < len(d.cfg.CPUs) {
-			cpu = d.cfg.CPUs[i]
-		}
 		life, end := context.WithCancel(context.WithoutCancel(ctx))
 		d.ended = append(d.ended, life)
 		d.running.Go(func() {
 			defer end()
 			err := guarded(fmt.Sprintf("worker %d", i), func() error {
-				return w.Run(dataplane.Run{CPU: cpu, Adaptive: d.cfg.PollMode == config.PollAdaptive, Clock: clock, Stop: &d.stop})
+				return w.Run(dataplane.Run{CPU: cpus[i], Adaptive: d.cfg.PollMode == config.PollAdaptive, Clock: clock, Stop: &d.stop})
 			})
 			if err != nil {
 				d.fail(err)

@@ -20,6 +20,7 @@ import (
 const (
 	eventPeriod = 10 * time.Millisecond // words from workers
 	retryPeriod = time.Second           // NICs out of service
+	corePeriod  = time.Minute           // who else runs on the workers' cores
 )
 
 // supervise is the daemon's loop.
@@ -31,6 +32,9 @@ func (d *Daemon) supervise(ctx context.Context) error {
 	words, second := time.NewTicker(eventPeriod), time.NewTicker(retryPeriod)
 	defer words.Stop()
 	defer second.Stop()
+	cores := time.NewTicker(corePeriod)
+	defer cores.Stop()
+	d.checkCores()
 	for {
 		select {
 		case <-ctx.Done():
@@ -44,6 +48,8 @@ func (d *Daemon) supervise(ctx context.Context) error {
 			d.linkEvent(ctx, e)
 		case <-words.C:
 			d.listen()
+		case <-cores.C:
+			d.checkCores()
 		case <-second.C:
 			for _, l := range d.links {
 				d.look(ctx, l)

@@ -1,7 +1,7 @@
-// Package nic reads what a NIC is (driver, queues, RSS, XDP program) and
-// changes the few settings that stand in l4fwd's way, so that they can be put
-// back: by Restore on exit, by Repair after a crash. Every change is written to
-// a journal before it is made.
+// Package nic reads what a NIC is (driver, queues, RSS, XDP program) and where the
+// kernel works for it, and changes the few settings that stand in l4fwd's way, so
+// that they can be put back: by Restore on exit, by Repair after a crash. Every
+// change is written to a journal before it is made.
 //
 // It must never know rings, packets or the configuration file.
 //
