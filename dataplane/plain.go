@@ -97,33 +97,40 @@ func (w *Worker) plain(i int, r conntrack.Ref, d conntrack.Dir) Verdict {
 		me, peer := &e.Win[d], &e.Win[d^1]
 		ack := p.Ack - e.SeqDelta&-uint32(d) // only a server's is of moved numbers
 		end := p.Seq + uint32(p.End-p.Payload)
-		if me.Admits(peer, p.Seq, end) && peer.Covers(me, ack) {
+		switch {
+		case me.Follows(peer, p.Seq, ack):
+			me.End, peer.Acked = end, ack
+			me.MaxWin = max(me.MaxWin, e.Window(d, p))
+		case me.Admits(peer, p.Seq, end) && peer.Covers(me, ack):
 			me.Send(end, e.Window(d, p))
 			peer.Acknowledge(ack)
-			if e.Flags&conntrack.ServerAcked == 0 && d == conntrack.Forward {
-				e.NoteServerAcked(ack)
-			}
-		} else if to.strict {
+		case to.strict:
 			return undecided
+		default:
+			ack = e.ServerNext // believe nothing
+		}
+		if e.Flags&conntrack.ServerAcked == 0 && d == conntrack.Forward {
+			e.NoteServerAcked(ack)
 		}
 	}
 	w.table.PutOff(r, e, w.tick+timeout)
+	n := p.IPLen() // as received, without TOA
 	e.Packets[d]++
-	e.Bytes[d] += uint64(p.IPLen())
-	return w.sendPlain(i, p, e, d, to, hop, q)
-}
-
-// sendPlain rewrites row i, which is plain, and queues it on q.
-func (w *Worker) sendPlain(i int, p *packet.Packet, e *conntrack.Entry, d conntrack.Dir, to *way, hop *route.Hop, q *queue) Verdict {
-	d &= 1
-	n := p.IPLen()
-	if (e.Flags&conntrack.ServerAcked == 0 || p.Ack == e.ServerNext) && to.toa && d == conntrack.Forward && nat.TOANeeded(e, p) {
+	e.Bytes[d] += uint64(n)
+	if to.toa && d == conntrack.Forward && (e.Flags&conntrack.ServerAcked == 0 || p.Ack == e.ServerNext) && nat.TOANeeded(e, p) {
 		if v := w.insertTOA(i, e, &w.snap.Services[e.Service], int(hop.MTU)); v != Forwarded {
 			return v
 		}
+		h = w.headers(i, p)
 	}
 	to.count.sent(d, n)
-	h := w.headers(i, p)
+	return w.sendPlain(i, p, e, d, to, hop, q, h)
+}
+
+// sendPlain rewrites row i, which is plain and whose headers are at h, and queues it
+// on q.
+func (w *Worker) sendPlain(i int, p *packet.Packet, e *conntrack.Entry, d conntrack.Dir, to *way, hop *route.Hop, q *queue, h *plainHeaders) Verdict {
+	d &= 1
 	rest := (*[packet.IPv6Len + packet.TCPMinLen]byte)(h[route.VLANLen:])
 	own, ports := nat.PlainEnds(e, d, &w.locals[e.Local], to.port[d])
 	etherType := uint16(route.EtherIPv4)
