@@ -26,12 +26,12 @@ func (w *Worker) run(n int, handed bool) {
 const prefetchStep = 8
 
 // parse reads the headers of n rows and finishes those that belong to no flow
-// by their kind, and those that are easily seen to be another worker's. It returns how many are left, in b.look, and asks the processor
-// for their buckets.
+// by their kind, and those that are easily seen to be another worker's. It returns
+// how many are left, in b.look, and asks the processor for their buckets.
 func (w *Worker) parse(n int, handed bool) (flows int) {
 	b := &w.b
 	sort := !handed && w.owners.byPort()
-	for i := range n {
+	for i := range min(n, BurstSize) {
 		d, p := &b.desc[i], &b.pkt[i]
 		packet.Parse(w.umem[d.Addr:d.Addr+uint64(d.Len)], p) // what it returns is p.Err
 		if (p.Kind < packet.KindTCP || p.Kind > packet.KindUDP) && !w.special(i, handed) {

@@ -47,22 +47,33 @@ func (p *Port) Sent() uint64 { return p.sent }
 func (p *Port) Receive(d []unix.XDPDesc) int {
 	n := 0
 	for n < len(d) && !p.Idle() && p.fill.len() > 0 {
-		src := p.in[p.next]
-		at := p.fill.pop() + Headroom
+		n += p.pass(d[n:])
+	}
+	return n
+}
+
+// pass receives what is left of one pass over the list, as far as d and the filled
+// chunks reach, and at least one frame.
+func (p *Port) pass(d []unix.XDPDesc) int {
+	in := p.in[p.next:]
+	in = in[:min(len(in), len(d), p.fill.len())]
+	d = d[:len(in)]
+	for i, src := range in {
+		at := p.fill.at(i) + Headroom
 		// A frame that does not fit its chunk is cut, as a driver never would,
 		// so that whoever feeds it sees the loss.
 		size := copy(p.umem[at:at-Headroom+p.chunk], src)
 		if p.OnReceive != nil {
-			p.OnReceive(p.next, p.umem[at:at+uint64(size)])
+			p.OnReceive(p.next+i, p.umem[at:at+uint64(size)])
 		}
-		d[n] = unix.XDPDesc{Addr: at, Len: uint32(size)}
-		n++
-		if p.next++; p.next == len(p.in) {
-			p.next = 0
-			p.passes--
-		}
+		d[i] = unix.XDPDesc{Addr: at, Len: uint32(size)}
 	}
-	return n
+	p.fill.head += len(in)
+	if p.next += len(in); p.next == len(p.in) {
+		p.next = 0
+		p.passes--
+	}
+	return len(in)
 }
 
 // Fill takes empty frames; it returns how many fitted.
