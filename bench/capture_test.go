@@ -253,7 +253,7 @@ func FuzzReadCapture(f *testing.F) {
 			}
 			return
 		}
-		sum := rep.Forwarded
+		sum := rep.Forwarded + rep.Waiting
 		for _, n := range rep.Dropped {
 			sum += n
 		}

@@ -208,6 +208,9 @@ func (m *meter) report() *Report {
 		rep.AllocsPerPacket = float64(m.allocs) / float64(m.allocsOver)
 	}
 	rep.count(&counts)
+	for _, w := range m.r.dp.Workers {
+		rep.Waiting += uint64(w.FragmentsWaiting())
+	}
 	rep.time(m.clocks)
 	if m.sampler != nil {
 		rep.Profile = m.sampler.report()

@@ -60,6 +60,9 @@ type Report struct {
 	// vain and were fed as they are at the end of loop 1.
 	HeldBack  uint64 `json:"held_back"`
 	Unmatched uint64 `json:"unmatched"`
+	// Waiting are fragments for whose first the workers still wait at the end: they
+	// are neither forwarded nor dropped.
+	Waiting uint64 `json:"waiting"`
 }
 
 // Part is some of the loops.
@@ -176,6 +179,9 @@ func (r *Report) WriteText(w io.Writer) error {
 	writeDropped(p, r.Dropped)
 	if r.HeldBack > 0 {
 		p.linef("%d replies waited for their flow, %d of them in vain", r.HeldBack, r.Unmatched)
+	}
+	if r.Waiting > 0 {
+		p.linef("%d fragments still wait for the first of their datagram", r.Waiting)
 	}
 	p.linef("allocations a packet: %g", r.AllocsPerPacket)
 	p.linef("%d flows, %d worker(s), flow tables %.1f MiB (%s)", r.Flows, r.Workers, float64(r.TableBytes)/(1<<20), r.Table)
