@@ -18,7 +18,8 @@ import (
 
 // How often the loop looks after what does not announce itself.
 const (
-	eventPeriod = 10 * time.Millisecond // words from workers
+	eventPeriod = 10 * time.Millisecond // words from workers, while there are any
+	quietPeriod = 80 * time.Millisecond // and when there have been none for long
 	retryPeriod = time.Second           // NICs out of service
 	corePeriod  = time.Minute           // who else runs on the workers' cores
 )
@@ -29,12 +30,15 @@ func (d *Daemon) supervise(ctx context.Context) error {
 		return err
 	}
 	defer d.unready()
-	words, second := time.NewTicker(eventPeriod), time.NewTicker(retryPeriod)
+	words, second := time.NewTimer(eventPeriod), time.NewTicker(retryPeriod)
 	defer words.Stop()
 	defer second.Stop()
 	cores := time.NewTicker(corePeriod)
 	defer cores.Stop()
 	d.checkCores()
+	// Each wake-up has Go's runtime look around for a while, which is most of what
+	// an idle l4fwd costs.
+	period := eventPeriod
 	for {
 		select {
 		case <-ctx.Done():
@@ -47,7 +51,11 @@ func (d *Daemon) supervise(ctx context.Context) error {
 		case e := <-d.events:
 			d.linkEvent(ctx, e)
 		case <-words.C:
-			d.listen()
+			period = min(2*period, quietPeriod)
+			if d.listen() {
+				period = eventPeriod
+			}
+			words.Reset(period)
 		case <-cores.C:
 			d.checkCores()
 		case <-second.C:
@@ -64,14 +72,15 @@ func (d *Daemon) supervise(ctx context.Context) error {
 	}
 }
 
-// listen hears what the workers have to say.
-func (d *Daemon) listen() {
+// listen hears what the workers have to say, and tells whether they had anything.
+func (d *Daemon) listen() (heard bool) {
 	for _, w := range d.dp.Workers {
 		for {
 			e, ok := w.Event()
 			if !ok {
 				break
 			}
+			heard = true
 			switch e.Kind {
 			case dataplane.EventResolve:
 				d.follower.Resolve(e.Addr.Netip())
@@ -83,6 +92,7 @@ func (d *Daemon) listen() {
 			}
 		}
 	}
+	return heard
 }
 
 // linkEvent follows an interface that goes, returns or changes.

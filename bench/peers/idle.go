@@ -73,7 +73,7 @@ func (n *network) measureIdle(ctx context.Context, pid int, took time.Duration) 
 		}
 	}
 	var latencies []float64
-	for range min(max(int(took/idlePause), 1), idleProbes) {
+	for range min(max(int(took/time.Second), 1), idleProbes) {
 		if err := sleep(ctx, idlePause); err != nil {
 			return nil, err
 		}
