@@ -130,6 +130,51 @@ func TestInterrupted(t *testing.T) {
 	}
 }
 
+// diesUnseen is a forwarder that is found dead in the end.
+type diesUnseen struct{}
+
+func (diesUnseen) start(context.Context, *network, traffic) error { return nil }
+func (diesUnseen) stop() error                                    { return errEnded }
+
+// A report outlives the taking down.
+func TestEnd(t *testing.T) {
+	canceled, cancel := context.WithCancel(context.Background())
+	cancel()
+	failed := errors.New("it does not work")
+	good := &Report{}
+	for _, c := range []struct {
+		name string
+		ctx  context.Context
+		fwd  forwarder
+		rep  *Report
+		err  error
+		want *Report
+		is   []error
+	}{
+		{"well", t.Context(), &kernel{}, good, nil, good, nil},
+		{"not down", t.Context(), diesUnseen{}, good, nil, good, []error{errEnded}},
+		{"failed, not down", t.Context(), diesUnseen{}, nil, failed, nil, []error{failed, errEnded}},
+		{"interrupted", canceled, &kernel{}, good, nil, nil, []error{context.Canceled}},
+		{"interrupted, not down", canceled, diesUnseen{}, good, nil, nil, []error{errEnded}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := &run{dir: t.TempDir(), lanes: []*lane{{net: &network{}, fwd: c.fwd}}}
+			rep, err := r.end(c.ctx, c.rep, c.err)
+			if rep != c.want || (err == nil) != (c.is == nil) {
+				t.Errorf("report %v, error %v", rep, err)
+			}
+			for _, want := range c.is {
+				if !errors.Is(err, want) {
+					t.Errorf("%v is not in %v", want, err)
+				}
+			}
+			if _, err := os.Stat(r.dir); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("files are left: %v", err)
+			}
+		})
+	}
+}
+
 // The threads of threaded NAPI are found, and stay where they are told to.
 func TestNAPIThreads(t *testing.T) {
 	n, err := newNetwork(filepath.Join(t.TempDir(), "n"), CPUs{0, 1})

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -21,21 +22,52 @@ func chartFile(work, metric string) string {
 	return work + "-" + strings.ReplaceAll(metric, " ", "-") + ".svg"
 }
 
+// pageTitle is the first line of every page.
+const pageTitle = "# l4fwd beside its peers"
+
+// CheckDir reports whether WriteDir may write to a directory, which need not be
+// there yet. A page that is not WriteDir's own is not written over: that is
+// ErrOptions.
+func CheckDir(dir string) error {
+	name := filepath.Join(dir, PageFile)
+	page, err := os.ReadFile(name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	}
+	if first, _, _ := strings.Cut(string(page), "\n"); first != pageTitle {
+		return fmt.Errorf("%w: %s is not a page of bench peers, and would be written over", ErrOptions, name)
+	}
+	return nil
+}
+
+// removeCharts removes all that have the name of a chart of ours, and no others.
+func removeCharts(dir string) error {
+	for _, w := range works() {
+		for _, m := range w.metrics {
+			err := os.Remove(filepath.Join(dir, chartFile(w.name, m.Name)))
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // WriteDir writes the charts, the report as JSON, and a page that shows and
-// explains them to a directory. Charts of a former run that this one has not
-// drawn are removed.
+// explains them to a directory that CheckDir finds good. Charts of a former run
+// that this one has not drawn are removed.
 func (r *Report) WriteDir(dir string) error {
+	if err := CheckDir(dir); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	old, err := filepath.Glob(filepath.Join(dir, "*.svg"))
-	if err != nil {
+	if err := removeCharts(dir); err != nil {
 		return err
-	}
-	for _, name := range old {
-		if err := os.Remove(name); err != nil {
-			return err
-		}
 	}
 	for i := range r.Works {
 		w := &r.Works[i]
@@ -53,7 +85,7 @@ func (r *Report) WriteDir(dir string) error {
 	if err := writeTo(filepath.Join(dir, ReportFile), r.WriteJSON); err != nil {
 		return err
 	}
-	_, err = os.Stat(filepath.Join(dir, profileFile))
+	_, err := os.Stat(filepath.Join(dir, profileFile))
 	return writeTo(filepath.Join(dir, PageFile), func(out io.Writer) error { return r.writePage(out, err == nil) })
 }
 
@@ -68,7 +100,7 @@ func writeTo(path string, write func(io.Writer) error) error {
 // writePage writes the page; profiled is whether there is one about profiles.
 func (r *Report) writePage(w io.Writer, profiled bool) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "# l4fwd beside its peers\n\nWritten by `%s` on %s; the figures are in [%s](%s) too.\n",
+	fmt.Fprintf(&b, pageTitle+"\n\nWritten by `%s` on %s; the figures are in [%s](%s) too.\n",
 		r.Command, r.Date.Format("2006-01-02 15:04 MST"), ReportFile, ReportFile)
 	r.writeHost(&b)
 	b.WriteString("\n## Figures\n\n")

@@ -95,7 +95,8 @@ func (o *Options) wants(name string, among []string) bool {
 
 // Run measures what is asked for and can be, and takes everything down again,
 // whatever happens; signals that end a process end it like a done context. A
-// forwarder that fails at a work is in the report as failed. It needs root.
+// forwarder that fails at a work is in the report as failed. There is a report
+// beside an error if all that failed was taking things down. It needs root.
 func Run(ctx context.Context, o Options) (rep *Report, err error) {
 	if o, err = o.withDefaults(); err != nil {
 		return nil, err
@@ -118,17 +119,22 @@ func Run(ctx context.Context, o Options) (rep *Report, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("peers: %w", err)
 	}
-	defer func() {
-		down := errors.Join(r.close(), os.RemoveAll(r.dir))
-		switch {
-		case down != nil:
-			err = errors.Join(err, fmt.Errorf("taking the networks down: %w", down))
-		case ctx.Err() != nil:
-			err = fmt.Errorf("interrupted; everything has been taken down: %w", ctx.Err())
-		}
-		if err != nil {
-			rep = nil
-		}
-	}()
+	defer func() { rep, err = r.end(ctx, rep, err) }()
 	return r.all(ctx)
+}
+
+// end takes everything down after rep or err came of measuring, and says what
+// comes of all: figures that are there stay, except after an interruption.
+func (r *run) end(ctx context.Context, rep *Report, err error) (*Report, error) {
+	down := errors.Join(r.close(), os.RemoveAll(r.dir))
+	if ctx.Err() != nil {
+		rep = nil
+	}
+	switch {
+	case down != nil:
+		err = errors.Join(err, fmt.Errorf("taking the networks down: %w", down))
+	case ctx.Err() != nil:
+		err = fmt.Errorf("interrupted; everything has been taken down: %w", ctx.Err())
+	}
+	return rep, err
 }

@@ -258,11 +258,11 @@ func TestInstall(t *testing.T) {
 	}
 }
 
-// The directory has a page whose links lead somewhere, charts that are XML, and
-// nothing of former runs.
+// The directory has a page whose links lead somewhere, charts that are XML,
+// nothing of former runs, and what is not ours is left alone.
 func TestWriteDir(t *testing.T) {
 	dir := t.TempDir()
-	for _, name := range []string{"old.svg", profileFile} {
+	for _, name := range []string{chartFile(Idle, idleFirst), "architecture.svg", profileFile} {
 		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -278,14 +278,14 @@ func TestWriteDir(t *testing.T) {
 	for _, e := range entries {
 		names = append(names, e.Name())
 	}
-	if d := cmp.Diff([]string{PageFile, "http-connections.svg", ReportFile, profileFile}, names); d != "" {
+	if d := cmp.Diff([]string{PageFile, "architecture.svg", "http-connections.svg", ReportFile, profileFile}, names); d != "" {
 		t.Error(d)
 	}
 	page, err := os.ReadFile(filepath.Join(dir, PageFile))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range names[1:] {
+	for _, name := range names[2:] {
 		if !bytes.Contains(page, []byte("("+name+")")) {
 			t.Errorf("the page has no link to %s", name)
 		}
@@ -309,5 +309,45 @@ func TestWriteDir(t *testing.T) {
 	}
 	if bars != 2 {
 		t.Errorf("%d bars, want one for each that has figures:\n%s", bars, chart)
+	}
+}
+
+// Nothing is written where another page would be lost.
+func TestCheckDir(t *testing.T) {
+	for _, c := range []struct {
+		name, page string // no page if empty
+		want       error
+	}{
+		{"no page", "", nil},
+		{"own", pageTitle + "\n\nWritten by", nil},
+		{"another's", "# Documentation\n" + pageTitle + "\n", ErrOptions},
+		{"begins alike", pageTitle + " and pears\n", ErrOptions},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "d")
+			chart := filepath.Join(dir, chartFile(HTTP, "connections"))
+			if c.page != "" {
+				if err := errors.Join(os.Mkdir(dir, 0o700), os.WriteFile(filepath.Join(dir, PageFile), []byte(c.page), 0o600),
+					os.WriteFile(chart, nil, 0o600)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := CheckDir(dir); !errors.Is(err, c.want) {
+				t.Errorf("check: %v, want %v", err, c.want)
+			}
+			if err := sample().WriteDir(dir); !errors.Is(err, c.want) {
+				t.Errorf("write: %v, want %v", err, c.want)
+			}
+			if c.want == nil {
+				return
+			}
+			page, err := os.ReadFile(filepath.Join(dir, PageFile))
+			if err != nil || string(page) != c.page {
+				t.Errorf("the page is %q now, %v", page, err)
+			}
+			if _, err := os.Stat(chart); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }

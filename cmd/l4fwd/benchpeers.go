@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -45,21 +46,32 @@ long ones where the machine is slow and fast in turn.`,
 	f.StringSliceVar(&o.Only, "only", nil, "`NAMES` of forwarders and works")
 	f.StringSliceVar(&o.Skip, "skip", nil, "`NAMES` of forwarders and works to leave out")
 	f.StringVar(&jsonFile, "json", "", "write the report as JSON to `FILE`")
-	f.StringVar(&charts, "charts", "", "write charts and a page with them to `DIR`")
+	f.StringVar(&charts, "charts", "", "write charts and a page with them to `DIR`, which must have no other README.md")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		o.Duration, o.Calibrate = inSeconds(*seconds), inSeconds(*calibrate)
 		o.Command = strings.Join(append([]string{"l4fwd"}, os.Args[1:]...), " ")
 		o.Note = func(line string) { cmd.PrintErrln(line) }
-		rep, err := peers.Run(cmd.Context(), o)
-		if errors.Is(err, peers.ErrOptions) {
+		rep, err := runPeers(cmd.Context(), o, charts)
+		switch {
+		case errors.Is(err, peers.ErrOptions):
 			return &exitError{exitUsage, err}
-		}
-		if err != nil {
+		case rep == nil:
 			return err
 		}
-		return writePeers(cmd.OutOrStdout(), rep, jsonFile, charts)
+		return errors.Join(writePeers(cmd.OutOrStdout(), rep, jsonFile, charts), err)
 	}
 	return cmd
+}
+
+// runPeers measures, unless there is nowhere for the charts to go: that is better
+// known before.
+func runPeers(ctx context.Context, o peers.Options, charts string) (*peers.Report, error) {
+	if charts != "" {
+		if err := peers.CheckDir(charts); err != nil {
+			return nil, err
+		}
+	}
+	return peers.Run(ctx, o)
 }
 
 func inSeconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
