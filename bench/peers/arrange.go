@@ -57,15 +57,15 @@ func (a Arrangement) String() string { return "in: " + string(a.Near) + "; out: 
 // arrange sets what can be set before the forwarder is there.
 func (n *network) arrange(ctx context.Context, a Arrangement) error {
 	n.now = a
-	near, far := 0, 0
+	near, far := -1, -1
 	if a.Near == NearRPS {
-		near = 1 << n.cpus.Forward
+		near = n.cpus.Forward
 	}
 	if a.Far == FarRPS {
-		far = 1 << n.cpus.Load
+		far = n.cpus.Load
 	}
-	for d, mask := range map[*testbed.Device]int{n.c0: far, n.s0: far, n.l0: near, n.l1: near} {
-		if err := setSysfs(ctx, d, "queues/rx-0/rps_cpus", fmt.Sprintf("%x", mask)); err != nil {
+	for d, cpu := range map[*testbed.Device]int{n.c0: far, n.s0: far, n.l0: near, n.l1: near} {
+		if err := setSysfs(ctx, d, "queues/rx-0/rps_cpus", sysfsMask(cpu)); err != nil {
 			return err
 		}
 	}

@@ -165,8 +165,8 @@ func waitTCP(ctx context.Context, ns *testbed.Namespace, a netip.Addr, port uint
 // nginxHead is what the configuration of every nginx here begins with: one
 // process for work, files of its own.
 func nginxHead(dir string, cpu int) string {
-	return fmt.Sprintf("daemon off;\nuser root root;\nworker_processes 1;\nworker_cpu_affinity %b;\nworker_rlimit_nofile 16384;\n"+
-		"error_log %s.log;\npid %s.pid;\nevents { worker_connections 8192; }\n", uint64(1)<<cpu, dir, dir)
+	return fmt.Sprintf("daemon off;\nuser root root;\nworker_processes 1;\nworker_cpu_affinity %s;\nworker_rlimit_nofile 16384;\n"+
+		"error_log %s.log;\npid %s.pid;\nevents { worker_connections 8192; }\n", nginxMask(cpu), dir, dir)
 }
 
 // startNginx runs an nginx with that configuration in a namespace.
