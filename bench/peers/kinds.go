@@ -62,6 +62,15 @@ type kind struct {
 	make    func(o *Options) forwarder
 }
 
+// nftables is the kind with how nftables is had and run.
+func (k kind) nftables() kind {
+	k.tools = []tool{toolNft}
+	k.version = func() string { return version("nft", "--version") }
+	k.setup = func(CPUs) string { return "sysctl net.ipv4.ip_forward=1; nft -f FILE, and FILE is\n\n" + nftRules }
+	k.make = func(*Options) forwarder { return &kernel{nft: true} }
+	return k
+}
+
 // target is where a client finds a service of a network with such a forwarder.
 func (k *kind) target(port uint16) netip.AddrPort {
 	if k.nat {
@@ -122,23 +131,15 @@ func kinds() []kind {
 		version:    ownVersion,
 		setup:      func(CPUs) string { return "a thread of bench peers itself: package bench/rings, StartBare" },
 		make:       func(*Options) forwarder { return &bareLoop{} },
-	}, {
+	}, kind{
 		name: Nft, title: "nftables", does: "DNAT and SNAT with conntrack, in the kernel",
 		carries: map[traffic]bool{tcp: true, udp: true, idle: true}, nat: true, resident: true,
 		candidates: map[traffic][]Arrangement{tcp: ownCPU, udp: ownUDP, idle: ownCPU[:1]},
-		tools:      []tool{toolNft},
-		version:    func() string { return version("nft", "--version") },
-		setup:      func(CPUs) string { return "sysctl net.ipv4.ip_forward=1; nft -f FILE, and FILE is\n\n" + nftRules },
-		make:       func(*Options) forwarder { return &kernel{nft: true} },
-	}, {
+	}.nftables(), kind{
 		name: NftHere, title: "nftables inline", does: "the same without a CPU of its own: whoever sends does the work",
 		carries: map[traffic]bool{tcp: true, udp: true}, nat: true, resident: true,
 		candidates: map[traffic][]Arrangement{tcp: shared, udp: shared[:1]},
-		tools:      []tool{toolNft},
-		version:    func() string { return version("nft", "--version") },
-		setup:      func(CPUs) string { return "sysctl net.ipv4.ip_forward=1; nft -f FILE, and FILE is\n\n" + nftRules },
-		make:       func(*Options) forwarder { return &kernel{nft: true} },
-	}, {
+	}.nftables(), {
 		name: HAProxy, title: "HAProxy", does: "mode tcp, one thread: a proxy, two connections for each",
 		carries: map[traffic]bool{tcp: true}, nat: true, resident: true,
 		candidates: map[traffic][]Arrangement{tcp: ownCPU},
