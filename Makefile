@@ -23,8 +23,9 @@ GO        ?= go
 LINT      := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 PACKAGES  := clang-14 llvm-14 ethtool iproute2 nginx-light libnginx-mod-stream nftables wrk iperf3 curl
 COMMANDS  := clang-14 llvm-strip-14 ethtool ip nginx nft wrk iperf3 curl
-# Beside them, what bench-peers measures. Debian has testpmd in dpdk-dev.
-PEERS     := dpdk dpdk-dev haproxy
+# Beside them, what bench-peers measures. Debian has testpmd in dpdk-dev, and its
+# driver for AF_XDP in a package that nothing asks for.
+PEERS     := dpdk dpdk-dev librte-net-af-xdp23 haproxy
 # Tests that run a forwarder share two cores with it, so packages go one at a
 # time. The log is kept: a test that was skipped is a test that failed.
 TESTFLAGS := -count=1 -p 1 -timeout 20m
@@ -75,7 +76,7 @@ bench-check: build
 	$(GO) test -tags benchcheck -count=1 -timeout 10m ./bench/hot
 
 bench-peers: build deps
-	@command -v dpdk-testpmd >/dev/null && command -v haproxy >/dev/null || \
+	@command -v dpdk-testpmd >/dev/null && command -v haproxy >/dev/null && ls /usr/lib/*/dpdk/pmds-*/librte_net_af_xdp.so* >/dev/null 2>&1 || \
 		{ apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $(PEERS); }
 	bin/l4fwd bench peers $(PEERSFLAGS) --charts docs/benchmarks
 
