@@ -26,23 +26,17 @@ is as large as the flow table's, and asked for ahead.
 	}
 	b.common(cmd)
 	b.filtered(cmd)
+	seeded(cmd, &o.Seed)
 	f := cmd.Flags()
 	f.IntVar(&o.Flows, "flows", 65536, "flows that packets are drawn from")
 	f.IntVar(&o.Packets, "packets", 1000000, "packets in a round")
 	f.IntVar(&o.Rounds, "rounds", 7, "rounds")
 	f.IntVar(&o.Size, "size", 64, "bytes of a packet on the wire")
-	f.Uint64Var(&o.Seed, "seed", 1, "what everything random comes from")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		p, err := b.load()
-		if err != nil {
-			return err
-		}
+	b.measures(cmd, func(ctx context.Context, p *benchPlan, h benchHooks) (benchReport, error) {
 		o.Spec, o.FrameSize, o.MaxFlows, o.Protocol, o.Family = p.spec, p.frameSize, p.maxFlows, b.proto, b.fam
-		return b.run(cmd, func(ctx context.Context, h benchHooks) (benchReport, error) {
-			o.Progress = h.progress
-			return bench.Limit(ctx, o)
-		})
-	}
+		o.Progress = h.progress
+		return bench.Limit(ctx, o)
+	})
 	return cmd
 }
 
@@ -65,24 +59,18 @@ to wait in the table for their end.`,
 	}
 	b.common(cmd)
 	b.profiled(cmd)
+	b.ofFamily(cmd)
+	seeded(cmd, &o.Seed)
 	f := cmd.Flags()
-	f.StringVar(&b.family, "family", "", "only services whose address is of family 4 or 6")
 	f.IntVar(&o.Lives, "lives", 200000, "connections in a round")
 	f.IntVar(&o.Rounds, "rounds", 5, "rounds")
 	f.IntVar(&o.Kept, "kept", 1<<18, "connections that are over and wait for their end")
 	f.IntVar(&o.Size, "size", 64, "bytes of a packet with payload on the wire")
-	f.Uint64Var(&o.Seed, "seed", 1, "what everything random comes from")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		p, err := b.load()
-		if err != nil {
-			return err
-		}
+	b.measures(cmd, func(ctx context.Context, p *benchPlan, h benchHooks) (benchReport, error) {
 		o.Spec, o.LocalPorts, o.FrameSize, o.MaxFlows, o.Family = p.spec, p.ports, p.frameSize, p.maxFlows, b.fam
-		return b.run(cmd, func(ctx context.Context, h benchHooks) (benchReport, error) {
-			o.Progress, o.CPUProfile = h.progress, h.profile
-			return bench.Lives(ctx, o)
-		})
-	}
+		o.Progress, o.CPUProfile = h.progress, h.profile
+		return bench.Lives(ctx, o)
+	})
 	return cmd
 }
 
@@ -106,26 +94,20 @@ is not how fast they are fed.`,
 	}
 	b.common(cmd)
 	b.profiled(cmd)
+	b.ofFamily(cmd)
+	seeded(cmd, &o.Seed)
 	f := cmd.Flags()
-	f.StringVar(&b.family, "family", "", "only services whose address is of family 4 or 6")
 	f.IntVar(&o.Live, "live", 10000, "live flows")
 	f.Float64Var(&o.LiveShare, "live-share", 0.1, "share of packets that are theirs")
 	f.IntVar(&o.Rate, "rate", 3000000, "packets a second by the forwarder's clock")
 	f.DurationVar(&o.Duration, "duration", 4*time.Second, "how long by that clock")
 	f.IntVar(&o.Honest, "honest", 1000, "connections a second that honest clients open")
 	f.DurationVar(&o.RTT, "rtt", 50*time.Millisecond, "their round trip")
-	f.Uint64Var(&o.Seed, "seed", 1, "what everything random comes from")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		p, err := b.load()
-		if err != nil {
-			return err
-		}
+	b.measures(cmd, func(ctx context.Context, p *benchPlan, h benchHooks) (benchReport, error) {
 		o.Spec, o.LocalPorts, o.FrameSize, o.MaxFlows, o.Family = p.spec, p.ports, p.frameSize, p.maxFlows, b.fam
-		return b.run(cmd, func(ctx context.Context, h benchHooks) (benchReport, error) {
-			o.Progress, o.CPUProfile = h.progress, h.profile
-			return bench.Flood(ctx, o)
-		})
-	}
+		o.Progress, o.CPUProfile = h.progress, h.profile
+		return bench.Flood(ctx, o)
+	})
 	return cmd
 }
 
@@ -147,23 +129,17 @@ workers do not hinder each other, whatever the machine's cores do to each other.
 		Args:    cobra.NoArgs,
 	}
 	b.common(cmd)
+	seeded(cmd, &o.Seed)
 	f := cmd.Flags()
 	f.IntVar(&o.Flows, "flows", 65536, "flows of each service")
 	f.IntVar(&o.Packets, "packets", 500000, "packets in a round")
 	f.IntVar(&o.Rounds, "rounds", 7, "rounds")
 	f.IntVar(&o.Size, "size", 64, "bytes of a packet on the wire")
 	f.IntVar(&o.Workers, "workers", 2, "workers of the last two rows, 1 for none")
-	f.Uint64Var(&o.Seed, "seed", 1, "what everything random comes from")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		p, err := b.load()
-		if err != nil {
-			return err
-		}
+	b.measures(cmd, func(ctx context.Context, p *benchPlan, h benchHooks) (benchReport, error) {
 		o.Spec, o.LocalPorts, o.FrameSize, o.MaxFlows = p.spec, p.ports, p.frameSize, p.maxFlows
-		return b.run(cmd, func(ctx context.Context, h benchHooks) (benchReport, error) {
-			o.Progress = h.progress
-			return bench.Matrix(ctx, o)
-		})
-	}
+		o.Progress = h.progress
+		return bench.Matrix(ctx, o)
+	})
 	return cmd
 }

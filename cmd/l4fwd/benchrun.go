@@ -42,7 +42,17 @@ func (b *benchFlags) profiled(cmd *cobra.Command) {
 // filtered adds the flags that choose services.
 func (b *benchFlags) filtered(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&b.protocol, "protocol", "", "only services of tcp or udp")
+	b.ofFamily(cmd)
+}
+
+// ofFamily adds the flag that chooses them by address.
+func (b *benchFlags) ofFamily(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&b.family, "family", "", "only services whose address is of family 4 or 6")
+}
+
+// seeded adds the flag for what is random.
+func seeded(cmd *cobra.Command, seed *uint64) {
+	cmd.Flags().Uint64Var(seed, "seed", 1, "what everything random comes from")
 }
 
 // benchPlan is what a configuration says to a benchmark.
@@ -74,6 +84,18 @@ type benchReport interface {
 type benchHooks struct {
 	progress func(float64)
 	profile  io.Writer // nil without --cpuprofile
+}
+
+// measures has a command read the configuration and let measure measure what it
+// says.
+func (b *benchFlags) measures(cmd *cobra.Command, measure func(context.Context, *benchPlan, benchHooks) (benchReport, error)) {
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		p, err := b.load()
+		if err != nil {
+			return err
+		}
+		return b.run(cmd, func(ctx context.Context, h benchHooks) (benchReport, error) { return measure(ctx, &p, h) })
+	}
 }
 
 // run lets measure measure until a signal comes, and prints the result.
