@@ -76,7 +76,8 @@ const floodRounds = 5
 // Flood opens live flows, then has SYNs arrive from addresses that are made up,
 // every one a new flow that nobody answers, among packets of the live flows. It
 // says how fast that goes, how many live flows are lost, and how many new
-// connections of honest clients open meanwhile. Packets are made as in Synthesize and only their feeding is timed, as there.
+// connections of honest clients open meanwhile. Packets are made as in Synthesize
+// and only their feeding is timed, as there.
 func Flood(ctx context.Context, o FloodOptions) (*FloodReport, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -91,7 +92,7 @@ func Flood(ctx context.Context, o FloodOptions) (*FloodReport, error) {
 		o.RTT = 50 * time.Millisecond
 	}
 	if o.Live < 1 || o.Rate < 1 || o.Rate > 1e9 || o.Honest < 1 || o.Duration < 0 || o.RTT < 0 || o.LiveShare < 0 || o.LiveShare > 1 {
-		return nil, fmt.Errorf("flood: %w: %+d live flows, %d packets and %d honest clients a second, %v, round trip %v, share %g",
+		return nil, fmt.Errorf("flood: %w: %d live flows, %d packets and %d honest clients a second, %v, round trip %v, share %g",
 			ErrOptions, o.Live, o.Rate, o.Honest, o.Duration, o.RTT, o.LiveShare)
 	}
 	s, err := newSynth(SynthOptions{

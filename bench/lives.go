@@ -149,10 +149,10 @@ func (l *liver) turn() {
 		l.s.time += l.pace
 		if v := &waves[i]; v.step == 0 {
 			l.watch[i].on(len(v.frames))
-			l.s.feed(v.frames, l.s.time)
+			l.s.feed(0, v.frames, l.s.time)
 			l.watch[i].off()
 		} else {
-			l.s.feed(v.frames, l.s.time)
+			l.s.feed(0, v.frames, l.s.time)
 		}
 	}
 	l.nanos += l.s.busy.Since(from)

@@ -117,14 +117,11 @@ func (s *synth) limitRound(n int) float64 {
 
 // drive feeds worker q its batch, burst by burst, from now on by its clock.
 func (s *synth) drive(q int, now int64) {
-	w, p, frames := s.r.dp.Workers[q], s.r.ports[q], s.batches[q].frames
+	frames := s.batches[q].frames
 	for at := 0; at < len(frames); at += dataplane.BurstSize {
 		burst := frames[at:min(at+dataplane.BurstSize, len(frames))]
 		now += int64(len(burst)) * packetGap
-		p.Feed(burst, 1)
-		for !p.Idle() {
-			w.Poll(now)
-		}
+		s.feed(q, burst, now)
 		if s.sampler != nil {
 			s.sampler.note(len(burst))
 		}

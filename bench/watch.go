@@ -52,13 +52,13 @@ func (w *watcher) leaves(f []byte) {
 // burst feeds the only worker a burst and returns how long it took.
 func (s *synth) burst(frames [][]byte, now int64) int64 {
 	from := s.busy.Now()
-	s.feed(frames, now)
+	s.feed(0, frames, now)
 	return s.busy.Since(from)
 }
 
-// feed feeds the only worker a burst.
-func (s *synth) feed(frames [][]byte, now int64) {
-	w, p := s.r.dp.Workers[0], s.r.ports[0]
+// feed feeds worker q a burst.
+func (s *synth) feed(q int, frames [][]byte, now int64) {
+	w, p := s.r.dp.Workers[q], s.r.ports[q]
 	p.Feed(frames, 1)
 	for !p.Idle() {
 		w.Poll(now)
