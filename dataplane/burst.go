@@ -1,43 +1,75 @@
 package dataplane
 
 import (
+	"math/bits"
+
 	"github.com/l4fwd/l4fwd/conntrack"
 	"github.com/l4fwd/l4fwd/packet"
 )
 
-// run takes rows [0,n) of the burst through the stages. handed is set for
-// packets from another worker: they are at their owner's and go no further, save
-// fragments that come to the keeper of their datagram first.
-func (w *Worker) run(n int, handed bool) {
-	flows := w.parse(n, handed)
-	w.mark(StageParse)
-	w.find(flows)
-	w.mark(StageLookup)
-	w.act(flows, handed)
-	w.mark(StageForward)
+// run takes rows [0,n) of the burst through the stages, and in the rows that are
+// free, or become so, what other workers have handed over: a burst has its price,
+// however few packets it has.
+func (w *Worker) run(n int) {
+	b := &w.b
+	b.handed = 0
+	flows, free := w.parse(firstRows(n), 0, false)
+	if len(w.inbox) > 0 {
+		if b.handed = w.adopt(free | ^firstRows(n)); b.handed != 0 {
+			flows, _ = w.parse(b.handed, flows, true)
+		}
+	}
+	w.publishHanded() // now: the stages that follow are long
+	w.serve(flows)
 	if len(w.frags.waited) > 0 {
 		w.resume()
 	}
 	w.publishHanded()
 }
 
+// serve does what is left to do for the first flows of b.look.
+func (w *Worker) serve(flows int) {
+	w.mark(StageParse)
+	w.find(flows)
+	w.mark(StageLookup)
+	w.act(flows)
+	w.mark(StageForward)
+}
+
+// rowSet is a set of rows of a burst, by number.
+type rowSet uint64
+
+// firstRows is rows [0,n).
+func firstRows(n int) rowSet { return ^rowSet(0) >> (BurstSize - uint(n)) }
+
+func (s rowSet) has(i int) bool { return s>>(uint(i)%BurstSize)&1 != 0 }
+
+// first is the lowest of the rows, of which there is one.
+func (s rowSet) first() int { return bits.TrailingZeros64(uint64(s)) % BurstSize }
+
 // prefetchStep is how many buckets are asked for at a time, while packets are
 // parsed: by the time all are, the first have come. A power of two.
 const prefetchStep = 8
 
-// parse reads the headers of n rows and finishes those that belong to no flow
-// by their kind, and those that are easily seen to be another worker's. It returns
-// how many are left, in b.look, and asks the processor for their buckets.
-func (w *Worker) parse(n int, handed bool) (flows int) {
+// parse reads the headers of rows and finishes those that belong to no flow by their
+// kind, and those that are easily seen to be another worker's, which it returns: they
+// are free. The others join those that b.look has, had before, and the processor is
+// asked for their buckets. handed is set for packets from another worker: they are at
+// their owner's and go no further, save fragments that come to the keeper of their
+// datagram first.
+func (w *Worker) parse(rows rowSet, had int, handed bool) (flows int, free rowSet) {
 	b := &w.b
+	flows = had
 	sort := !handed && w.owners.byPort()
-	for i := range min(n, BurstSize) {
+	for ; rows != 0; rows &= rows - 1 {
+		i := rows.first()
 		d, p := &b.desc[i], &b.pkt[i]
 		packet.Parse(w.umem[d.Addr:d.Addr+uint64(d.Len)], p) // what it returns is p.Err
 		if (p.Kind < packet.KindTCP || p.Kind > packet.KindUDP) && !w.special(i, handed) {
 			continue
 		}
 		if sort && w.passOn(i) {
+			free |= rows & -rows
 			continue
 		}
 		b.look.Packet[flows] = uint8(i)
@@ -47,7 +79,7 @@ func (w *Worker) parse(n int, handed bool) (flows int) {
 		}
 	}
 	w.table.PrefetchBuckets(b.look.Hash[flows&^(prefetchStep-1) : flows])
-	return flows
+	return flows, free
 }
 
 // special does for row i, which is not simply TCP or UDP, what parse does, and
@@ -79,7 +111,7 @@ func (w *Worker) find(n int) {
 }
 
 // act does with the first n of b.look what their flows ask for.
-func (w *Worker) act(n int, handed bool) {
+func (w *Worker) act(n int) {
 	b := &w.b
 	for k := range n {
 		i := int(b.look.Packet[k])
@@ -103,9 +135,9 @@ func (w *Worker) act(n int, handed bool) {
 		}
 		switch {
 		case p.Kind > packet.KindUDP:
-			w.finish(i, w.aside(i, r, dir, handed))
+			w.finish(i, w.aside(i, r, dir, b.handed.has(i)))
 		case r == 0:
-			w.finish(i, w.miss(i, handed))
+			w.finish(i, w.miss(i, b.handed.has(i)))
 		case dir == conntrack.Forward:
 			w.finish(i, w.fromClient(i, r))
 		default:

@@ -58,7 +58,7 @@ func New(o Options) (*Dataplane, error) {
 	}
 	span := frames * uint64(o.FrameSize)
 	dp := &Dataplane{
-		mesh: newMesh(o.Workers, span, uint64(o.FrameSize)),
+		mesh: newMesh(o.Workers, frames, uint64(o.FrameSize)),
 		umem: o.UMEM, frame: uint64(o.FrameSize),
 	}
 	for id := range o.Workers {
@@ -118,6 +118,7 @@ func newWorker(dp *Dataplane, id int, o Options, span uint64) (*Worker, error) {
 	for i := range w.egress {
 		w.egress[i] = -1
 	}
+	w.outbox, w.homeward = dp.mesh.packets[id], dp.mesh.homeward[id]
 	for from := range o.Workers {
 		if from != id {
 			w.inbox = append(w.inbox, dp.mesh.packets[from][id])
@@ -224,7 +225,7 @@ func (dp *Dataplane) Audit() error {
 			}
 		}
 	}
-	for n := range uint64(len(dp.Workers)) * (dp.mesh.span / dp.frame) {
+	for n := range uint64(len(dp.Workers)) * dp.mesh.frames {
 		if where[n] == "" {
 			errs = append(errs, fmt.Errorf("frame %d is nowhere", n))
 		}

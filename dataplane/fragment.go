@@ -176,7 +176,9 @@ func (w *Worker) resume() {
 		for i, v := range all[:n] {
 			w.b.desc[i], w.b.nic[i] = unpackDesc(v)
 		}
-		w.run(n, false)
+		w.b.handed = 0
+		flows, _ := w.parse(firstRows(n), 0, false)
+		w.serve(flows)
 		all = all[n:]
 	}
 }

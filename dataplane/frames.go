@@ -1,6 +1,11 @@
 package dataplane
 
-import "golang.org/x/sys/unix"
+import (
+	"math"
+	"math/bits"
+
+	"golang.org/x/sys/unix"
+)
 
 // pool is a worker's stack of free frames, all of them its own: a frame's home
 // is the worker whose span it lies in. LIFO, so that the frame used next is
@@ -52,26 +57,26 @@ func (w *Worker) release(addr uint64) {
 		w.pool.put(chunk)
 		return
 	}
-	home := int(chunk / w.mesh.span)
-	w.mesh.homeward[w.id][home].put(chunk)
+	w.sendHome(chunk)
+}
+
+// sendHome is release for another worker's frame.
+func (w *Worker) sendHome(chunk uint64) {
+	home := w.mesh.home(chunk)
+	w.homeward[home].put(chunk)
 	w.astray.add(home)
 }
 
-// releaseAll releases frames that are all of the worker's own in most bursts. The
-// pool is held in registers meanwhile: appending to it in memory, each frame would
-// wait for the one before.
+// releaseAll releases frames. The pool is held in registers meanwhile: appending to it
+// in memory, each frame would wait for the one before.
 func (w *Worker) releaseAll(addrs []uint64) {
 	free, mask := w.pool.free, w.frameSize-1
-	for i, a := range addrs {
-		chunk := a &^ mask
-		if !w.pool.home(chunk) {
-			w.pool.free = free
-			for _, a := range addrs[i:] {
-				w.release(a)
-			}
-			return
+	for _, a := range addrs {
+		if chunk := a &^ mask; w.pool.home(chunk) {
+			free = append(free, chunk)
+		} else {
+			w.sendHome(chunk)
 		}
-		free = append(free, chunk)
 	}
 	w.pool.free = free
 }
@@ -92,7 +97,9 @@ func (w *Worker) collect() {
 // mesh joins every pair of workers by two rings: packets for a flow's owner,
 // and frames on their way home. Indexed [from][to]; the diagonal is nil.
 type mesh struct {
-	span     uint64 // bytes of UMEM a worker is home to
+	frames   uint64 // a worker is home to
+	inverse  uint64 // ceil(2^64 / frames), see home
+	shift    uint8  // a frame's size is 1<<shift
 	packets  [][]*spsc
 	homeward [][]*spsc
 }
@@ -100,8 +107,15 @@ type mesh struct {
 // handoffSlots bounds what may wait for one worker from another: 32 bursts.
 const handoffSlots = 2048
 
-func newMesh(workers int, span, frameSize uint64) *mesh {
-	m := &mesh{span: span}
+// home is the worker that a frame goes back to: its number divided by frames, by a
+// multiplication, as in ownership.localPort.
+func (m *mesh) home(chunk uint64) int {
+	w, _ := bits.Mul64(m.inverse, chunk>>(m.shift&63))
+	return int(w)
+}
+
+func newMesh(workers int, frames, frameSize uint64) *mesh {
+	m := &mesh{frames: frames, inverse: math.MaxUint64/frames + 1, shift: uint8(bits.TrailingZeros64(frameSize))}
 	for from := range workers {
 		var p, h []*spsc
 		for to := range workers {
@@ -110,7 +124,7 @@ func newMesh(workers int, span, frameSize uint64) *mesh {
 				continue
 			}
 			p = append(p, newSPSC(handoffSlots))
-			h = append(h, newSPSC(int(span/frameSize)))
+			h = append(h, newSPSC(int(frames)))
 		}
 		m.packets, m.homeward = append(m.packets, p), append(m.homeward, h)
 	}

@@ -93,7 +93,7 @@ func TestLocalsAlone(t *testing.T) {
 		{"a server", spec.Services[0].Backends[0].Endpoint.Addr, false},
 		{"a stranger", addr("1.2.3.4"), false},
 	} {
-		if got := s.isLocal(c.addr); got != c.want {
+		if got := s.locals.differs(c.addr) == 0; got != c.want {
 			t.Errorf("%s: %v", c.name, got)
 		}
 	}
@@ -106,5 +106,49 @@ func TestPrefetchFrames(t *testing.T) {
 	prefetchFrames(nil, packed)
 	if n := testing.AllocsPerRun(10, func() { prefetchFrames(m, packed) }); n != 0 {
 		t.Errorf("%g allocations", n)
+	}
+}
+
+// What is handed over takes the rows that a burst leaves free; of a full one it waits
+// for the next, and then for no more.
+func TestHandedFillsBursts(t *testing.T) {
+	junk := func(n int) (list [][]byte) {
+		for range n {
+			list = append(list, make([]byte, 60))
+		}
+		return list
+	}
+	for _, tt := range []struct {
+		name   string
+		own    []int // packets of its own, by round
+		handed int
+		want   []uint64 // packets adopted so far, by round
+	}{
+		{"nothing of its own", []int{0}, 40, []uint64{40}},
+		{"room for all", []int{20}, 40, []uint64{40}},
+		{"room for some", []int{60, 0}, 10, []uint64{4, 10}},
+		{"full bursts", []int{64, 64, 64}, 10, []uint64{0, 10, 10}},
+		{"more than a burst", []int{0, 0}, 100, []uint64{64, 100}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newRig(t, 2, testSpec())
+			from, to := r.dp.Workers[0], r.dp.Workers[1]
+			to.Poll(r.now) // gives its port frames
+			for _, at := range from.pool.take(tt.handed) {
+				from.outbox[1].put(at | 60<<40)
+			}
+			from.outbox[1].publish()
+			var got []uint64
+			for _, n := range tt.own {
+				r.port[1][0].Feed(junk(n), 1)
+				if seen := to.Poll(r.now); seen < n {
+					t.Errorf("saw %d of %d packets", seen, n)
+				}
+				got = append(got, to.count.Adopted)
+			}
+			if d := cmp.Diff(tt.want, got); d != "" {
+				t.Error(d)
+			}
+		})
 	}
 }

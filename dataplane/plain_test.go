@@ -325,7 +325,7 @@ func (r *rig) plain(frame []byte) Verdict {
 	w := r.dp.Workers[0]
 	at := w.pool.take(1)[0] + memport.Headroom
 	w.b.desc[0] = unix.XDPDesc{Addr: at, Len: uint32(copy(w.umem[at:], frame))}
-	if n := w.parse(1, false); n != 1 {
+	if n, _ := w.parse(firstRows(1), 0, false); n != 1 {
 		r.t.Fatal("no packet of a flow")
 	}
 	w.find(1)

@@ -20,8 +20,8 @@ type Snapshot struct {
 	// names: (VIP, port, protocol) → service id, removed ones too; (address, 0, 0)
 	// → owned; (address, 0, serverKey) → 0.
 	names nameTable
-	// locals: (local address, 0, 0) → 0, former ones too, but none that is a VIP.
-	locals nameTable
+	// locals has local addresses, former ones too, but none that is a VIP.
+	locals addrSet
 	// resetting holds the real servers (address, port, protocol) whose segments
 	// without a flow are answered by a RST.
 	resetting nameTable
@@ -311,19 +311,19 @@ func (s *Snapshot) nameAll(locals []packet.Addr) nameTable {
 
 // localsAlone lists the local addresses that are no VIP's: all that comes to them
 // belongs to flows.
-func (s *Snapshot) localsAlone() nameTable {
-	keys := make(map[nameKey]int32)
-	for _, a := range s.Locals {
-		keys[nameKey{addr: a}] = 0
-	}
+func (s *Snapshot) localsAlone() addrSet {
+	vips := make(map[packet.Addr]bool)
 	for _, vip := range s.Directory.Services {
-		delete(keys, nameKey{addr: vip.Addr})
+		vips[vip.Addr] = true
 	}
-	return newNameTable(keys)
+	var alone []packet.Addr
+	for _, a := range s.Locals {
+		if !vips[a] {
+			alone = append(alone, a)
+		}
+	}
+	return newAddrSet(alone)
 }
-
-// isLocal reports whether an address is a local one and no VIP.
-func (s *Snapshot) isLocal(a packet.Addr) bool { return s.locals.owner(a) != notOwned }
 
 // resettingServers lists the real servers of which every Full-NAT service that
 // has them wants segments without a flow reset: what another service's flow may

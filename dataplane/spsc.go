@@ -19,10 +19,11 @@ type spsc struct {
 	head  atomic.Uint64 // next to pop; written by the consumer
 	_     [ringPad]byte
 	next  uint64 // producer's: next to put
-	free  uint64 // producer's copy of head
+	limit uint64 // producer's copy of head, plus the number of slots
 	_     [ringPad]byte
 	at    uint64 // consumer's copy of head
 	seen  uint64 // consumer's copy of tail
+	due   uint64 // consumer's: seen when overdue was asked last
 	_     [ringPad]byte
 }
 
@@ -35,13 +36,13 @@ func newSPSC(size int) *spsc {
 	for n < uint64(size) {
 		n <<= 1
 	}
-	return &spsc{slots: make([]uint64, n), mask: n - 1}
+	return &spsc{slots: make([]uint64, n), mask: n - 1, limit: n}
 }
 
 // put appends a value, which the consumer sees after publish; false if there is no
 // room.
 func (r *spsc) put(v uint64) bool {
-	if r.room() == 0 {
+	if r.next == r.limit && r.room() == 0 {
 		return false
 	}
 	r.slots[r.next&r.mask] = v
@@ -54,10 +55,10 @@ func (r *spsc) publish() { r.tail.Store(r.next) }
 
 // room is how many the producer can put now.
 func (r *spsc) room() int {
-	if r.next-r.free == uint64(len(r.slots)) {
-		r.free = r.head.Load()
+	if r.next == r.limit {
+		r.limit = r.head.Load() + uint64(len(r.slots))
 	}
-	return len(r.slots) - int(r.next-r.free)
+	return int(r.limit - r.next)
 }
 
 // look is the first max of the values that can be popped now, in two pieces, for the
@@ -84,6 +85,16 @@ func (r *spsc) pop(v []uint64) int {
 	r.at += n
 	r.head.Store(r.at)
 	return int(n)
+}
+
+// waits reports whether something can be popped of what was there to see.
+func (r *spsc) waits() bool { return r.at != r.seen }
+
+// overdue reports whether something waits that waited when it was asked before.
+func (r *spsc) overdue() bool {
+	late := r.at < r.due
+	r.due = r.seen
+	return late
 }
 
 // len is exact only while both threads rest.

@@ -64,6 +64,8 @@ type Worker struct {
 	pool       pool
 	homecoming []*spsc   // frames others have finished with
 	inbox      []*spsc   // packets whose flow is owned here
+	outbox     []*spsc   // by worker: packets for it
+	homeward   []*spsc   // by worker: its frames that are finished with here
 	handed     workerSet // those with packets from here that are not published
 	astray     workerSet // those with frames from here that are not
 
@@ -103,6 +105,7 @@ type burst struct {
 	// opened, and may have been found, or removed, and its Ref be another's.
 	look    conntrack.Batch
 	changed bool
+	handed  rowSet            // rows that another worker has handed over
 	newID   [BurstSize]uint32 // of rows that are fragments; see nat.RenewID
 }
 
@@ -162,13 +165,12 @@ func (w *Worker) Poll(now int64) int {
 	if w.frags.table.Len() > 0 {
 		w.expireFragments()
 	}
-	seen := 0
+	adopted, seen := w.count.Adopted, 0
 	for i := range w.queues {
 		seen += w.receive(&w.queues[i])
 	}
-	for _, r := range w.inbox {
-		seen += w.receiveHanded(r)
-	}
+	w.receiveHanded(seen > 0)
+	seen += int(w.count.Adopted - adopted)
 	w.expire()
 	w.flush()
 	w.publishStrays()
@@ -214,7 +216,7 @@ func (w *Worker) receive(q *queue) int {
 			w.b.nic[i] = q.nic
 		}
 		w.count.Received += uint64(n)
-		w.run(n, false)
+		w.run(n)
 		w.count.Bursts++
 		w.count.FullBursts += uint64(n / BurstSize)
 	}

@@ -22,7 +22,7 @@ var Files = map[string][]string{
 	"conntrack":       {"batch.go", "bucket.go", "entry.go", "halfopen.go", "hash.go", "lookup.go", "plain.go", "table.go", "tcp.go", "track.go", "udp.go", "wheel.go", "window.go"},
 	"nat":             {"isn.go", "options.go", "plain.go", "ports.go", "rewrite.go", "timestamps.go", "toa.go", "ttl.go"},
 	"balance":         {"balance.go", "maglev.go", "turns.go"},
-	"dataplane":       {"burst.go", "flood.go", "flow.go", "frames.go", "handoff.go", "hop.go", "names.go", "open.go", "options.go", "owner.go", "plain.go", "spsc.go", "stages.go", "worker.go"},
+	"dataplane":       {"addrset.go", "burst.go", "flood.go", "flow.go", "frames.go", "handoff.go", "hop.go", "names.go", "open.go", "options.go", "owner.go", "plain.go", "spsc.go", "stages.go", "worker.go"},
 	"dataplane/route": {"hop.go", "table.go"},
 	"dataplane/afxdp": {"kick.go", "ring.go", "socket.go"},
 }
