@@ -20,7 +20,7 @@ func (d *Daemon) checkCores() {
 	if err != nil {
 		d.log.Debug("looking at the NICs' interrupts", zap.Error(err))
 	}
-	c := nic.Cores{Workers: d.workerCPUs(), Allowed: allowedCPUs(), BusyPoll: d.cfg.BusyPoll, Uses: uses}
+	c := nic.Cores{Workers: d.workerCPUs(), Allowed: allowedCPUs(), BusyPoll: d.drives(), Uses: uses}
 	now := c.Warnings()
 	for _, w := range now {
 		if slices.Contains(d.warned, w) {

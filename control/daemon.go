@@ -34,6 +34,9 @@ type Options struct {
 	StatsFile string
 	// JournalDir is where changed NIC settings are noted; "": nic.DefaultDir.
 	JournalDir string
+	// napi is what busy polling would run for a socket, 0 for nothing; nil:
+	// (*afxdp.Socket).NAPI. Of tests.
+	napi func(*afxdp.Socket) (int, error)
 	// DumpStats logs the stats each time something is received.
 	DumpStats <-chan os.Signal
 }
@@ -84,6 +87,9 @@ func New(cfg *config.Config, opt Options) (*Daemon, error) {
 	}
 	if opt.Log == nil {
 		opt.Log = zap.NewNop()
+	}
+	if opt.napi == nil {
+		opt.napi = (*afxdp.Socket).NAPI
 	}
 	return &Daemon{
 		cfg: withWorkers(cfg), opt: opt, log: opt.Log,

@@ -5,12 +5,14 @@ import (
 	"net"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	ebpflink "github.com/cilium/ebpf/link"
+	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
 	"go.uber.org/zap/zapcore"
 	"golang.org/x/sys/unix"
@@ -303,34 +305,73 @@ func TestPanics(t *testing.T) {
 	w.clean()
 }
 
+// irqSettings are those that busy polling changes.
+func (w *world) irqSettings() map[string]string {
+	out := map[string]string{}
+	for _, dev := range w.LBDevices() {
+		for _, f := range []string{"napi_defer_hard_irqs", "gro_flush_timeout"} {
+			v, err := sysfs(w.LB, dev, f)
+			check(w.t, err)
+			out[dev+" "+f] = v
+		}
+	}
+	return out
+}
+
 // What a crash left is put back by the next start, and settings are at the end
 // as they were.
 func TestSettingsReturn(t *testing.T) {
 	w := newWorld(t, testbed.TopologyOptions{Servers: 1})
-	settings := func() (out []string) {
-		for _, dev := range w.LBDevices() {
-			for _, f := range []string{"napi_defer_hard_irqs", "gro_flush_timeout"} {
-				v, err := sysfs(w.LB, dev, f)
-				check(t, err)
-				out = append(out, dev+" "+f+" "+v)
-			}
+	before := w.irqSettings()
+	known := func(o *Options) { o.napi = func(*afxdp.Socket) (int, error) { return 4711, nil } }
+	d := w.run(w.Config(testbed.Services(0, "dnat", "", "rr"), append(small, "busy_poll: true")...), known)
+	during := map[string]string{}
+	for k := range before {
+		during[k] = "2"
+		if strings.HasSuffix(k, "timeout") {
+			during[k] = "200000"
 		}
-		return out
 	}
-	before := settings()
-	d := w.run(w.Config(testbed.Services(0, "dnat", "", "rr"), append(small, "busy_poll: true")...))
+	if diff := cmp.Diff(during, w.irqSettings()); diff != "" {
+		t.Error(diff)
+	}
 	w.ask(w.VIP(testbed.V4, 0), 5)
-	during := settings()
-	if strings.Join(before, "\n") == strings.Join(during, "\n") {
-		t.Errorf("busy polling changed nothing: %v", during)
-	}
 	if left, _ := filepath.Glob(filepath.Join(w.journal, "*.json")); len(left) != 2 {
 		t.Errorf("journals: %v", left)
 	}
 	d.end()
 	w.clean()
-	if after := settings(); strings.Join(before, "\n") != strings.Join(after, "\n") {
-		t.Errorf("before %v, after %v", before, after)
+	if diff := cmp.Diff(before, w.irqSettings()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// Where busy polling has nothing to run, interrupts are not deferred, and that is
+// said; where that shows with the first packet only, it is seen then.
+func TestBusyPollIdle(t *testing.T) {
+	w := newWorld(t, testbed.TopologyOptions{Servers: 1})
+	before := w.irqSettings()
+	var id atomic.Int64
+	o := func(o *Options) { o.napi = func(*afxdp.Socket) (int, error) { return int(id.Load()), nil } }
+	text := w.Config(testbed.Services(0, "dnat", "", "rr"), append(small, "busy_poll: true")...)
+	d := w.run(text, o)
+	if diff := cmp.Diff(before, w.irqSettings()); diff != "" {
+		t.Error(diff)
+	}
+	w.ask(w.VIP(testbed.V4, 0), 5)
+	d.awaitN("busy_poll does nothing on this interface, packets come by its interrupts", 2)
+	if diff := cmp.Diff(before, w.irqSettings()); diff != "" {
+		t.Error(diff)
+	}
+	d.end()
+
+	d = w.run(text, o)
+	id.Store(4711)
+	d.awaitN("changed a NIC setting", 4)
+	d.end()
+	w.clean()
+	if diff := cmp.Diff(before, w.irqSettings()); diff != "" {
+		t.Error(diff)
 	}
 }
 

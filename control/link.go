@@ -38,6 +38,7 @@ type link struct {
 	settings *nic.Applied
 	program  *steer.NIC
 	sockets  []*afxdp.Socket // by queue
+	polling  pollState
 
 	subnets  []netip.Prefix
 	voice    *announce.Announcer
@@ -50,10 +51,6 @@ type link struct {
 	tries   int
 	trouble string // last told about it
 }
-
-// busyPollMicros is SO_BUSY_POLL, as Documentation/networking/af_xdp.rst and
-// the kernel's own tests have it.
-const busyPollMicros = 20
 
 var xdpModes = map[config.XDPMode]steer.Mode{
 	config.XDPAuto: steer.Auto, config.XDPNative: steer.Native, config.XDPGeneric: steer.Generic,
@@ -92,15 +89,10 @@ func (d *Daemon) take(l *link) error {
 	}
 	l.ifindex, l.mac, l.driver = info.Index, info.MAC, info.Driver
 	want := nic.Settings{KeepVLANTags: true, NoLRO: true}
-	if d.cfg.BusyPoll {
-		want.BusyPoll = &nic.BusyPoll{DeferHardIRQs: 2, GROFlushTimeout: 200 * time.Microsecond}
-	}
 	if l.settings, err = nic.Apply(l.name, want, nic.Options{Dir: d.opt.JournalDir, Log: d.log}); err != nil {
 		return err
 	}
-	for _, p := range l.settings.Problems {
-		d.log.Warn("NIC setting", zap.String("interface", l.name), zap.Error(p))
-	}
+	d.tellProblems(l, 0)
 	if l.program, err = d.steer.Attach(l.ifindex, l.mac, xdpModes[d.cfg.XDPMode]); err != nil {
 		return err
 	}
@@ -142,6 +134,7 @@ func (d *Daemon) openSockets(ctx context.Context, l *link) error {
 		}
 	}
 	l.up, l.stalled, l.wasDown, l.tries, l.trouble = true, false, false, 0, ""
+	d.drive(l)
 	d.log.Info("interface in service", zap.String("interface", l.name), zap.Int("index", l.ifindex),
 		zap.String("driver", l.driver), zap.Stringer("xdp", l.program.Mode()), zap.Int("queues", len(l.sockets)),
 		zap.Bool("zero_copy", l.sockets[0].ZeroCopy()), zap.Bool("busy_poll", d.cfg.BusyPoll))
@@ -161,7 +154,7 @@ func (l *link) detach() error {
 // linkDown takes a NIC out of service, in whatever state it is, and puts it
 // back as it was.
 func (d *Daemon) linkDown(l *link) error {
-	l.up, l.stalled = false, false
+	l.up, l.stalled, l.polling = false, false, pollUnknown
 	return errors.Join(l.detach(), l.hush(), d.closeSockets(l), l.restore())
 }
 

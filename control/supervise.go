@@ -61,6 +61,7 @@ func (d *Daemon) supervise(ctx context.Context) error {
 		case <-second.C:
 			for _, l := range d.links {
 				d.look(ctx, l)
+				d.drive(l)
 			}
 			d.writeStats(ctx)
 		case to := <-d.asks:

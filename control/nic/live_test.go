@@ -143,6 +143,37 @@ func TestApplyAndRestore(t *testing.T) {
 	}
 }
 
+// Settings that are added go back with the others, also after a crash.
+func TestAdd(t *testing.T) {
+	ns, dir := space(t), t.TempDir()
+	begin := func(s Settings) *Applied {
+		a, err := Apply("nic0", s, Options{Dir: dir, Namespace: ns})
+		must(t, err)
+		return a
+	}
+	for name, s := range map[string]Settings{"to some": {KeepVLANTags: true, NoLRO: true}, "to none": {NoLRO: true}} {
+		t.Run(name, func(t *testing.T) {
+			a := begin(s)
+			must(t, a.Add(want))
+			if len(a.Problems) != 0 {
+				t.Errorf("problems: %v", a.Problems)
+			}
+			check(t, ns, changed)
+			must(t, a.Restore())
+			check(t, ns, original)
+			if len(files(t, dir)) != 0 {
+				t.Errorf("journals remain: %v", files(t, dir))
+			}
+		})
+	}
+	must(t, begin(Settings{}).Add(want))
+	crash(t, dir)
+	if repaired, err := Repair(Options{Dir: dir}); err != nil || !cmp.Equal(repaired, []string{"nic0"}) {
+		t.Errorf("repaired %v, %v", repaired, err)
+	}
+	check(t, ns, original)
+}
+
 func TestRepairAfterCrash(t *testing.T) {
 	ns, dir := space(t), t.TempDir()
 	apply(t, ns, dir)

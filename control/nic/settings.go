@@ -111,12 +111,38 @@ func Apply(name string, want Settings, opt Options) (*Applied, error) {
 			return err
 		}
 		defer dev.close()
-		return a.apply(dev, want.wishes())
+		if err := a.apply(dev, want.wishes()); err != nil {
+			return errors.Join(err, a.j.putBack(dev, opt.Dir, log))
+		}
+		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("settings of %s: %w", name, err)
 	}
 	return a, nil
+}
+
+// Add makes more settings, for Restore to put back with the others. A setting that
+// the NIC lacks or refuses is one of the Problems; after an error those before it
+// are made.
+func (a *Applied) Add(want Settings) error {
+	unlock, err := lock(a.opt.Dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	err = within(a.opt.Namespace, func() error {
+		dev, err := openHardware(a.j.Name, a.j.Index, a.opt.sysfs)
+		if err != nil {
+			return err
+		}
+		defer dev.close()
+		return a.apply(dev, want.wishes())
+	})
+	if err != nil {
+		return fmt.Errorf("settings of %s: %w", a.j.Name, err)
+	}
+	return nil
 }
 
 // identify makes an empty journal for the interface and this process.
@@ -153,7 +179,7 @@ func (a *Applied) takeOver() error {
 	return old.restore(a.opt, a.log)
 }
 
-// apply makes the changes that are needed.
+// apply makes the changes that are needed. Those before an error stay made.
 func (a *Applied) apply(dev device, wishes []wish) error {
 	for _, w := range wishes {
 		old, err := dev.read(w.knob)
@@ -169,7 +195,7 @@ func (a *Applied) apply(dev device, wishes []wish) error {
 		a.j.Changes = append(a.j.Changes, change{w.knob, old, w.value})
 		if err := a.j.save(a.opt.Dir); err != nil {
 			a.j.Changes = a.j.Changes[:len(a.j.Changes)-1]
-			return errors.Join(err, a.j.putBack(dev, a.opt.Dir, a.log))
+			return err
 		}
 		if err := dev.write(w.knob, w.value); err != nil {
 			// It stays in the journal: a refusal may have come half-way.

@@ -236,6 +236,15 @@ func TestLiveBusyPoll(t *testing.T) {
 			t.Errorf("socket option %d = %d, %v; want %d", opt, got, err, want)
 		}
 	}
+	if got := e.s.Received(); got != 2000 {
+		t.Errorf("received %d, want 2000", got)
+	}
+	// Whether veth's NAPI is known depends on the kernel.
+	id, err := e.s.NAPI()
+	if err != nil || id < 0 {
+		t.Errorf("NAPI %d, %v", id, err)
+	}
+	t.Logf("NAPI %d", id)
 	before := e.s.count.wakeups.Load()
 	for range 10 {
 		if err := e.s.Kick(); err != nil {

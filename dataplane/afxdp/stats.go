@@ -54,6 +54,22 @@ type KernelStats struct {
 	TxRingEmptyDescs     uint64 `json:"tx_ring_empty_descs"`      // times that the kernel found nothing to send
 }
 
+// Received is how many packets Receive has taken since the socket was opened.
+func (s *Socket) Received() uint64 { return s.count.received.Load() }
+
+// NAPI is the id of the driver's polling that Kick runs with BusyPoll
+// (SO_INCOMING_NAPI_ID), 0 if the kernel knows of none: its calls then do nothing.
+// Before Linux 6.13 it is known from the first packet on. From 6.14 on it is known
+// when Open returns, or never: the driver must tell the kernel which NAPI a queue
+// belongs to (netif_queue_set_napi), which veth does not as of 6.18.
+func (s *Socket) NAPI() (id int, err error) {
+	id, err = unix.GetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_INCOMING_NAPI_ID)
+	if err != nil {
+		return 0, fmt.Errorf("interface %d queue %d: SO_INCOMING_NAPI_ID: %w", s.ifindex, s.queue, err)
+	}
+	return id, nil
+}
+
 // Stats reads the counters. It takes the kernel's lock of the socket for a
 // moment: for metrics, not for every burst. On a closed socket it fails with
 // EBADF, the own counters still being right.
