@@ -78,6 +78,10 @@ func TestRun(t *testing.T) {
 		t.Error(p.Output())
 	}
 
+	// A setting that run changes.
+	if out, err := topo.LB.Command(ctx, "ethtool", "-K", "l0", "rxvlan", "on").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
 	p = start()
 	p.Kill()
 	out, err := topo.LB.Command(ctx, path, "cleanup").Output()
