@@ -36,6 +36,9 @@ func TestOptions(t *testing.T) {
 		"calibrate": func(o *Options) { o.Calibrate = -1 },
 		"one CPU":   func(o *Options) { o.CPUs = CPUs{1, 1} },
 		"CPU":       func(o *Options) { o.CPUs = CPUs{-1, 1} },
+		"no CPU":    func(o *Options) { o.CPUs = CPUs{0, 1023} },
+		"no work":   func(o *Options) { o.Only, o.Skip = []string{L4fwd, HTTP}, []string{HTTP} },
+		"no lane":   func(o *Options) { o.Only = []string{Testpmd, HTTP} },
 		"name":      func(o *Options) { o.Only = []string{"varnish"} },
 		"skip":      func(o *Options) { o.Skip = []string{"varnish"} },
 	} {
@@ -104,7 +107,7 @@ func TestRun(t *testing.T) {
 	}
 	all := []string{L4fwd, Nft, Nginx}
 	want := map[string][]string{
-		"udp256 forwarded": {L4fwd, Nft},
+		"udp256 forwarded": {L4fwd, Nft}, "udp256 upper quintile of 100 ms": {L4fwd, Nft},
 		"http connections": all, "http p50": all, "http p99": all,
 		"latency p50": all, "latency p99": all, "latency requests": all,
 		"iperf1 received": all,

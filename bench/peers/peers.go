@@ -67,6 +67,11 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Rounds < 1 || o.Duration < 0 || o.Calibrate < 0 || o.CPUs.Load < 0 || o.CPUs.Forward < 0 || o.CPUs.Load == o.CPUs.Forward {
 		return o, fmt.Errorf("%w: at least 1 round, times of more than 0, two CPUs", ErrOptions)
 	}
+	for _, cpu := range []int{o.CPUs.Load, o.CPUs.Forward} {
+		if !usable(cpu) {
+			return o, fmt.Errorf("%w: this process may not run on CPU %d", ErrOptions, cpu)
+		}
+	}
 	forwarders, all := Names()
 	all = append(all, forwarders...)
 	for _, n := range slices.Concat(o.Only, o.Skip) {
@@ -115,7 +120,10 @@ func Run(ctx context.Context, o Options) (rep *Report, err error) {
 		return nil, fmt.Errorf("peers: removing what an earlier run left: %w", err)
 	}
 	r := &run{o: o}
-	r.dir, err = os.MkdirTemp("", "l4fwd-peers-")
+	if err := sweepFiles(os.TempDir(), testpmdRuntime); err != nil {
+		return nil, fmt.Errorf("peers: removing what an earlier run left: %w", err)
+	}
+	r.dir, err = os.MkdirTemp("", fmt.Sprintf("%s%d-", filePrefix, os.Getpid()))
 	if err != nil {
 		return nil, fmt.Errorf("peers: %w", err)
 	}

@@ -67,10 +67,7 @@ type Trial struct {
 	Arrangement
 	Rounds []float64 `json:"rounds"`
 	Value  float64   `json:"median"`
-	// Eligible is what could have been chosen. In the others the load's CPU does a
-	// part of the forwarder's work.
-	Eligible bool   `json:"eligible"`
-	Failed   string `json:"failed,omitempty"`
+	Failed string    `json:"failed,omitempty"`
 }
 
 // rowData is what a forwarder does at a work, all metrics of it.
@@ -82,12 +79,12 @@ type rowData struct {
 }
 
 // propose notes arrangements to be tried. A single one needs no trial.
-func (d *rowData) propose(candidates, others []Arrangement) {
-	if len(candidates)+len(others) < 2 {
+func (d *rowData) propose(candidates []Arrangement) {
+	if len(candidates) < 2 {
 		return
 	}
-	for i, a := range slices.Concat(candidates, others) {
-		d.trials = append(d.trials, Trial{Arrangement: a, Eligible: i < len(candidates)})
+	for _, a := range candidates {
+		d.trials = append(d.trials, Trial{Arrangement: a})
 	}
 }
 
@@ -101,7 +98,7 @@ func (d *rowData) settle(m *Metric) {
 			continue
 		}
 		t.Value = median(slices.Sorted(slices.Values(t.Rounds)))
-		if t.Eligible && (best < 0 || m.better(t.Value, d.trials[best].Value)) {
+		if best < 0 || m.better(t.Value, d.trials[best].Value) {
 			best = i
 		}
 	}

@@ -44,10 +44,13 @@ func (r *run) all(ctx context.Context) (*Report, error) {
 	}
 	rep.Lacks = r.choose()
 	if len(r.works) == 0 {
-		return nil, fmt.Errorf("%w: nothing is left to measure: %s", ErrOptions, Install(rep.Lacks))
+		return nil, nothing(rep.Lacks, "no work is left")
 	}
 	if err := r.build(ctx, rep); err != nil {
 		return nil, err
+	}
+	if len(r.lanes) == 0 {
+		return nil, nothing(rep.Lacks, "none of the forwarders can do any of the works")
 	}
 	for i := range r.works {
 		res, err := r.work(ctx, &r.works[i])
@@ -63,6 +66,14 @@ func (r *run) all(ctx context.Context) (*Report, error) {
 	}
 	rep.Host.Stolen = stolenSince(before, after)
 	return rep, nil
+}
+
+// nothing is the error of a run without anything to measure.
+func nothing(lacks []Lack, why string) error {
+	if how := Install(lacks); how != "" {
+		why += ": " + how
+	}
+	return fmt.Errorf("%w: nothing to measure: %s", ErrOptions, why)
 }
 
 // choose sets the works that are asked for and can be done.
@@ -176,7 +187,7 @@ func (r *run) calibrate(ctx context.Context, w *work, lanes []*lane, rows map[*l
 		return nil
 	}
 	for _, l := range lanes {
-		rows[l].propose(l.candidates[w.traffic], l.others[w.traffic])
+		rows[l].propose(l.candidates[w.traffic])
 	}
 	for range passes {
 		for _, l := range lanes {

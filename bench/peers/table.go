@@ -91,18 +91,17 @@ func (r *Report) writeTargets(b *strings.Builder) {
 	b.WriteString("\n| target | measured | |\n|---|---|---|\n")
 	for i := range r.Targets {
 		t := &r.Targets[i]
-		if !t.Measured {
-			continue
-		}
-		unit := ""
-		if m := r.metric(t.Work, t.Metric); m != nil {
-			unit = m.Unit
+		m := r.metric(t.Work, t.Metric)
+		if m == nil {
+			continue // nobody asked for the work, or it could not be done, which is said below
 		}
 		value := format(t.Value)
-		if t.Against != "" {
+		if !t.Measured {
+			value = "–"
+		} else if t.Against != "" {
 			value = strconv.FormatFloat(t.Value, 'f', 2, 64) + "×"
 		}
-		fmt.Fprintf(b, "| %s, %s: %s | %s | %s |\n", t.Work, t.Metric, t.want(unit), value, t.verdict())
+		fmt.Fprintf(b, "| %s, %s: %s | %s | %s |\n", t.Work, t.Metric, t.want(m.Unit), value, t.verdict())
 	}
 }
 
@@ -131,8 +130,6 @@ func (r *Report) writeTrials(b *strings.Builder) {
 					switch {
 					case t.Failed != "":
 						outcome = "failed: " + t.Failed
-					case !t.Eligible:
-						outcome += " (with help of the load's CPU: not chosen)"
 					case t.Arrangement == row.Arrangement:
 						outcome += " (chosen)"
 					}
@@ -161,9 +158,15 @@ func (r *Report) writeLacks(b *strings.Builder) {
 	if len(r.Lacks) == 0 {
 		return
 	}
-	b.WriteString("\nNot measured for want of a program:\n\n")
+	b.WriteString("\nNot measured for want of something:\n\n")
 	for _, l := range r.Lacks {
-		fmt.Fprintf(b, "- %s: %s (Debian: %s)\n", l.What, l.Program, l.Package)
+		fmt.Fprintf(b, "- %s: %s", l.What, l.Program)
+		if l.Package != "" {
+			fmt.Fprintf(b, " (Debian: %s)", l.Package)
+		}
+		b.WriteString("\n")
 	}
-	fmt.Fprintf(b, "\n    %s\n", Install(r.Lacks))
+	if how := Install(r.Lacks); how != "" {
+		fmt.Fprintf(b, "\n    %s\n", how)
+	}
 }

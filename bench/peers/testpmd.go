@@ -26,7 +26,7 @@ type testpmd struct {
 
 // testpmdPrefix names its runtime directory, in testpmdRuntime: two at the same
 // time need one each.
-func testpmdPrefix() string { return fmt.Sprintf("l4fwd-peers-%d", os.Getpid()) }
+func testpmdPrefix() string { return fmt.Sprintf("%s%d", filePrefix, os.Getpid()) }
 
 const testpmdRuntime = "/var/run/dpdk"
 
@@ -41,7 +41,7 @@ func testpmdArgs(cpus CPUs, near Near, client, server string) []string {
 		"-l", fmt.Sprintf("%d,%d", cpus.Load, cpus.Forward), "--main-lcore", fmt.Sprint(cpus.Load),
 		"--no-huge", "-m", "1024", "--no-pci", "--iova-mode=va", "--no-shconf", "--no-telemetry", "--file-prefix", testpmdPrefix(),
 		"--vdev", "net_af_xdp0,iface=l0" + budget, "--vdev", "net_af_xdp1,iface=l1" + budget,
-		"--", "--forward-mode=mac", "--port-topology=paired", "--total-num-mbufs=65536", "--disable-link-check",
+		"--", "--forward-mode=mac", "--port-topology=paired", "--total-num-mbufs=16384", "--burst=64", "--disable-link-check",
 		"--eth-peer=0," + client, "--eth-peer=1," + server,
 	}
 }

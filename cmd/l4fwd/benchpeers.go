@@ -28,8 +28,9 @@ forwarder's, another everybody else's; let both be idle otherwise.
 Forwarders: %s.
 Works: %s.
 
-It needs root and installs nothing: what is missing is named, with Debian's package,
-and the rest is measured. Everything is taken down at the end, also after Ctrl-C. With
+It needs root, Linux 6.6 for datagrams and 6.8 for threads of NAPI, and installs
+nothing: what is missing is named, with the package of Debian 12, and the rest is
+measured. Everything is taken down at the end, also after Ctrl-C. With
 the defaults it takes about half an hour; many short rounds are worth more than few
 long ones where the machine is slow and fast in turn.`,
 			strings.Join(forwarders, ", "), strings.Join(works, ", ")),

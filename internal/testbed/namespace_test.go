@@ -222,6 +222,35 @@ func TestSweep(t *testing.T) {
 	}
 }
 
+// TestSweepKills: what a killed run's programs have begun in turn still runs in its
+// namespace.
+func TestSweepKills(t *testing.T) {
+	dead := exec.Command("true")
+	if err := dead.Run(); err != nil {
+		t.Fatal(err)
+	}
+	ns := newNamespace(t, "orphans")
+	p, err := ns.StartProcess(t.Context(), ProcessOptions{Path: "sleep", Args: []string{"1000"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stale := filepath.Join(netnsDir, fmt.Sprintf("%s%d-abcdef-orphans", namePrefix, dead.Process.Pid))
+	if err := os.WriteFile(stale, nil, 0o444); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount(ns.Path(), stale, "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Sweep(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-p.Done():
+	case <-time.After(5 * time.Second):
+		t.Error("still runs")
+	}
+}
+
 func TestSocketsStayInside(t *testing.T) {
 	ns := newNamespace(t, "sock")
 	l, err := ns.Listen("tcp", "127.0.0.1:0")

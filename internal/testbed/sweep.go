@@ -8,6 +8,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -52,8 +53,8 @@ func CloseAll() ([]string, error) {
 }
 
 // Sweep deletes the namespaces of earlier runs whose process no longer lives,
-// and returns their names. Processes in them are gone already: they get a
-// parent-death signal.
+// and returns their names, and kills what still runs in them: a parent's death is
+// signalled to its children, but not to theirs.
 func Sweep() ([]string, error) {
 	entries, err := os.ReadDir(netnsDir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -70,9 +71,26 @@ func Sweep() ([]string, error) {
 			continue
 		}
 		swept = append(swept, e.Name())
+		killAllIn(filepath.Join(netnsDir, e.Name()))
 		errs = append(errs, deleteNamed(e.Name()))
 	}
 	return swept, errors.Join(errs...)
+}
+
+// killAllIn kills all processes in a network namespace, as far as there are any.
+func killAllIn(file string) {
+	var ns unix.Stat_t
+	if unix.Stat(file, &ns) != nil {
+		return
+	}
+	links, _ := filepath.Glob("/proc/[0-9]*/ns/net") // the pattern is good
+	for _, link := range links {
+		var its unix.Stat_t
+		pid, err := strconv.Atoi(strings.Split(link, "/")[2])
+		if err == nil && unix.Stat(link, &its) == nil && its.Ino == ns.Ino && its.Dev == ns.Dev {
+			_ = unix.Kill(pid, unix.SIGKILL) // it may have ended meanwhile
+		}
+	}
 }
 
 func alive(pid int) bool {
