@@ -4,8 +4,8 @@ import "github.com/l4fwd/l4fwd/packet"
 
 // What nearly all packets are is tracked in a few steps, which the caller puts
 // together so that they cost no calls: a segment for which Plain holds, or a datagram
-// of a flow that is Answered or Unanswered, moves windows, counters and deadline, and
-// nothing else.
+// of a flow that is Answered or Unanswered, if CanPutOff, moves windows, counters and
+// deadline, and nothing else.
 // A segment that its windows do not admit moves none of them, and if the checks are
 // ChecksStrict Track has to see it, before anything has been changed.
 
@@ -27,11 +27,7 @@ func (t *Table) Unanswered(e *Entry, d Dir) bool {
 	return e.State == UDPOneWay && d == Forward && t.hdr.halfLen <= t.pressure
 }
 
-// PutOff moves the deadline of flow r, whose entry e is, as every packet does.
-func (t *Table) PutOff(r Ref, e *Entry, deadline uint32) {
-	if before(deadline, e.Expires) {
-		t.setExpires(r, e, deadline)
-	} else {
-		e.Expires = deadline // the wheel comes by no later than before
-	}
-}
+// CanPutOff reports whether e's deadline may be written where it is: the wheel comes by
+// no later than before. A deadline sooner than the one there is, which only a change of
+// configuration or of pressure brings, is Track's.
+func (e *Entry) CanPutOff(deadline uint32) bool { return !before(deadline, e.Expires) }

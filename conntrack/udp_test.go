@@ -111,6 +111,9 @@ func plainDatagram(t *Table, r Ref, d Dir, now uint32, to *Timeouts) bool {
 		}
 		timeout = to[UDPOneWay]
 	}
-	t.PutOff(r, e, now+timeout)
+	if !e.CanPutOff(now + timeout) {
+		return false
+	}
+	e.Expires = now + timeout
 	return true
 }

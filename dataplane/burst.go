@@ -113,7 +113,7 @@ func (w *Worker) find(n int) {
 // act does with the first n of b.look what their flows ask for.
 func (w *Worker) act(n int) {
 	b := &w.b
-	for k := range n {
+	for k := range min(n, BurstSize) {
 		i := int(b.look.Packet[k])
 		p := &b.pkt[i]
 		if b.changed {
@@ -121,28 +121,34 @@ func (w *Worker) act(n int) {
 			b.look.Found[k] = w.table.Find(b.look.Found[k], b.look.Hash[k], &p.Tuple, &w.snap.Directory)
 		}
 		c := b.look.Found[k]
-		r, dir := c.Ref(), c.Dir()
-		if r != 0 && p.Kind <= packet.KindUDP {
-			switch v := w.plain(i, r, dir); v {
-			case Forwarded, Replied:
-				w.count.Verdicts[v]++
-				continue
-			case undecided:
-			default:
-				w.finish(i, v)
-				continue
-			}
+		if c.Ref() == 0 || p.Kind > packet.KindUDP {
+			w.actOn(k)
+			continue
 		}
-		switch {
-		case p.Kind > packet.KindUDP:
-			w.finish(i, w.aside(i, r, dir, b.handed.has(i)))
-		case r == 0:
-			w.finish(i, w.miss(i, b.handed.has(i)))
-		case dir == conntrack.Forward:
-			w.finish(i, w.fromClient(i, r))
+		switch v := w.plain(i, p, w.table.Entry(c.Ref()), c.Dir()); v {
+		case Forwarded, Replied:
+			w.count.Verdicts[v]++
+		case undecided:
+			w.actOn(k)
 		default:
-			w.finish(i, w.reply(i, r))
+			w.finish(int(b.look.Packet[k]), v)
 		}
+	}
+}
+
+// actOn is act for the one of row k of b.look, which is not plain.
+func (w *Worker) actOn(k int) {
+	i, c := int(w.b.look.Packet[k]), w.b.look.Found[k]
+	r, dir := c.Ref(), c.Dir()
+	switch {
+	case w.b.pkt[i].Kind > packet.KindUDP:
+		w.finish(i, w.aside(i, r, dir, w.b.handed.has(i)))
+	case r == 0:
+		w.finish(i, w.miss(i, w.b.handed.has(i)))
+	case dir == conntrack.Forward:
+		w.finish(i, w.fromClient(i, r))
+	default:
+		w.finish(i, w.reply(i, r))
 	}
 }
 

@@ -23,9 +23,11 @@ type way struct {
 	timeout uint32 // of Established or UDPTwoWay, in ticks
 	oneWay  uint32 // of UDPOneWay
 	id      route.HopID
-	plain   bool // the service is one that plain knows
-	toa     bool // tell the client's address by TOA
-	strict  bool // the service's checks are conntrack.ChecksStrict
+	header  uint8 // length of an IP header without options, 0 if the service is none that plain knows
+	ttlAt   uint8 // where the TTL is in it, or the hop limit
+	toa     bool  // tell the client's address by TOA
+	kind    uint8 // of TOA
+	strict  bool  // the service's checks are conntrack.ChecksStrict
 	count   *BackendCount
 }
 
@@ -37,8 +39,8 @@ func (s *Snapshot) wayTo(backend, id uint32) way {
 	w := way{
 		addr:    [2]packet.Addr{server.Addr, vip.Addr},
 		port:    [2]uint16{server.Port, vip.Port},
-		plain:   !s.KeepTTL && svc.Proxy == nat.NoProxy && svc.Timestamps != nat.TSTranslate && svc.TOAKind != packet.OptTimestamps,
 		toa:     svc.TOA,
+		kind:    svc.TOAKind,
 		strict:  svc.Policy.Checks == conntrack.ChecksStrict,
 		timeout: svc.Policy.Timeouts[conntrack.UDPTwoWay],
 		oneWay:  svc.Policy.Timeouts[conntrack.UDPOneWay],
@@ -46,40 +48,54 @@ func (s *Snapshot) wayTo(backend, id uint32) way {
 	if server.Proto == packet.ProtoTCP {
 		w.timeout = svc.Policy.Timeouts[conntrack.Established]
 	}
+	v4 := vip.Addr.Is4()
+	switch plain := !s.KeepTTL && svc.Proxy == nat.NoProxy && svc.Timestamps != nat.TSTranslate && svc.TOAKind != packet.OptTimestamps; {
+	case !plain || v4 != server.Addr.Is4():
+	case v4:
+		w.header, w.ttlAt = packet.IPv4MinLen, packet.IPv4TTL
+	default:
+		w.header, w.ttlAt = packet.IPv6Len, packet.IPv6HopLimit
+	}
 	return w
 }
+
+// noWay and noHop are those of ids that mean nothing: they lead nowhere.
+var (
+	noWay way
+	noHop route.Hop
+)
 
 // undecided is plain's word for packets that it does not know.
 const undecided = own + 1
 
-// plain forwards row i, of flow r in direction d, if it is what nearly all packets
+// plain forwards row i, p, of flow e in direction d, if it is what nearly all packets
 // are: TCP without flags that could change the state, without options that could
 // have to change, or a datagram, to be sent as it is by a way that is known. It does
 // what forward and reply do, in far fewer steps, and they do it for all others:
 // undecided means that it has changed nothing.
-func (w *Worker) plain(i int, r conntrack.Ref, d conntrack.Dir) Verdict {
-	p, e := &w.b.pkt[i], w.table.Entry(r)
-	d &= 1
-	if uint64(e.Backend) >= uint64(len(w.ways)) || int(e.Local) >= len(w.locals) {
+//
+// Whatever calls a function is the end of it: what had to be kept over a call would be
+// stored by every packet, and be loaded again.
+func (w *Worker) plain(i int, p *packet.Packet, e *conntrack.Entry, d conntrack.Dir) Verdict {
+	to, hop := &noWay, &noHop
+	if uint64(e.Backend) < uint64(len(w.ways)) {
+		to = &w.ways[e.Backend]
+	}
+	id, gen, clientGen := to.id^(to.id^route.HopID(e.HopID))&-route.HopID(d), to.gen, e.HopGen
+	if d != conntrack.Forward {
+		gen = clientGen
+	}
+	if int(id) < len(w.hops) {
+		hop = &w.hops[id]
+	}
+	q, n := w.out[hop.Port&(MaxNICs-1)], p.IPLen() // as received, without TOA
+	if d > conntrack.Reply || int(e.Local) >= len(w.locals) || gen != w.routes.Gen || q == nil ||
+		hop.State != route.Resolved || n > int(hop.MTU) || p.L4-p.L3 != uint16(to.header) {
 		return undecided
 	}
-	to := &w.ways[e.Backend]
-	id := to.id ^ (to.id^route.HopID(e.HopID))&-route.HopID(d)
-	gen := to.gen ^ (to.gen^e.HopGen)&-uint32(d)
-	if gen != w.routes.Gen || int(id) >= len(w.hops) {
-		return undecided
-	}
-	hop := &w.hops[id]
-	q := w.out[hop.Port&(MaxNICs-1)]
-	if q == nil || hop.State != route.Resolved || p.IPLen() > int(hop.MTU) || !to.plain {
-		return undecided
-	}
-	h := w.headers(i, p)
-	families, length, ttl := conntrack.Flags(0), uint16(packet.IPv4MinLen), h[route.VLANLen+packet.IPv4TTL]
-	if p.V6 {
-		families, length, ttl = conntrack.V6Client|conntrack.V6Server, packet.IPv6Len, h[route.VLANLen+packet.IPv6HopLimit]
-	}
-	if ttl <= 1 || p.L4-p.L3 != length || e.Flags&(conntrack.V6Client|conntrack.V6Server) != families {
+	at := w.headersAt(i, p)
+	h := w.headers(at)
+	if h[route.VLANLen+to.ttlAt&15] <= 1 {
 		return undecided
 	}
 	timeout := to.timeout
@@ -90,7 +106,12 @@ func (w *Worker) plain(i int, r conntrack.Ref, d conntrack.Dir) Verdict {
 			}
 			timeout = to.oneWay
 		}
-	} else {
+	}
+	deadline := w.tick + timeout
+	if !e.CanPutOff(deadline) {
+		return undecided
+	}
+	if p.Kind != packet.KindUDP {
 		if !e.Plain(p) || p.Payload-p.L4 != packet.TCPMinLen && !nat.PlainOptions(w.frame(i), p) {
 			return undecided
 		}
@@ -113,43 +134,74 @@ func (w *Worker) plain(i int, r conntrack.Ref, d conntrack.Dir) Verdict {
 			e.NoteServerAcked(ack)
 		}
 	}
-	w.table.PutOff(r, e, w.tick+timeout)
-	n := p.IPLen() // as received, without TOA
+	e.Expires = deadline
 	e.Packets[d]++
 	e.Bytes[d] += uint64(n)
 	if to.toa && d == conntrack.Forward && (e.Flags&conntrack.ServerAcked == 0 || p.Ack == e.ServerNext) && nat.TOANeeded(e, p) {
+		return w.plainTOA(i, p, e, to, hop, q)
+	}
+	to.count.sent(d, n)
+	return w.sendPlain(at, p, e, d, to, hop, q, h)
+}
+
+// plainTOA is the end of plain for row i, a client's packet that bears TOA.
+func (w *Worker) plainTOA(i int, p *packet.Packet, e *conntrack.Entry, to *way, hop *route.Hop, q *queue) Verdict {
+	at, n := w.headersAt(i, p), p.IPLen()
+	// No more options than nat.PlainOptions knows always leave room in the TCP header.
+	if p.V6 || n > int(hop.MTU)-nat.PlainTOALen || at&(w.frameSize-1) < nat.PlainTOALen {
 		if v := w.insertTOA(i, e, &w.snap.Services[e.Service], int(hop.MTU)); v != Forwarded {
 			return v
 		}
-		h = w.headers(i, p)
+		at = w.headersAt(i, p)
+		to.count.sent(conntrack.Forward, n)
+		return w.sendPlain(at, p, e, conntrack.Forward, to, hop, q, w.headers(at))
 	}
-	to.count.sent(d, n)
-	return w.sendPlain(i, p, e, d, to, hop, q, h)
+	// The row stays as it is: nobody looks at it again.
+	at -= nat.PlainTOALen
+	h := w.headers(at)
+	nat.PlainTOA((*[nat.PlainTOALen + packet.IPv4MinLen + packet.TCPMinLen]byte)(h[route.VLANLen:]), e, to.kind)
+	p.End += nat.PlainTOALen
+	w.count.TOA[nat.TOAInserted]++
+	to.count.sent(conntrack.Forward, n)
+	return w.sendPlain(at, p, e, conntrack.Forward, to, hop, q, h)
 }
 
-// sendPlain rewrites row i, which is plain and whose headers are at h, and queues it
-// on q.
-func (w *Worker) sendPlain(i int, p *packet.Packet, e *conntrack.Entry, d conntrack.Dir, to *way, hop *route.Hop, q *queue, h *plainHeaders) Verdict {
-	d &= 1
+// sendPlain rewrites p, which is plain and whose headers h are at at in the UMEM, and
+// queues it on q.
+func (w *Worker) sendPlain(at uint64, p *packet.Packet, e *conntrack.Entry, d conntrack.Dir, to *way, hop *route.Hop, q *queue, h *plainHeaders) Verdict {
+	if d > conntrack.Reply {
+		return undecided
+	}
 	rest := (*[packet.IPv6Len + packet.TCPMinLen]byte)(h[route.VLANLen:])
-	own, ports := nat.PlainEnds(e, d, &w.locals[e.Local], to.port[d])
-	etherType := uint16(route.EtherIPv4)
+	local, etherType := &w.locals[e.Local], uint16(route.EtherIPv4)
+	lo, port, client, clientPort := local.Lo, e.LocalPort, e.Client.Lo, e.ClientPort
+	if uint8(d)|uint8(e.Mode) != 0 {
+		lo, port = client, clientPort
+	}
 	t := (*[packet.TCPMinLen]byte)(rest[packet.IPv4MinLen:])
 	if p.V6 {
 		etherType = route.EtherIPv6
-		nat.PlainIPv6((*[packet.IPv6Len]byte)(rest[:]), d, own, to.addr[d])
+		hi, client := local.Hi, e.Client.Hi
+		if uint8(d)|uint8(e.Mode) != 0 {
+			hi = client
+		}
+		nat.PlainIPv6((*[packet.IPv6Len]byte)(rest[:]), d, packet.Addr{Hi: hi, Lo: lo}, to.addr[d])
 		t = (*[packet.TCPMinLen]byte)(rest[packet.IPv6Len:])
 	} else {
-		nat.PlainIPv4((*[packet.IPv4MinLen]byte)(rest[:]), e, d, own, to.addr[d])
+		nat.PlainIPv4((*[packet.IPv4MinLen]byte)(rest[:]), e, d, lo, to.addr[d].Lo)
 	}
+	ports := nat.PlainPorts(d, port, to.port[d])
 	if diff := e.PortSum ^ -uint16(d); p.Kind == packet.KindTCP {
-		was := p.Seq ^ (p.Seq^p.Ack)&-uint32(d)
+		was, ack := p.Seq, p.Ack
+		if d != conntrack.Forward {
+			was = ack
+		}
 		nat.PlainTCP(t, d, ports, was, nat.PlainNumber(e, d, was), diff)
 	} else {
 		nat.PlainUDP((*[packet.UDPLen]byte)(t[:]), ports, diff)
 	}
 	hop.PutBefore((*[route.VLANLen]byte)(h[:]), etherType)
-	at := w.b.desc[i].Addr + uint64(p.L3) - uint64(hop.HeaderLen)
+	at += route.VLANLen - uint64(hop.HeaderLen)
 	size := uint64(hop.HeaderLen) + uint64(p.End-p.L3)
 	k, done := q.n, Forwarded+Verdict(d)
 	if size < minFrame || uint(k) >= uint(len(q.out)) {
@@ -165,7 +217,13 @@ func (w *Worker) sendPlain(i int, p *packet.Packet, e *conntrack.Entry, d conntr
 // behind it that a plain packet has.
 type plainHeaders [route.VLANLen + packet.IPv6Len + packet.TCPMinLen]byte
 
-// headers is row i's frame around the beginning of its IP header.
-func (w *Worker) headers(i int, p *packet.Packet) *plainHeaders {
-	return (*plainHeaders)(w.umem[w.b.desc[i].Addr+uint64(p.L3)-route.VLANLen:])
+// headersAt is where in the UMEM row i's plainHeaders are, around the beginning of its
+// IP header.
+func (w *Worker) headersAt(i int, p *packet.Packet) uint64 {
+	return w.b.desc[i].Addr + uint64(p.L3) - route.VLANLen
+}
+
+func (w *Worker) headers(at uint64) *plainHeaders {
+	end := at + uint64(len(plainHeaders{}))
+	return (*plainHeaders)(w.umem[at:end:end])
 }

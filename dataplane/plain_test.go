@@ -77,7 +77,7 @@ func newTwins(rt *rapid.T, t *testing.T) *twins {
 // blind makes the second worker's ways ones that plain does not know.
 func (tw *twins) blind() {
 	for i := range tw.rigs[1].dp.Workers[0].ways {
-		tw.rigs[1].dp.Workers[0].ways[i].plain = false
+		tw.rigs[1].dp.Workers[0].ways[i].header = 0
 	}
 }
 
@@ -319,11 +319,37 @@ func TestPlainTakes(t *testing.T) {
 	}
 }
 
+// TestPlainTOAHeadroom: a frame that came with no room before it gets no TOA, and
+// nothing of its neighbour's is written.
+func TestPlainTOAHeadroom(t *testing.T) {
+	const client = "198.51.100.7:40001"
+	for _, tt := range []struct {
+		room uint64
+		want nat.TOAResult
+	}{{4, nat.TOANoHeadroom}, {7, nat.TOANoHeadroom}, {8, nat.TOAInserted}, {12, nat.TOAInserted}, {64, nat.TOAInserted}} {
+		r := newRig(t, 1, testSpec())
+		c := r.open(0, client, "192.0.2.10:80")
+		before := r.dp.Workers[0].Counts().TOA
+		v := r.plainAt(tt.room, build(t, seg{src: client, dst: "192.0.2.10:80", ack: true, seq: c.isn + 1, ackNum: 9001, payload: 6}))
+		got := r.dp.Workers[0].Counts().TOA
+		before[tt.want]++
+		if v != Forwarded || got != before {
+			t.Errorf("%d bytes of room: verdict %d, counts %v, want %v", tt.room, v, got, before)
+		}
+	}
+}
+
 // plain gives the only worker's plain a frame, and returns its word.
 func (r *rig) plain(frame []byte) Verdict {
 	r.t.Helper()
+	return r.plainAt(memport.Headroom, frame)
+}
+
+// plainAt is plain with so much room before the frame.
+func (r *rig) plainAt(room uint64, frame []byte) Verdict {
+	r.t.Helper()
 	w := r.dp.Workers[0]
-	at := w.pool.take(1)[0] + memport.Headroom
+	at := w.pool.take(1)[0] + room
 	w.b.desc[0] = unix.XDPDesc{Addr: at, Len: uint32(copy(w.umem[at:], frame))}
 	if n, _ := w.parse(firstRows(1), 0, false); n != 1 {
 		r.t.Fatal("no packet of a flow")
@@ -333,7 +359,7 @@ func (r *rig) plain(frame []byte) Verdict {
 	if c.Ref() == 0 {
 		r.t.Fatal("no flow")
 	}
-	v := w.plain(0, c.Ref(), c.Dir())
+	v := w.plain(0, &w.b.pkt[0], w.table.Entry(c.Ref()), c.Dir())
 	if v == undecided {
 		w.release(at)
 	}

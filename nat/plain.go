@@ -14,24 +14,19 @@ import (
 // in them depends on the direction by a branch: which it is, no processor can
 // foretell.
 
-// PlainEnds returns what stands for the flow's own end: the local address, or the
-// client in a reply and in DNAT always; and the first word of a TCP or UDP header.
-// port is of the other end: the real server, in a reply the VIP.
-func PlainEnds(e *conntrack.Entry, d conntrack.Dir, local *packet.Addr, port uint16) (own packet.Addr, ports uint32) {
-	client := -uint64(d) | -uint64(e.Mode)
-	own.Hi = local.Hi ^ (local.Hi^e.Client.Hi)&client
-	own.Lo = local.Lo ^ (local.Lo^e.Client.Lo)&client
-	mine := uint32(e.LocalPort) ^ uint32(e.LocalPort^e.ClientPort)&uint32(client)
-	return own, bits.RotateLeft32(mine<<16|uint32(port), int(d)*16)
+// PlainPorts returns the first word of a TCP or UDP header: own is of the flow's own end,
+// other of the other: the real server's, in a reply the VIP's.
+func PlainPorts(d conntrack.Dir, own, other uint16) uint32 {
+	return bits.RotateLeft32(uint32(own)<<16|uint32(other), int(d)*16)
 }
 
-// PlainIPv4 rewrites an IPv4 header: addresses, TTL, checksum. own is PlainEnds', other
-// the other end.
-func PlainIPv4(h *[packet.IPv4MinLen]byte, e *conntrack.Entry, d conntrack.Dir, own, other packet.Addr) {
+// PlainIPv4 rewrites an IPv4 header: addresses, TTL, checksum. own is of the flow's own
+// end, other of the other.
+func PlainIPv4(h *[packet.IPv4MinLen]byte, e *conntrack.Entry, d conntrack.Dir, own, other uint64) {
 	h[packet.IPv4TTL]--
-	sum := uint32(^binary.BigEndian.Uint16(h[packet.IPv4Checksum:])) + uint32(e.AddrSum^-uint16(d)) + ttlStep
+	sum := uint32(e.AddrSum^-uint16(d)) + uint32(^binary.BigEndian.Uint16(h[packet.IPv4Checksum:])) + ttlStep
 	binary.BigEndian.PutUint16(h[packet.IPv4Checksum:], ^fold32(sum))
-	binary.BigEndian.PutUint64(h[packet.IPv4Src:], bits.RotateLeft64(own.Lo<<32|uint64(other.V4()), int(d)*32))
+	binary.BigEndian.PutUint64(h[packet.IPv4Src:], bits.RotateLeft64(own<<32|other&0xffffffff, int(d)*32))
 }
 
 // PlainIPv6 rewrites an IPv6 header.
@@ -52,23 +47,20 @@ func PlainNumber(e *conntrack.Entry, d conntrack.Dir, was uint32) uint32 {
 func PlainTCP(h *[packet.TCPMinLen]byte, d conntrack.Dir, ports, was, is uint32, diff uint16) {
 	binary.BigEndian.PutUint32(h[:], ports)
 	binary.BigEndian.PutUint32(h[packet.TCPSeq+int(d&1)*4:], is)
-	sum := uint64(^was) + uint64(is) + uint64(diff)
-	sum = sum>>32 + sum&0xffffffff + uint64(^binary.BigEndian.Uint16(h[packet.TCPChecksum:]))
-	binary.BigEndian.PutUint16(h[packet.TCPChecksum:], ^fold32(uint32(sum>>16+sum&0xffff)))
+	sum := uint64(^was) + uint64(is) + uint64(diff) + uint64(^binary.BigEndian.Uint16(h[packet.TCPChecksum:]))
+	binary.BigEndian.PutUint16(h[packet.TCPChecksum:], ^fold32(uint32((sum+bits.RotateLeft64(sum, 32))>>32)))
 }
 
-// PlainUDP rewrites a UDP header: ports and checksum.
+// PlainUDP rewrites a UDP header: ports and checksum. diff is the change of addresses
+// and ports.
 func PlainUDP(h *[packet.UDPLen]byte, ports uint32, diff uint16) {
 	binary.BigEndian.PutUint32(h[:], ports)
 	csum := binary.BigEndian.Uint16(h[packet.UDPChecksum:])
 	binary.BigEndian.PutUint16(h[packet.UDPChecksum:], packet.ApplyUDP(csum, diff))
 }
 
-// fold32 is packet.Fold for a sum of three words.
-func fold32(s uint32) uint16 {
-	s = s>>16 + s&0xffff
-	return uint16(s>>16 + s)
-}
+// fold32 is packet.Fold for a sum below 2^32.
+func fold32(s uint32) uint16 { return uint16((s + bits.RotateLeft32(s, 16)) >> 16) }
 
 // PlainOptions reports whether p, TCP of KindTCP, has no options, or none but
 // timestamps: nothing that anybody forges or translates.

@@ -162,9 +162,6 @@ func udpPorts(frame []byte, l4 int, ports uint32, diff uint16) bool {
 	if len(frame) < l4+packet.UDPLen {
 		return false
 	}
-	h := frame[l4 : l4+packet.UDPLen]
-	binary.BigEndian.PutUint32(h, ports)
-	csum := binary.BigEndian.Uint16(h[packet.UDPChecksum:])
-	binary.BigEndian.PutUint16(h[packet.UDPChecksum:], packet.ApplyUDP(csum, diff))
+	PlainUDP((*[packet.UDPLen]byte)(frame[l4:]), ports, diff)
 	return true
 }

@@ -135,6 +135,41 @@ func InsertTOA(chunk []byte, off, n int, p *packet.Packet, e *conntrack.Entry, k
 	return newOff, unpadded(n+grow, end+grow), TOAInserted
 }
 
+// PlainTOALen is the length of the option that PlainTOA writes.
+const PlainTOALen = toaLen4
+
+// PlainTOA is InsertTOA for a client of IPv4 and a packet without IPv4 options, whose
+// TCP header has room for it. Both headers, the TCP header without its options, begin at
+// h[PlainTOALen:], and at h when it is done. What was in front of them is not moved, and
+// p.Payload and p.End are the caller's to correct.
+func PlainTOA(h *[PlainTOALen + packet.IPv4MinLen + packet.TCPMinLen]byte, e *conntrack.Entry, kind uint8) {
+	lengthen4((*[PlainTOALen + packet.IPv4MinLen]byte)(h[:]))
+	putTOA4((*[PlainTOALen + packet.TCPMinLen]byte)(h[packet.IPv4MinLen:]),
+		uint64(kind)<<56|toaLen4<<48|uint64(e.ClientPort)<<32|e.Client.Lo&0xffffffff)
+}
+
+// lengthen4 moves an IPv4 header at h[toaLen4:] to h and adds toaLen4 to its length.
+// Whole words are moved: what has been written in pieces could not be read in one before
+// it has reached the cache.
+func lengthen4(h *[toaLen4 + packet.IPv4MinLen]byte) {
+	length, ttl := binary.BigEndian.Uint64(h[toaLen4:]), binary.BigEndian.Uint64(h[toaLen4+8:])
+	sum := fold32(uint32(uint16(^(ttl >> 32))) + toaLen4)
+	binary.BigEndian.PutUint64(h[:], length+toaLen4<<32)
+	binary.BigEndian.PutUint64(h[8:], ttl&^(0xffff<<32)|uint64(^sum)<<32)
+	binary.LittleEndian.PutUint32(h[16:], binary.LittleEndian.Uint32(h[toaLen4+16:]))
+}
+
+// putTOA4 moves a TCP header at h[toaLen4:] to h and puts toa behind it.
+func putTOA4(h *[toaLen4 + packet.TCPMinLen]byte, toa uint64) {
+	const longer = toaLen4 / 4 << 12 // in the word of the header's length
+	offset := binary.BigEndian.Uint64(h[toaLen4+packet.TCPOffset:])
+	sum := packet.Fold(uint64(uint16(^(offset >> 16))) + toaLen4 + longer + toa>>32 + toa&0xffffffff)
+	binary.LittleEndian.PutUint64(h[:], binary.LittleEndian.Uint64(h[toaLen4:]))
+	binary.LittleEndian.PutUint32(h[8:], binary.LittleEndian.Uint32(h[toaLen4+8:]))
+	binary.BigEndian.PutUint64(h[packet.TCPOffset:], (offset+longer<<48)&^(0xffff<<16)|uint64(^sum)<<16)
+	binary.BigEndian.PutUint64(h[packet.TCPMinLen:], toa)
+}
+
 // maxOptions is all that a TCP header has for options.
 const maxOptions = packet.TCPMaxLen - packet.TCPMinLen
 

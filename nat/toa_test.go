@@ -1,6 +1,7 @@
 package nat
 
 import (
+	"encoding/binary"
 	"encoding/hex"
 	"slices"
 	"testing"
@@ -293,4 +294,37 @@ func BenchmarkInsertTOA4(b *testing.B) {
 		copy(chunk[headroom:], frame)
 		InsertTOA(chunk, headroom, len(frame), &p, &f.e, 254, 1500)
 	}
+}
+
+// TestPlainTOATwin compares PlainTOA with InsertTOA wherever there is room.
+func TestPlainTOATwin(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		f := drawFlow(t, false, false)
+		s := f.fromClient(drawShape(t, false, false))
+		frame := s.frame()
+		p := parse(t, frame)
+		if p.L4-p.L3 != packet.IPv4MinLen || p.Payload-p.L4 > packet.TCPMaxLen-PlainTOALen || p.IPLen() > 1500-PlainTOALen {
+			return
+		}
+		kind := rapid.Uint8().Draw(t, "kind")
+		if rapid.Bool().Draw(t, "odd checksums") {
+			for _, at := range []int{int(p.L3) + packet.IPv4Checksum, int(p.L4) + packet.TCPChecksum} {
+				binary.BigEndian.PutUint16(frame[at:], rapid.SampledFrom([]uint16{0, 1, 7, 8, 0xfffe, 0xffff}).Draw(t, "checksum"))
+			}
+		}
+		want, got := inChunk(frame, headroom), inChunk(frame, headroom)
+		q := p
+		off, _, res := InsertTOA(want, headroom, len(frame), &q, &f.e, kind, 1500)
+		if res != TOAInserted || off != headroom-PlainTOALen {
+			t.Fatalf("%v at %d", res, off)
+		}
+		at := off + int(p.L3)
+		PlainTOA((*[PlainTOALen + packet.IPv4MinLen + packet.TCPMinLen]byte)(got[at:]), &f.e, kind)
+		if d := cmp.Diff(want[at:off+int(q.End)], got[at:off+int(q.End)]); d != "" {
+			t.Fatalf("(-InsertTOA +PlainTOA):\n%s", d)
+		}
+		if !slices.Equal(got[:at], inChunk(frame, headroom)[:at]) {
+			t.Fatal("wrote before the headers")
+		}
+	})
 }

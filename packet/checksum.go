@@ -66,11 +66,10 @@ func Sum(b []byte, acc uint64) uint64 {
 // Fold makes the 16-bit one's complement sum of s. The checksum field is its
 // complement.
 func Fold(s uint64) uint16 {
-	s = s>>32 + s&0xffffffff
-	s = s>>32 + s&0xffffffff
-	s = s>>16 + s&0xffff
-	s = s>>16 + s&0xffff
-	return uint16(s)
+	// Of a number plus its halves swapped the upper half is the sum of both halves,
+	// and of the carry out of the lower one, which is the carry out of that sum.
+	s = (s + bits.RotateLeft64(s, 32)) >> 32
+	return uint16((uint32(s) + bits.RotateLeft32(uint32(s), 16)) >> 16)
 }
 
 // Checksum is the field value over b and what acc already holds: the
