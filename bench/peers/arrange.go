@@ -29,8 +29,6 @@ const (
 	// the load's or to the forwarder's CPU.
 	NearThreadLoad    Near = "NAPI thread on the load's CPU"
 	NearThreadForward Near = "NAPI thread on the forwarder's CPU"
-	// NearPolled has the forwarder run NAPI itself, by preferred busy polling.
-	NearPolled Near = "polled by the forwarder"
 )
 
 // Far says where the kernels of client and server take in what the forwarder

@@ -17,9 +17,9 @@ type l4fwd struct {
 }
 
 // l4fwdConfig is a configuration as a user would write it for this network.
-func l4fwdConfig(cpu int, mode string, busyPoll bool) string {
+func l4fwdConfig(cpu int, mode string) string {
 	text := fmt.Sprintf("interfaces:\n  - name: l0\n  - name: l1\nlocal_addresses:\n  - %s-%s\n"+
-		"cpus: \"%d\"\npoll_mode: %s\nbusy_poll: %t\nservices:\n", firstLocal, lastLocal, cpu, mode, busyPoll)
+		"cpus: \"%d\"\npoll_mode: %s\nservices:\n", firstLocal, lastLocal, cpu, mode)
 	for _, s := range []struct {
 		name, protocol string
 		port, inner    int
@@ -36,7 +36,7 @@ func (f *l4fwd) start(ctx context.Context, n *network, t traffic) error {
 		mode = "adaptive"
 	}
 	conf, ready := n.file(fileConfig), n.file(fileReady)
-	if err := os.WriteFile(conf, []byte(l4fwdConfig(n.cpus.Forward, mode, n.now.Near == NearPolled)), 0o600); err != nil {
+	if err := os.WriteFile(conf, []byte(l4fwdConfig(n.cpus.Forward, mode)), 0o600); err != nil {
 		return err
 	}
 	var err error

@@ -19,7 +19,7 @@ import (
 func TestConfigIsGood(t *testing.T) {
 	for _, mode := range []string{"busy", "adaptive"} {
 		file := filepath.Join(t.TempDir(), "l4fwd.yaml")
-		if err := os.WriteFile(file, []byte(l4fwdConfig(1, mode, true)), 0o600); err != nil {
+		if err := os.WriteFile(file, []byte(l4fwdConfig(1, mode)), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := config.Load(file); err != nil {

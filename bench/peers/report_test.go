@@ -136,7 +136,7 @@ func sample() *Report {
 	ours.Trials = []Trial{
 		{Arrangement: Arrangement{NearSender, FarSender}, Rounds: []float64{20100}, Value: 20100},
 		{Arrangement: Arrangement{NearThreadLoad, FarSender}, Failed: "no thread"},
-		{Arrangement: Arrangement{NearPolled, FarRPS}, Value: 30000},
+		{Arrangement: Arrangement{NearThreadLoad, FarRPS}, Value: 30000},
 	}
 	broken := row3(Nginx, 0, 0, 0, 0)
 	broken.Rounds, broken.Failed = nil, "it burns"

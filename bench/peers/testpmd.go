@@ -31,12 +31,9 @@ func testpmdPrefix() string { return fmt.Sprintf("%s%d", filePrefix, os.Getpid()
 const testpmdRuntime = "/var/run/dpdk"
 
 // testpmdArgs are its arguments. It needs no huge page.
-func testpmdArgs(cpus CPUs, near Near, client, server string) []string {
-	// Preferred busy polling is the driver's default, of 64 packets at a time.
-	budget := ",busy_budget=0"
-	if near == NearPolled {
-		budget = ""
-	}
+func testpmdArgs(cpus CPUs, client, server string) []string {
+	// Else it would ask for preferred busy polling, which veth does not have.
+	const budget = ",busy_budget=0"
 	return []string{
 		"-l", fmt.Sprintf("%d,%d", cpus.Load, cpus.Forward), "--main-lcore", fmt.Sprint(cpus.Load),
 		"--no-huge", "-m", "1024", "--no-pci", "--iova-mode=va", "--no-shconf", "--no-telemetry", "--file-prefix", testpmdPrefix(),
@@ -58,7 +55,7 @@ func (p *testpmd) start(ctx context.Context, n *network, _ traffic) (err error) 
 	}
 	p.proc, err = n.balancer.StartProcess(ctx, testbed.ProcessOptions{
 		// Without stdbuf (coreutils) nothing is read of it before its end.
-		Path: "stdbuf", Args: append([]string{"-oL", "dpdk-testpmd"}, testpmdArgs(n.cpus, n.now.Near, n.c0.MAC.String(), n.s0.MAC.String())...),
+		Path: "stdbuf", Args: append([]string{"-oL", "dpdk-testpmd"}, testpmdArgs(n.cpus, n.c0.MAC.String(), n.s0.MAC.String())...),
 		Ready: testpmdReady, ReadyTimeout: patience,
 		Prepare: func(c *testbed.Cmd) { c.Stdin = r },
 	})

@@ -22,8 +22,6 @@ type BareOptions struct {
 	To      net.HardwareAddr
 	Back    net.HardwareAddr // not nil: what comes in by Out goes out by In, to this address
 	CPU     int              // that the loop spins on; negative leaves it to the kernel
-	// Poll has the loop run both devices' NAPI, by preferred busy polling.
-	Poll bool
 }
 
 // Bare is the least that any forwarder over these rings has to do: take a burst
@@ -37,7 +35,6 @@ type Bare struct {
 	ways    []way // one, or two
 	pool    []uint64
 	halt    atomic.Bool
-	poll    bool
 	ended   chan error
 	closed  error // of close
 	desc    [burst]unix.XDPDesc
@@ -91,9 +88,6 @@ func (b *Bare) open(ctx context.Context, bo *BareOptions) (err error) {
 		return err
 	}
 	o := afxdp.SocketOptions{RX: ring, TX: ring, Fill: ring, Completion: ring, ZeroCopy: afxdp.ZeroCopyOff}
-	if b.poll = bo.Poll; b.poll {
-		o.BusyPoll = afxdp.BusyPoll{Microseconds: 20, Budget: burst} // as l4fwd has it
-	}
 	if b.in, err = b.umem.Open(ctx, bo.In.Index, 0, o); err != nil {
 		return err
 	}
@@ -157,11 +151,6 @@ func (b *Bare) forward(w *way) error {
 	}
 	if err := w.to.Kick(); err != nil {
 		return err
-	}
-	if b.poll {
-		if err := w.from.Kick(); err != nil {
-			return err
-		}
 	}
 	back := w.to.Reclaim(b.addr[:])
 	b.pool = append(b.pool, b.addr[:back]...)
