@@ -2,8 +2,10 @@ package hot
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -11,38 +13,65 @@ import (
 )
 
 const output = `# github.com/l4fwd/l4fwd/dataplane
-dataplane/burst.go:2:17: Found IsInBounds
-./dataplane/burst.go:2:30: Found IsInBounds
-dataplane/burst.go:4:1: Found IsSliceInBounds
-dataplane/snapshot.go:1:1: Found IsInBounds
-	0x00c0 00192 (/m/dataplane/burst.go:3)	CALL	runtime.newobject(SB)
-	0x00c0 00292 (/m/dataplane/burst.go:3)	CALL	runtime.newobject(SB)
-	0x00c4 00193 (/m/dataplane/burst.go:5)	CALL	runtime.newobject(SB)
-	0x00c8 00200 (/m/dataplane/burst.go:5)	CALL	runtime.mapaccess1_fast32(SB)
-	0x00c8 00208 (/m/dataplane/burst.go:5)	CALL	runtime.panicBounds(SB)
-	0x00c8 00216 (/m/dataplane/burst.go:5)	CALL	github.com/l4fwd/l4fwd/dataplane.(*Worker).act(SB)
+dataplane/burst.go:4:17: Found IsInBounds
+./dataplane/burst.go:4:30: Found IsInBounds
+dataplane/fresh.go:4:1: Found IsSliceInBounds
+dataplane/counts.go:4:1: Found IsInBounds
+dataplane/mailbox.go:4:1: Found IsInBounds
+config/config.go:1:1: Found IsInBounds
+	0x0000 00000 (/m/dataplane/burst.go:3)	TEXT	github.com/l4fwd/l4fwd/dataplane.(*Worker).run(SB), ABIInternal, $80-8
+	0x00c0 00192 (/m/dataplane/burst.go:5)	CALL	runtime.newobject(SB)
+	0x00c0 00292 (/m/dataplane/burst.go:5)	CALL	runtime.newobject(SB)
+	0x00c4 00193 (/m/dataplane/burst.go:6)	CALL	runtime.newobject(SB)
+	0x00c8 00200 (/m/dataplane/burst.go:6)	CALL	runtime.mapaccess1_fast32(SB)
+	0x00c8 00208 (/m/dataplane/burst.go:6)	CALL	runtime.panicBounds(SB)
+	0x00c8 00216 (/m/dataplane/burst.go:6)	CALL	github.com/l4fwd/l4fwd/dataplane.(*Worker).act(SB)
+	0x00c8 00216 (/m/dataplane/burst.go:6)	CALL	github.com/l4fwd/l4fwd/dataplane.(*Worker).Counts(SB)
+	0x00c8 00216 (/m/dataplane/burst.go:6)	CALL	github.com/l4fwd/l4fwd/config.Look(SB)
+	0x00c8 00216 (/m/dataplane/burst.go:7)	CALL	AX
 	0x00c8 00216 (/go/src/sync/mutex.go:5)	CALL	sync.(*Mutex).lockSlow(SB)
+	0x00c8 00216 (/m/dataplane/counts.go:6)	CALL	runtime.mapaccess2(SB)
+	0x0000 00000 (/m/dataplane/fresh.go:3)	TEXT	github.com/l4fwd/l4fwd/dataplane.(*Worker).act(SB), ABIInternal, $80-8
+	0x00c8 00216 (/m/dataplane/fresh.go:5)	CALL	runtime.mapaccess1(SB)
+	0x0000 00000 (/m/dataplane/counts.go:3)	TEXT	github.com/l4fwd/l4fwd/dataplane.(*Worker).Counts(SB), ABIInternal, $80-8
+	0x00c8 00216 (/m/dataplane/counts.go:5)	CALL	runtime.newobject(SB)
+	0x00c8 00216 (/m/dataplane/fresh.go:5)	CALL	runtime.newobject(SB)
+	0x0000 00000 (/m/dataplane/mailbox.go:3)	TEXT	github.com/l4fwd/l4fwd/dataplane.(*Worker).Do(SB), ABIInternal, $80-8
+	0x00c8 00216 (/m/dataplane/mailbox.go:5)	CALL	runtime.makechan(SB)
+	0x0000 00000 (/m/dataplane/fresh.go:9)	TEXT	github.com/l4fwd/l4fwd/dataplane.init(SB), ABIInternal, $80-8
+	0x00c8 00216 (/m/dataplane/fresh.go:9)	CALL	runtime.makemap(SB)
 `
 
-var source = strings.Join([]string{"package dataplane", "\tx := a[i] + b[i]", "\ty := new(int)", "\tz := a[i:]", "\ty := new(int)"}, "\n")
+// source is the same in all files, but for the function's name.
+const source = "package dataplane\n\nfunc %s() {\n\tx := a[i] + b[i]\n\ty := new(int)\n\ty := new(int)\n\tf()\n}\n"
 
-// What the compiler says of hot files is found, each line once, and the rest is
-// left out.
+// What the compiler says of what packets come to is found, each line once, in files
+// that nobody listed, too; of cold functions it is that they are called.
 func TestParse(t *testing.T) {
-	got, err := parse(strings.NewReader(output), "/m", func(path string) ([]byte, error) {
-		if path != "/m/dataplane/burst.go" {
+	names := map[string]string{
+		"/m/dataplane/burst.go": "run", "/m/dataplane/fresh.go": "act", "/m/dataplane/mailbox.go": "Do",
+	}
+	got, err := newTree("/m", func(path string) ([]byte, error) {
+		if names[path] == "" {
 			t.Errorf("reads %s", path)
 		}
-		return []byte(source), nil
-	})
+		return fmt.Appendf(nil, source, names[path]), nil
+	}).parse(strings.NewReader(output))
 	if err != nil {
 		t.Fatal(err)
 	}
+	const run = "func run() {"
 	want := []Finding{
 		{"dataplane/burst.go", "IsInBounds", "x := a[i] + b[i]", 1},
-		{"dataplane/burst.go", "IsSliceInBounds", "z := a[i:]", 1},
+		{"dataplane/burst.go", "cold dataplane.(*Worker).Counts", "y := new(int)", 1},
+		{"dataplane/burst.go", "github.com/l4fwd/l4fwd/config.Look", "y := new(int)", 1},
+		{"dataplane/burst.go", "indirect call", "f()", 1},
 		{"dataplane/burst.go", "runtime.mapaccess1_fast32", "y := new(int)", 1},
+		{"dataplane/burst.go", "runtime.mapaccess2", run, 1},
 		{"dataplane/burst.go", "runtime.newobject", "y := new(int)", 2},
+		{"dataplane/burst.go", "sync.(*Mutex).lockSlow", run, 1},
+		{"dataplane/fresh.go", "IsSliceInBounds", "x := a[i] + b[i]", 1},
+		{"dataplane/fresh.go", "runtime.mapaccess1", "y := new(int)", 1},
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
@@ -83,13 +112,19 @@ func TestNew(t *testing.T) {
 	}
 }
 
-// Every file in the list of hot ones is there.
-func TestFiles(t *testing.T) {
-	for pkg, files := range Files {
-		for _, f := range files {
-			if _, err := os.Stat(filepath.Join("../..", pkg, f)); err != nil {
-				t.Error(err)
-			}
+// What is called cold is there, and says why.
+func TestCold(t *testing.T) {
+	tree := newTree("../..", os.ReadFile)
+	for name, why := range Cold {
+		file, function, one := strings.Cut(name, ":")
+		if !slices.Contains(Packages, filepath.Dir(file)) || why == "" {
+			t.Errorf("%s: %q", name, why)
+		}
+		if err := tree.load(file); err != nil {
+			t.Error(err)
+		}
+		if one && !slices.ContainsFunc(tree.funcs[file], func(s span) bool { return s.name == function }) {
+			t.Errorf("%s has no function %s", file, function)
 		}
 	}
 }
