@@ -48,6 +48,15 @@ func TestCheck(t *testing.T) {
 			failed = append(failed, c.What)
 		}
 	}
+	var what []string
+	for _, c := range rep.Checks {
+		if of, ok := strings.CutPrefix(c.What, "allocations a packet, "); ok {
+			what = append(what, of)
+		}
+	}
+	if d := cmp.Diff([]string{"tcp4", "udp4", "tcp6", "dnat4", "toa4", "nat64", "2 workers, all replies handed over", "whole lives"}, what); d != "" {
+		t.Error(d)
+	}
 	want := []string{"bytes of conntrack.Entry", "bytes of packet.Gone", "bytes of packet.Tuple", "ratio to the limit, 1000 flows", "bytes a flow in the table"}
 	if d := cmp.Diff(want, failed); d != "" || rep.OK() {
 		t.Error(d)

@@ -35,6 +35,9 @@ type FloodOptions struct {
 	// answered sends it again after 1 s, and again 2 s later (RFC 6298 section 2).
 	Honest int
 	RTT    time.Duration
+	// Limit measures the limit (see the package comment) just after, with the live
+	// flows.
+	Limit bool
 	// CPUProfile and Progress as in SynthOptions.
 	CPUProfile io.Writer
 	Progress   func(done float64)
@@ -68,6 +71,7 @@ type FloodReport struct {
 	ClockSeconds float64           `json:"clock_seconds"`
 	Dropped      map[string]uint64 `json:"dropped"`
 	TableBytes   uint64            `json:"table_bytes"`
+	Limit        *LimitAlone       `json:"limit,omitempty"`
 }
 
 // floodRounds is how many parts of the flood are timed on their own.
@@ -105,6 +109,9 @@ func Flood(ctx context.Context, o FloodOptions) (*FloodReport, error) {
 	f := &flooder{o: &o, s: s, watch: newWatcher(s), pupil: newPupil(s), rep: &FloodReport{Live: o.Live}}
 	f.onSend = f.sent
 	err = f.run(ctx)
+	if err == nil && o.Limit {
+		f.rep.Limit, err = limitAfter(ctx, s, o.Live)
+	}
 	if err = errors.Join(err, s.close()); err != nil {
 		return nil, fmt.Errorf("flood: %w", err)
 	}
@@ -328,6 +335,7 @@ func (r *FloodReport) WriteText(w io.Writer) error {
 	p := &printer{w: w}
 	p.linef("%d packets, %d of them SYNs of a flood: %.2f Mpps (median; best %.2f, worst %.2f), %.1f ns a packet", r.Packets, r.SYNs, r.Mpps, r.Best, r.Worst, r.NsPerPacket)
 	p.linef("  %.1f s by the worker's clock, so %.2f million SYNs a second were offered", r.ClockSeconds, float64(r.SYNs)/max(r.ClockSeconds, 1e-9)/1e6)
+	r.Limit.writeBeside(p)
 	p.linef("live flows: %d of %d lost; %d of their %d packets forwarded", r.Lost, r.Live, r.LiveSent, r.LivePackets)
 	p.linef("honest new connections: of %d, %d opened by the first SYN, %d by the second, %d by the third; %d gave up after it, %d were let in and thrown out, %d were still trying",
 		r.Honest, r.Opened[0], r.Opened[1], r.Opened[2], r.GaveUp, r.Broken, r.Trying)

@@ -155,6 +155,26 @@ func Limit(ctx context.Context, o SynthOptions) (rep *LimitAlone, err error) {
 	return rep, nil
 }
 
+// limitPackets and limitRounds are what limitAfter measures.
+const (
+	limitPackets = 200_000
+	limitRounds  = 5
+)
+
+// limitAfter measures the limit just after something else, of so many flows like s's.
+func limitAfter(ctx context.Context, s *synth, flows int) (*LimitAlone, error) {
+	o := s.o
+	o.Flows, o.Packets, o.Rounds, o.Progress, o.CPUProfile = flows, limitPackets, limitRounds, nil, nil
+	return Limit(ctx, o)
+}
+
+// writeBeside writes the limit as one line beside other figures; nothing without one.
+func (r *LimitAlone) writeBeside(p *printer) {
+	if r != nil {
+		p.linef("limit, just after: median %.1f, best %.1f ns a packet of %d flows", r.Median, r.Best, r.Flows)
+	}
+}
+
 // maxPorts is how many ports there are from 1024 on.
 const maxPorts = 1<<16 - 1024
 

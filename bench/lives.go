@@ -29,6 +29,9 @@ type LivesOptions struct {
 	// Kept is how many connections that are over the table holds, about: the
 	// workers' clock goes so fast that so many wait for their end. 0 is 262,144.
 	Kept int
+	// Limit measures the limit (see the package comment) just after, with as many
+	// flows as Kept.
+	Limit bool
 	// CPUProfile and Progress as in SynthOptions.
 	CPUProfile io.Writer
 	Progress   func(done float64)
@@ -67,6 +70,7 @@ type LivesReport struct {
 	Dropped         map[string]uint64 `json:"dropped"` // by reason, warming up included
 	TableBytes      uint64            `json:"table_bytes"`
 	Table           string            `json:"table"`
+	Limit           *LimitAlone       `json:"limit,omitempty"`
 }
 
 // Lives measures whole TCP connections, from SYN to the expiry of what is left
@@ -89,6 +93,9 @@ func Lives(ctx context.Context, o LivesOptions) (*LivesReport, error) {
 	}
 	l := newLiver(s, &o)
 	rep, err := l.measure(ctx)
+	if err == nil && o.Limit {
+		rep.Limit, err = limitAfter(ctx, s, o.Kept)
+	}
 	if err = errors.Join(err, s.close()); err != nil {
 		return nil, fmt.Errorf("lives: %w", err)
 	}
@@ -321,6 +328,7 @@ func (r *LivesReport) WriteText(w io.Writer) error {
 	p := &printer{w: w}
 	p.linef("%d TCP lives of %d packets: %.2f million a second (median; best %.2f, worst %.2f)", r.Lives, livePackets, r.PerSecond/1e6, r.Best/1e6, r.Worst/1e6)
 	p.linef("  %.0f ns a life, %.1f ns a packet, expiry included", r.NsPerLife, r.NsPerPacket)
+	r.Limit.writeBeside(p)
 	p.linef("  %d failed, %d expired meanwhile, %d kept in the table, %.1f s by the worker's clock", r.Failed, r.Expired, r.Kept, r.ClockSeconds)
 	writeDropped(p, r.Dropped)
 	p.linef("allocations a packet: %g", r.AllocsPerPacket)

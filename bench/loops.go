@@ -2,6 +2,7 @@ package bench
 
 import (
 	"context"
+	"fmt"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -96,6 +97,9 @@ func (m *meter) laterLoops(ctx context.Context) error {
 	fed := 0
 	for i := range lanes {
 		fed += len(lanes[i].frames)
+	}
+	if fed == 0 && m.several() && (m.o.Profile || m.o.CPUProfile != nil) {
+		return fmt.Errorf("%w: nothing of the capture is fed after the first loop, so there is nothing to measure", ErrOptions)
 	}
 	if !m.several() || fed == 0 {
 		return nil

@@ -69,6 +69,9 @@ func Matrix(ctx context.Context, o MatrixOptions) (rep *MatrixReport, err error)
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	o.Packets, o.Rounds = orDefault(o.Packets, 500_000), orDefault(o.Rounds, 5)
+	if o.Workers < 0 || o.Workers > 255 {
+		return nil, fmt.Errorf("matrix: %w: %d workers", ErrOptions, o.Workers)
+	}
 	rows, err := matrixRows(&o)
 	defer func() {
 		for _, r := range rows {
@@ -85,7 +88,8 @@ func Matrix(ctx context.Context, o MatrixOptions) (rep *MatrixReport, err error)
 		if err := r.s.open(ctx); err != nil {
 			return nil, fmt.Errorf("%s: %w", r.name, err)
 		}
-		r.s.round(min(o.Packets, 4*o.Flows)) // warms caches up
+		r.s.round(max(min(o.Packets, 4*o.Flows), warmPackets)) // warms caches up
+		r.s.limitRound(max(min(o.Packets, 4*o.Flows), warmPackets))
 		if o.Progress != nil {
 			o.Progress(0.5 * float64(i+1) / float64(len(rows)))
 		}
@@ -106,6 +110,9 @@ func Matrix(ctx context.Context, o MatrixOptions) (rep *MatrixReport, err error)
 	}
 	rep = &MatrixReport{Flows: o.Flows, Rounds: o.Rounds}
 	for _, r := range rows {
+		if err := r.s.r.dp.Audit(); err != nil {
+			return nil, fmt.Errorf("%s: frames lost or doubled: %w", r.name, err)
+		}
 		rep.Rows = append(rep.Rows, r.report(rows[0]))
 	}
 	return rep, nil

@@ -36,11 +36,12 @@ type Options struct {
 	Output io.Writer
 	// Limit measures the limit (see the package comment) after each loop but the
 	// first, over the same packets, and takes the processor time of the thread for
-	// time. It needs several Loops, one worker and no Output.
+	// time. It needs several Loops, one worker, no Output and no Profile: see
+	// CanLimit.
 	Limit bool
 	// Profile measures the stages of every burst of the loops after the first; it
 	// needs one worker and no Output. CPUProfile, if set, gets a pprof profile of
-	// those loops.
+	// those loops. Without such loops both are an error.
 	Profile    bool
 	CPUProfile io.Writer
 	// Progress, if set, is called now and then from the measuring thread with
@@ -83,8 +84,8 @@ func replay(ctx context.Context, c *Capture, o *Options) (rep *Report, err error
 	if o.Workers < 1 || o.Workers > 255 || o.Loops < 1 {
 		return nil, fmt.Errorf("%w: %d workers, %d loops", ErrOptions, o.Workers, o.Loops)
 	}
-	if o.Limit && (o.Loops < 2 || o.Duration > 0) || (o.Limit || o.Profile) && (o.Workers > 1 || o.Output != nil) {
-		return nil, fmt.Errorf("%w: the limit wants several loops, limit and profile one worker and no output", ErrOptions)
+	if err := o.check(); err != nil {
+		return nil, err
 	}
 	longest := 0
 	for i, f := range c.Frames {
@@ -116,6 +117,27 @@ func replay(ctx context.Context, c *Capture, o *Options) (rep *Report, err error
 		return nil, fmt.Errorf("frames lost or doubled: %w", err)
 	}
 	return m.report(), nil
+}
+
+// check looks whether what is asked for can be measured together.
+func (o *Options) check() error {
+	several := o.Loops > 1 || o.Duration > 0
+	switch {
+	case o.Profile && o.Limit:
+		return fmt.Errorf("%w: a profile of the stages reads the clock, which would count in the ratio to the limit: one of the two", ErrOptions)
+	case o.Limit && !o.CanLimit():
+		return fmt.Errorf("%w: the limit wants several loops, not a duration, one worker and no output", ErrOptions)
+	case o.Profile && (o.Workers > 1 || o.Output != nil):
+		return fmt.Errorf("%w: a profile of the stages wants one worker and no output", ErrOptions)
+	case (o.Profile || o.CPUProfile != nil) && !several:
+		return fmt.Errorf("%w: a profile is of the loops after the first, so it wants several, or a duration", ErrOptions)
+	}
+	return nil
+}
+
+// CanLimit reports whether the limit can be measured with the other options.
+func (o *Options) CanLimit() bool {
+	return o.Loops > 1 && o.Duration == 0 && o.Workers <= 1 && o.Output == nil && !o.Profile
 }
 
 // meter is a replay under way.

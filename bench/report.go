@@ -192,7 +192,9 @@ func (r *Report) WriteText(w io.Writer) error {
 func (r *Report) writeRounds(p *printer) {
 	if s := r.Rounds; s != nil {
 		p.linef("%d rounds: median %.1f, best %.1f, worst %.1f ns a packet", s.Rounds, s.Median, s.Best, s.Worst)
-		p.linef("processor time, all workers: %.1f ns a packet", r.CoreNsPerPacket)
+		if r.CoreNsPerPacket > 0 { // a replay of a capture has not measured it
+			p.linef("processor time, all workers: %.1f ns a packet", r.CoreNsPerPacket)
+		}
 	}
 	if l := r.Limit; l != nil {
 		p.linef("limit: median %.1f, best %.1f, worst %.1f ns a packet", l.Median, l.Best, l.Worst)

@@ -9,6 +9,10 @@ import (
 	"github.com/l4fwd/l4fwd/dataplane"
 )
 
+// warmPackets are at least fed before it counts, so that caches, the memory for
+// packets and the processor's predictions are warm.
+const warmPackets = 20_000
+
 // rounds measures.
 func (s *synth) rounds(ctx context.Context) (*Report, error) {
 	stop, err := startProfile(s.o.CPUProfile)
@@ -16,9 +20,10 @@ func (s *synth) rounds(ctx context.Context) (*Report, error) {
 		return nil, err
 	}
 	defer stop()
-	s.round(min(s.o.Packets, 4*len(s.flows))) // warms caches up
+	warm := max(min(s.o.Packets, 4*len(s.flows)), warmPackets)
+	s.round(warm)
 	if s.limits != nil {
-		s.limitRound(min(s.o.Packets, 4*len(s.flows)))
+		s.limitRound(warm)
 	}
 	s.warm = s.fed
 	s.fed, s.bytes, s.total = 0, 0, 0

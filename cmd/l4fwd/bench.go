@@ -9,8 +9,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/l4fwd/l4fwd/bench"
-	"github.com/l4fwd/l4fwd/config"
-	"github.com/l4fwd/l4fwd/control/plan"
 	"github.com/l4fwd/l4fwd/packet"
 )
 
@@ -41,7 +39,8 @@ func benchFile(cmd *cobra.Command, file *string) {
 }
 
 func benchGenCommand() *cobra.Command {
-	var file, out, protocol, family string
+	var b benchFlags
+	var out string
 	var o bench.GenOptions
 	cmd := &cobra.Command{
 		Use:   "gen -c FILE --flows N --packets M --size B -o FILE",
@@ -67,26 +66,21 @@ The same options give the same file, byte for byte.`,
   l4fwd bench gen -c l4fwd.yaml --flows 100 --packets 5000 --size 1400 --protocol udp --family 6 -o udp6.pcap`,
 		Args: cobra.NoArgs,
 	}
-	benchFile(cmd, &file)
+	benchFile(cmd, &b.file)
+	b.filtered(cmd)
+	seeded(cmd, &o.Seed)
 	f := cmd.Flags()
 	f.IntVar(&o.Flows, "flows", 1024, "number of flows")
 	f.IntVar(&o.Packets, "packets", 1000000, "number of packets")
 	f.IntVar(&o.Size, "size", 64, "bytes of a data packet on the wire")
-	f.StringVar(&protocol, "protocol", "", "only services of tcp or udp")
-	f.StringVar(&family, "family", "", "only services whose address is of family 4 or 6")
-	f.Uint64Var(&o.Seed, "seed", 1, "what everything random comes from")
 	f.StringVarP(&out, "output", "o", "", "capture `FILE` to write, - for standard output")
 	must(cmd.MarkFlagRequired("output"))
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		var err error
-		if o.Protocol, o.Family, err = benchFilter(protocol, family); err != nil {
-			return &exitError{exitUsage, err}
-		}
-		cfg, err := config.Load(file)
+		p, err := b.load()
 		if err != nil {
-			return unreadable(err)
+			return err
 		}
-		o.Spec = plan.Spec(cfg)
+		o.Spec, o.Protocol, o.Family = p.spec, b.proto, b.fam
 		err = writeFile(cmd.OutOrStdout(), out, func(w io.Writer) error { return bench.Generate(w, o) })
 		if errors.Is(err, bench.ErrOptions) || errors.Is(err, bench.ErrNoService) {
 			return &exitError{exitUsage, err}

@@ -19,9 +19,10 @@ func benchCheckCommand() *cobra.Command {
 		Use:   "check -c FILE --bounds FILE",
 		Short: "See whether the forwarder is still within its bounds",
 		Long: `Measure the ratio of the forwarder to the limit (see "bench limit") for the first
-service, allocations, the memory of a flow and the sizes of structs, and compare them
-with the bounds in a file of JSON. What fails is measured again, --attempts times in
-all, and the best counts: the machine may be busy.
+service, allocations in packets of every service, of two workers and in whole lives,
+the memory of a flow and the sizes of structs, and compare them with the bounds in a
+file of JSON. What fails is measured again, --attempts times in all, a second after,
+and the best counts: the machine may be busy.
 
 The exit status is 1 if something is beyond its bound.`,
 		Example: `  l4fwd bench check -c bench/testdata/matrix.yaml --bounds bench/bounds.json`,
@@ -32,7 +33,7 @@ The exit status is 1 if something is beyond its bound.`,
 	f.StringVar(&bounds, "bounds", "", "`FILE` with the bounds")
 	must(cmd.MarkFlagRequired("bounds"))
 	must(cmd.MarkFlagFilename("bounds", "json"))
-	f.IntVar(&o.Attempts, "attempts", 5, "how often to measure what fails")
+	f.IntVar(&o.Attempts, "attempts", 12, "how often to measure what fails")
 	f.IntVar(&o.Packets, "packets", 300000, "packets in a round")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		text, err := os.ReadFile(bounds)

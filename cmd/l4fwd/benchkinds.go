@@ -20,7 +20,7 @@ line of a bucket and one of an entry, write to it and to the header, and send: w
 remains of forwarding when nothing is parsed, compared, checked or counted. Memory
 is as large as the flow table's, and asked for ahead.
 
-"bench replay --limit" measures the same in turn with the forwarder.`,
+"bench replay" measures the same in turn with the forwarder.`,
 		Example: `  l4fwd bench limit -c l4fwd.yaml --flows 1000000`,
 		Args:    cobra.NoArgs,
 	}
@@ -66,6 +66,7 @@ to wait in the table for their end.`,
 	f.IntVar(&o.Rounds, "rounds", 5, "rounds")
 	f.IntVar(&o.Kept, "kept", 1<<18, "connections that are over and wait for their end")
 	f.IntVar(&o.Size, "size", 64, "bytes of a packet with payload on the wire")
+	f.BoolVar(&o.Limit, "limit", true, "measure the limit just after, see \"bench limit\"")
 	b.measures(cmd, func(ctx context.Context, p *benchPlan, h benchHooks) (benchReport, error) {
 		o.Spec, o.LocalPorts, o.FrameSize, o.MaxFlows, o.Family = p.spec, p.ports, p.frameSize, p.maxFlows, b.fam
 		o.Progress, o.CPUProfile = h.progress, h.profile
@@ -103,6 +104,7 @@ is not how fast they are fed.`,
 	f.DurationVar(&o.Duration, "duration", 4*time.Second, "how long by that clock")
 	f.IntVar(&o.Honest, "honest", 1000, "connections a second that honest clients open")
 	f.DurationVar(&o.RTT, "rtt", 50*time.Millisecond, "their round trip")
+	f.BoolVar(&o.Limit, "limit", true, "measure the limit just after, see \"bench limit\"")
 	b.measures(cmd, func(ctx context.Context, p *benchPlan, h benchHooks) (benchReport, error) {
 		o.Spec, o.LocalPorts, o.FrameSize, o.MaxFlows, o.Family = p.spec, p.ports, p.frameSize, p.maxFlows, b.fam
 		o.Progress, o.CPUProfile = h.progress, h.profile
@@ -117,7 +119,7 @@ func benchMatrixCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "matrix -c FILE",
 		Short: "Measure kinds of packets beside each other",
-		Long: `Measure every service of the configuration as "bench replay --synthesize --limit"
+		Long: `Measure every service of the configuration as "bench replay --synthesize"
 does, a round of each in turn, and print a table in Markdown with the ratios to the
 first service and to the limit. Of a service with TOA all clients' packets bear it.
 Two rows more show the first service with --workers workers, each a thread bound to

@@ -45,30 +45,32 @@ million flows need no capture of 3 GB. Only feeding is timed.
 With several workers each is a thread bound to a CPU of its own, if there are as
 many. The packets are spread over them as a NIC's RSS would, and handed over to the
 flow's owner; --rss-known tells the owners how they are spread, as NICs do whose RSS
-key can be read, so that nothing has to be handed over. --arrive home brings packets to their flows' owners, --arrive away all replies to
-another worker. With --write workers take turns in one thread, for a reproducible
+key can be read, so that nothing has to be handed over. --arrive home brings packets
+to their flows' owners, --arrive away all replies to another worker. With --write workers take turns in one thread, for a reproducible
 file: the figures then say nothing of speed.
 
 Figures: ns a packet includes the copy of the pristine packet into a frame, which
 a NIC's DMA does in real life; copy and pipeline are also told apart, by sampling
 one burst in 16, or with --profile all bursts of the later loops, or of a round
-more. --limit measures, in turn with the forwarder, the least work that any
-forwarder must do: the same copy, one line of a bucket, one of an entry, the header
-written back, all asked for ahead. The ratio stays where the machine drifts. With
---limit and with --synthesize, time is one worker's processor time, else the
-wall's; of several workers it is what the slowest takes, and the processor time of
-all stands beside it. Gbit/s counts frames with their checksum.`,
-		Example: `  l4fwd bench replay -c l4fwd.yaml --pcap 64k.pcap --loops 20 --limit
+more. The limit, measured in turn with the forwarder unless --limit=false, is the
+least work that any forwarder must do: the same copy, one line of a bucket, one of an
+entry, which is written to, the header written back, all asked for ahead. The ratio
+stays where the machine drifts. Of a capture it wants more than one loop, one worker,
+and none of --duration, --write and --profile. With it and with --synthesize, time is
+one worker's processor time, else the wall's; of several workers it is what the
+slowest takes, and the processor time of all stands beside it. Gbit/s counts frames
+with their checksum.`,
+		Example: `  l4fwd bench replay -c l4fwd.yaml --pcap 64k.pcap --loops 20
   l4fwd bench replay -c l4fwd.yaml --pcap 64k.pcap --write out.pcap
-  l4fwd bench replay -c l4fwd.yaml --synthesize --flows 10000000 --limit --profile
+  l4fwd bench replay -c l4fwd.yaml --synthesize --flows 10000000 --profile
   l4fwd bench replay -c l4fwd.yaml --synthesize --flows 65536 --workers 2 --arrive away`,
 		Args: cobra.NoArgs,
 	}
 	r.common(cmd)
 	r.flags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if r.replay.Loops < 1 || r.replay.Workers < 1 || r.replay.Workers > 255 || r.replay.Duration < 0 {
-			return &exitError{exitUsage, errors.New("want at least 1 loop, 1 to 255 workers, and no negative duration")}
+		if err := r.check(cmd); err != nil {
+			return &exitError{exitUsage, err}
 		}
 		p, err := r.load()
 		if err != nil {
@@ -80,6 +82,28 @@ all stands beside it. Gbit/s counts frames with their checksum.`,
 		return r.runReplay(cmd, &p)
 	}
 	return cmd
+}
+
+// check looks whether what was given can be measured together, and leaves the limit
+// out where nobody asked for it and it cannot be measured.
+func (r *replayFlags) check(cmd *cobra.Command) error {
+	o, f := &r.replay, cmd.Flags()
+	if o.Loops < 1 || o.Workers < 1 || o.Workers > 255 || o.Duration < 0 {
+		return errors.New("want at least 1 loop, 1 to 255 workers, and no negative duration")
+	}
+	for _, name := range []string{"arrive", "rss-known"} {
+		if o.Workers == 1 && f.Changed(name) {
+			return fmt.Errorf("--%s: with one worker all packets arrive at home; want --workers 2 or more", name)
+		}
+	}
+	if !r.synthesize && !f.Changed("limit") {
+		asked := *o
+		if r.write != "" {
+			asked.Output = io.Discard
+		}
+		o.Limit = asked.CanLimit()
+	}
+	return nil
 }
 
 // flags adds all but the common ones.
@@ -99,7 +123,7 @@ func (r *replayFlags) flags(cmd *cobra.Command) {
 	f.BoolVar(&o.RSSKnown, "rss-known", false, "let flows be owned where their packets arrive")
 	f.Uint64Var(&o.Seed, "seed", 1, "what hash keys, ports and sequence numbers come from")
 	f.StringVar(&r.write, "write", "", "pcap `FILE` for what leaves")
-	f.BoolVar(&o.Limit, "limit", false, "measure the least work there is, in turn, and print the ratio")
+	f.BoolVar(&o.Limit, "limit", true, "measure the least work there is, in turn, and print the ratio")
 	f.BoolVar(&o.Profile, "profile", false, "time the stages of every burst")
 	s := &r.synth
 	f.IntVar(&s.Flows, "flows", 65536, "flows to open, with --synthesize")
@@ -111,7 +135,7 @@ func (r *replayFlags) flags(cmd *cobra.Command) {
 	for _, only := range []string{"loops", "duration", "write"} {
 		cmd.MarkFlagsMutuallyExclusive("synthesize", only)
 	}
-	for _, only := range []string{"flows", "packets", "rounds", "size", "arrive", "fresh", "protocol", "family"} {
+	for _, only := range []string{"flows", "packets", "rounds", "size", "arrive", "fresh", "protocol", "family", "service"} {
 		cmd.MarkFlagsMutuallyExclusive("pcap", only)
 	}
 }

@@ -3,13 +3,16 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
@@ -23,6 +26,7 @@ import (
 // benchFlags are what the measuring commands have in common.
 type benchFlags struct {
 	file, protocol, family, profile string
+	services                        []string
 	asJSON                          bool
 	proto                           uint8
 	fam                             int
@@ -45,8 +49,9 @@ func (b *benchFlags) filtered(cmd *cobra.Command) {
 	b.ofFamily(cmd)
 }
 
-// ofFamily adds the flag that chooses them by address.
+// ofFamily adds the flags that choose them by name and by address.
 func (b *benchFlags) ofFamily(cmd *cobra.Command) {
+	cmd.Flags().StringSliceVar(&b.services, "service", nil, "only the services of these `NAMES`")
 	cmd.Flags().StringVar(&b.family, "family", "", "only services whose address is of family 4 or 6")
 }
 
@@ -71,7 +76,53 @@ func (b *benchFlags) load() (p benchPlan, err error) {
 	if err != nil {
 		return p, unreadable(err)
 	}
-	return benchPlan{plan.Spec(cfg), plan.PortRanges(cfg), cfg.FrameSize, cfg.MaxFlows}, nil
+	p = benchPlan{plan.Spec(cfg), plan.PortRanges(cfg), cfg.FrameSize, cfg.MaxFlows}
+	p.spec.Services, err = named(p.spec.Services, b.services)
+	return p, err
+}
+
+// named are the services of these names, in the configuration's order; all without
+// names.
+func named(all []dataplane.ServiceSpec, names []string) (chosen []dataplane.ServiceSpec, err error) {
+	if len(names) == 0 {
+		return all, nil
+	}
+	var known []string
+	for i := range all {
+		known = append(known, all[i].Name)
+		if slices.Contains(names, all[i].Name) {
+			chosen = append(chosen, all[i])
+		}
+	}
+	for _, n := range names {
+		if !slices.Contains(known, n) {
+			return nil, &exitError{exitUsage, fmt.Errorf("--service %q: the configuration has %s", n, strings.Join(known, ", "))}
+		}
+	}
+	return chosen, nil
+}
+
+// positive refuses numbers and times that were given as 0 or less: to a benchmark 0
+// would mean its default.
+func positive(cmd *cobra.Command) (err error) {
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		var low bool
+		switch f.Value.Type() {
+		case "int":
+			n, e := cmd.Flags().GetInt(f.Name)
+			low = e != nil || n < 1
+		case "duration":
+			d, e := cmd.Flags().GetDuration(f.Name)
+			low = e != nil || d <= 0
+		case "float64":
+			x, e := cmd.Flags().GetFloat64(f.Name)
+			low = e != nil || !(x > 0)
+		}
+		if low && err == nil {
+			err = &exitError{exitUsage, fmt.Errorf("--%s %s: want more than nothing", f.Name, f.Value)}
+		}
+	})
+	return err
 }
 
 // benchReport is a result that can be printed.
@@ -102,6 +153,9 @@ func (b *benchFlags) measures(cmd *cobra.Command, measure func(context.Context, 
 func (b *benchFlags) run(cmd *cobra.Command, measure func(context.Context, benchHooks) (benchReport, error)) error {
 	ctx, stop := signal.NotifyContext(cmd.Context(), unix.SIGINT, unix.SIGTERM)
 	defer stop()
+	if err := positive(cmd); err != nil {
+		return err
+	}
 	bar := newProgressBar(cmd.ErrOrStderr())
 	var rep benchReport
 	var err error
