@@ -55,7 +55,8 @@ func twinSpec(rt *rapid.T) Spec {
 	udp6 := service("udp6", "[2001:db8::10]:5000", packet.ProtoUDP, conntrack.FullNAT, false, "[2001:db8:1::20]:5001")
 	one := service("one", "192.0.2.17:53", packet.ProtoUDP, conntrack.FullNAT, false, "10.0.1.20:5317")
 	one.OnePacket = true
-	spec.Services = append(spec.Services, strict, shifted, odd, udp6, one)
+	toa6 := service("toa6", "[2001:db8::16]:80", packet.ProtoTCP, conntrack.FullNAT, true, "[2001:db8:1::20]:8017")
+	spec.Services = append(spec.Services, strict, shifted, odd, udp6, one, toa6)
 	spec.KeepTTL = rapid.IntRange(0, 7).Draw(rt, "keep TTL") == 0
 	return spec
 }
@@ -335,6 +336,25 @@ func TestPlainTOAHeadroom(t *testing.T) {
 		before[tt.want]++
 		if v != Forwarded || got != before {
 			t.Errorf("%d bytes of room: verdict %d, counts %v, want %v", tt.room, v, got, before)
+		}
+	}
+}
+
+// TestPlainNearerDeadline: a deadline that comes nearer is not plain, for the wheel may
+// come by too late for it.
+func TestPlainNearerDeadline(t *testing.T) {
+	const client = "198.51.100.7:40001"
+	for more, want := range map[uint32]Verdict{0: Forwarded, 1: undecided} {
+		r := newRig(t, 1, testSpec())
+		c := r.open(0, client, "192.0.2.10:80")
+		w := r.dp.Workers[0]
+		for ref := conntrack.Ref(1); ref <= 64; ref++ {
+			if e := w.table.Entry(ref); e.State == conntrack.Established {
+				e.Expires = w.tick + w.ways[e.Backend].timeout + more
+			}
+		}
+		if v := r.plain(build(t, seg{src: client, dst: "192.0.2.10:80", ack: true, seq: c.isn + 1, ackNum: 9001, payload: 6})); v != want {
+			t.Errorf("%d ticks nearer: verdict %d, want %d", more, v, want)
 		}
 	}
 }
