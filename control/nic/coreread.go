@@ -100,22 +100,58 @@ func readIRQs(sys, proc fs.FS, name string, interrupts map[int]string) (uses []C
 }
 
 // commLen is how much of a thread's name the kernel keeps, TASK_COMM_LEN without its
-// zero (linux/sched.h).
+// zero (linux/sched.h). Of its own threads Linux 5.17 and later show the whole name.
 const commLen = 15
 
-// readNAPIThreads finds the threads of NICs whose NAPI is threaded: the kernel calls
-// them napi/NAME-ID.
-func readNAPIThreads(sys, proc fs.FS, nics []string) (uses []CoreUse) {
-	prefixes := make(map[string]string)
-	for _, name := range nics {
-		b, err := fs.ReadFile(sys, path.Join("class/net", name, "threaded"))
-		if err != nil || strings.TrimSpace(string(b)) == "0" {
-			continue
-		}
-		p := "napi/" + name + "-"
-		prefixes[p[:min(len(p), commLen)]] = name
+// napiThread reports whether the kernel may call a thread of the NIC's NAPI so,
+// napi/NAME-ID, as far as a name that may be cut tells.
+func napiThread(comm, nic string) bool {
+	prefix := "napi/" + nic + "-"
+	if len(comm) == commLen && len(prefix) >= commLen {
+		return comm == prefix[:commLen]
 	}
-	if len(prefixes) == 0 {
+	id, ok := strings.CutPrefix(comm, prefix)
+	_, err := strconv.ParseUint(id, 10, 32)
+	return ok && err == nil
+}
+
+// threadedNICs are those whose NAPI is threaded.
+func threadedNICs(sys fs.FS) (names []string) {
+	entries, err := fs.ReadDir(sys, "class/net")
+	if err != nil {
+		return nil
+	}
+	for _, e := range entries {
+		b, err := fs.ReadFile(sys, path.Join("class/net", e.Name(), "threaded"))
+		if err == nil && strings.TrimSpace(string(b)) != "0" {
+			names = append(names, e.Name())
+		}
+	}
+	return names
+}
+
+// ownersOf are the NICs that a thread of this name may belong to, in a sentence; empty
+// if none of nics is among them. Where the kernel cuts names, those of two ports of a
+// card may be the same, and which of the two it is cannot be told.
+func ownersOf(comm string, threaded, nics []string) string {
+	var owners []string
+	asked := false
+	for _, name := range threaded {
+		if napiThread(comm, name) {
+			owners = append(owners, name)
+			asked = asked || slices.Contains(nics, name)
+		}
+	}
+	if !asked {
+		return ""
+	}
+	return strings.Join(owners, " or ")
+}
+
+// readNAPIThreads finds the threads of NICs whose NAPI is threaded.
+func readNAPIThreads(sys, proc fs.FS, nics []string) (uses []CoreUse) {
+	threaded := threadedNICs(sys)
+	if !slices.ContainsFunc(nics, func(n string) bool { return slices.Contains(threaded, n) }) {
 		return nil
 	}
 	entries, err := fs.ReadDir(proc, ".")
@@ -131,10 +167,8 @@ func readNAPIThreads(sys, proc fs.FS, nics []string) (uses []CoreUse) {
 		if !ok || !strings.HasPrefix(comm, "napi/") {
 			continue
 		}
-		for p, name := range prefixes {
-			if strings.HasPrefix(comm, p) {
-				uses = append(uses, CoreUse{Kind: UseNAPIThread, NIC: name, ID: pid, Name: comm, CPUs: readAllowed(proc, pid), Last: last})
-			}
+		if owner := ownersOf(comm, threaded, nics); owner != "" {
+			uses = append(uses, CoreUse{Kind: UseNAPIThread, NIC: owner, ID: pid, Name: comm, CPUs: readAllowed(proc, pid), Last: last})
 		}
 	}
 	slices.SortFunc(uses, func(a, b CoreUse) int { return a.ID - b.ID })

@@ -10,7 +10,7 @@ import (
 // CoreUse is what of the kernel's work for a NIC runs where.
 type CoreUse struct {
 	Kind  CoreUseKind
-	NIC   string
+	NIC   string // or "a or b", where it cannot be told which
 	Queue string // UseRPS: directory of the queue, "rx-0"
 	ID    int    // UseIRQ: number; UseNAPIThread: process ID
 	Name  string // what the kernel calls the interrupt or the thread

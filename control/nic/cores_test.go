@@ -90,7 +90,7 @@ func TestReadCoreUses(t *testing.T) {
 		"irq/40/smp_affinity_list":       file("0-3"),
 		"irq/41/smp_affinity_list":       file("0-1,3"),
 		"irq/51/effective_affinity_list": file("1"),
-		"7/stat":                         stat("napi/a-long-name", "1"),
+		"7/stat":                         stat("napi/a-long-nam", "1"),
 		"7/status":                       file("Name:\tnapi\nCpus_allowed:\t3\nCpus_allowed_list:\t0-1"),
 		"8/stat":                         stat("napi/another-12", "0"),
 		"9/stat":                         stat("napi/eth1-12", "0"),
@@ -102,7 +102,7 @@ func TestReadCoreUses(t *testing.T) {
 		{Kind: UseIRQ, NIC: "eth1", ID: 40, Name: "eth1-rx-0", CPUs: []int{3}, Last: -1},
 		{Kind: UseIRQ, NIC: "eth1", ID: 41, Name: "eth1-tx-0", CPUs: []int{0, 1, 3}, Last: -1},
 		{Kind: UseIRQ, NIC: "eth2", ID: 51, Name: "virtio2-input.0", CPUs: []int{1}, Last: -1},
-		{Kind: UseNAPIThread, NIC: "a-long-name-00", ID: 7, Name: "napi/a-long-name", CPUs: []int{0, 1}, Last: 1},
+		{Kind: UseNAPIThread, NIC: "a-long-name-00", ID: 7, Name: "napi/a-long-nam", CPUs: []int{0, 1}, Last: 1},
 		{Kind: UseNAPIThread, NIC: "another", ID: 8, Name: "napi/another-12"},
 		{Kind: UseRPS, NIC: "eth1", Queue: "rx-1", CPUs: []int{1, 2, 32}, Last: -1},
 	}
@@ -112,6 +112,34 @@ func TestReadCoreUses(t *testing.T) {
 	}
 	if got := readCoreUses(fstest.MapFS{}, fstest.MapFS{}, []string{"eth1"}); got != nil {
 		t.Errorf("from nothing: %v", got)
+	}
+}
+
+// Threads of NICs whose names begin alike are told apart where the kernel shows whole
+// names, and where it cuts them no NIC takes another's.
+func TestNAPIThreadOwners(t *testing.T) {
+	ports := []string{"enp1s0f0np0", "enp1s0f0np1"}
+	for _, c := range []struct {
+		name, comm     string
+		threaded, nics []string
+		want           string
+	}{
+		{"whole name", "napi/enp1s0f0np1-8193", ports, ports, "enp1s0f0np1"},
+		{"whole name of another", "napi/enp1s0f0np1-8193", ports, ports[:1], ""},
+		{"cut", "napi/enp1s0f0np", ports, ports, "enp1s0f0np0 or enp1s0f0np1"},
+		{"cut, one is not ours", "napi/enp1s0f0np", ports, ports[:1], "enp1s0f0np0 or enp1s0f0np1"},
+		{"cut, only one is threaded", "napi/enp1s0f0np", ports[1:], ports, "enp1s0f0np1"},
+		{"cut, not ours", "napi/enp1s0f0np", ports[1:], ports[:1], ""},
+		{"fifteen bytes and whole", "napi/eth1-12345", []string{"eth1", "eth12"}, []string{"eth1", "eth12"}, "eth1"},
+		{"a NIC with a hyphen", "napi/eth1-2-77", []string{"eth1", "eth1-2"}, []string{"eth1", "eth1-2"}, "eth1-2"},
+		{"no number", "napi/eth1-x", []string{"eth1"}, []string{"eth1"}, ""},
+		{"the prefix just fits", "napi/abcdefghi-", []string{"abcdefghi", "abcdefghij"}, []string{"abcdefghi"}, "abcdefghi"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if got := ownersOf(c.comm, c.threaded, c.nics); got != c.want {
+				t.Errorf("%q, want %q", got, c.want)
+			}
+		})
 	}
 }
 
