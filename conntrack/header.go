@@ -41,6 +41,17 @@ type header struct {
 // is the list's head: its next is the oldest flow, its prev the newest.
 type halfLink struct{ prev, next uint32 }
 
+// clockShift is by how much a flow's client's TCP timestamps are moved, by Ref.
+type clockShift = uint32
+
+// What docs/architecture.md promises of them, beside the entry and the bucket.
+var (
+	_ [8 - unsafe.Sizeof(halfLink{})]byte
+	_ [unsafe.Sizeof(halfLink{}) - 8]byte
+	_ [4 - unsafe.Sizeof(clockShift(0))]byte
+	_ [unsafe.Sizeof(clockShift(0)) - 4]byte
+)
+
 // layout is where everything lies in the memory: offsets in bytes.
 type layout struct {
 	flows, buckets, halfOpen              uint32
@@ -63,7 +74,7 @@ func newLayout(flows, halfOpen uint32) layout {
 	l.buckets = flows/2 + 1
 	l.offHalf = align(uint64(unsafe.Sizeof(header{})))
 	l.offClock = align(l.offHalf + uint64(unsafe.Sizeof(halfLink{}))*uint64(flows+1))
-	l.offBucket = align(l.offClock + uint64(unsafe.Sizeof(uint32(0)))*uint64(flows+1))
+	l.offBucket = align(l.offClock + uint64(unsafe.Sizeof(clockShift(0)))*uint64(flows+1))
 	l.offFlow = align(l.offBucket + uint64(unsafe.Sizeof(bucket{}))*uint64(l.buckets))
 	l.size = align(l.offFlow + uint64(unsafe.Sizeof(Entry{}))*uint64(flows+1))
 	return l

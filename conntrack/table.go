@@ -25,7 +25,7 @@ type Table struct {
 	buckets  []bucket
 	entries  []Entry // by Ref; entry 0 is unused
 	half     []halfLink
-	clocks   []uint32 // by Ref; see Clock
+	clocks   []clockShift // by Ref; see Clock
 	hdr      *header
 	probe    uint32
 	halfMax  uint32
