@@ -42,7 +42,9 @@
 // Absolute figures drift on shared machines. So the least work that any forwarder
 // with a state for each flow must do is measured in turn with ours: the same copy
 // from the pristine packet, addresses and ports read, one line of a bucket, one of
-// an entry, the header written back, with prefetch. The ratio of the two is what
+// an entry, the header written back, with prefetch. The line of the entry is written
+// to as well, in two words: a forwarder with state must at least note when a flow was
+// used, and what it counts. The ratio of the two is what
 // Check holds to bounds. It is no proof that less is impossible; it is the same
 // yardstick tomorrow.
 //
