@@ -56,10 +56,10 @@ more. The limit, measured in turn with the forwarder unless --limit=false, is th
 least work that any forwarder must do: the same copy, one line of a bucket, one of an
 entry, which is written to, the header written back, all asked for ahead. The ratio
 stays where the machine drifts. Of a capture it wants more than one loop, one worker,
-and none of --duration, --write and --profile. With it and with --synthesize, time is
-one worker's processor time, else the wall's; of several workers it is what the
-slowest takes, and the processor time of all stands beside it. Gbit/s counts frames
-with their checksum.`,
+and none of --duration, --write and --profile; a --cpuprofile shows it, too. With it
+and with --synthesize, time is one worker's processor time, else the wall's; of
+several workers it is what the slowest takes, and the processor time of all stands
+beside it. Gbit/s counts frames with their checksum.`,
 		Example: `  l4fwd bench replay -c l4fwd.yaml --pcap 64k.pcap --loops 20
   l4fwd bench replay -c l4fwd.yaml --pcap 64k.pcap --write out.pcap
   l4fwd bench replay -c l4fwd.yaml --synthesize --flows 10000000 --profile
