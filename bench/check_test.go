@@ -43,8 +43,12 @@ func TestCheck(t *testing.T) {
 	o.Attempts = 1
 	rep = check(t, o)
 	var failed []string
+	stray := 0 // the runtime's own allocations, which one attempt may meet
 	for _, c := range rep.Checks {
-		if !c.OK {
+		switch {
+		case !c.OK && strings.HasPrefix(c.What, "allocations"):
+			stray++
+		case !c.OK:
 			failed = append(failed, c.What)
 		}
 	}
@@ -62,7 +66,7 @@ func TestCheck(t *testing.T) {
 		t.Error(d)
 	}
 	var b bytes.Buffer
-	if err := rep.WriteText(&b); err != nil || strings.Count(b.String(), "FAIL") != len(want) {
+	if err := rep.WriteText(&b); err != nil || strings.Count(b.String(), "FAIL") != len(want)+stray {
 		t.Errorf("%v\n%s", err, &b)
 	}
 }
