@@ -45,9 +45,10 @@
 // an entry, the header written back, with prefetch. The line of the entry is written
 // to as well, in two words: a forwarder with state must at least note when a flow was
 // used, and what it counts. Left out, the writes make the limit no faster that could
-// be told: 22 ns either way with 65,536 flows, 25 with a million. The ratio of the two is what
-// Check holds to bounds. It is no proof that less is impossible; it is the same
-// yardstick tomorrow.
+// be told: 22 ns either way with 65,536 flows, 25 with a million.
+//
+// The ratio of the forwarder to the limit is what Check holds to bounds. It is no
+// proof that less is impossible; it is the same yardstick tomorrow.
 //
 // # Hazards
 //
