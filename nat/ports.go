@@ -171,8 +171,11 @@ func (s *Ports) Pick(t *conntrack.Table, dir *conntrack.Directory, locals []uint
 	}
 	var last uint16
 	for range tries {
-		at := int(turn.next) % len(locals)
-		turn.next = uint16((at + 1) % len(locals))
+		at := int(turn.next)
+		if at >= len(locals) {
+			at %= len(locals) // the first time, or there have been more
+		}
+		turn.next = uint16(after(at, len(locals)))
 		local = locals[at]
 		if int(local) >= len(dir.Locals) || dir.Locals[local].Is4() != rs.Addr.Is4() {
 			continue
@@ -180,6 +183,7 @@ func (s *Ports) Pick(t *conntrack.Table, dir *conntrack.Directory, locals []uint
 		reply.Dst = dir.Locals[local]
 		last = local
 		if s.probe(t, dir, &reply, local, server, probes) {
+			s.ahead(t, dir, reply, locals[after(int(turn.next), len(locals))], server)
 			return local, reply.DstPort, true
 		}
 	}
@@ -188,6 +192,14 @@ func (s *Ports) Pick(t *conntrack.Table, dir *conntrack.Directory, locals []uint
 		s.vain.probes += uint16(tries * probes)
 	}
 	return last, reply.DstPort, false
+}
+
+// after is the place that follows at, around the end.
+func after(at, n int) int {
+	if at++; at >= n {
+		return 0
+	}
+	return at
 }
 
 // hash is that of a real server, by which its cursors are found.
@@ -199,14 +211,13 @@ func (s *Ports) hash(rs *conntrack.Endpoint) uint64 {
 
 // probe looks for a free port on one local address and leaves it in reply.
 func (s *Ports) probe(t *conntrack.Table, dir *conntrack.Directory, reply *packet.Tuple, local uint16, server uint64, most int) bool {
-	ports := s.common
-	if int(local) < len(s.spans) {
-		ports = s.spans[local]
-	}
-	cursor := &s.cursors[mix(server^uint64(local))%portCursors]
+	ports, cursor := s.round(local, server)
 	at, step := uint32(*cursor), uint32(1)
 	for i := range min(int(ports.count), most) {
-		if at %= uint32(ports.count); s.spread != nil {
+		if at >= uint32(ports.count) {
+			at %= uint32(ports.count)
+		}
+		if s.spread != nil {
 			var ok bool
 			if at, ok = s.home(reply, ports, at); !ok {
 				return false
@@ -215,7 +226,6 @@ func (s *Ports) probe(t *conntrack.Table, dir *conntrack.Directory, reply *packe
 		*cursor = uint16(at + 1)
 		reply.DstPort = ports.first + uint16(at)*s.own.Modulus
 		if !t.HasTuple(reply, dir) {
-			s.ahead(t, *reply, ports, cursor)
 			return true
 		}
 		if i >= nearProbes && int(ports.count) > maxPortProbes {
@@ -226,10 +236,26 @@ func (s *Ports) probe(t *conntrack.Table, dir *conntrack.Directory, reply *packe
 	return false
 }
 
-// ahead has the processor read what tells whether the port after the cursor is in
-// use: the next flow that comes by the cursor asks for it first. reply is that of
-// the port before it.
-func (s *Ports) ahead(t *conntrack.Table, reply packet.Tuple, ports span, cursor *uint16) {
+// round is the worker's share of a local address, and the cursor that goes round it
+// for a real server.
+func (s *Ports) round(local uint16, server uint64) (span, *uint16) {
+	ports := s.common
+	if int(local) < len(s.spans) {
+		ports = s.spans[local]
+	}
+	return ports, &s.cursors[mix(server^uint64(local))%portCursors]
+}
+
+// ahead has the processor read what tells whether the next port of a local address is
+// in use: the address whose turn it is after the next flow's. Its own next turn may
+// be so far away that all is forgotten by then; the next flow comes too soon. reply
+// is of the same server.
+func (s *Ports) ahead(t *conntrack.Table, dir *conntrack.Directory, reply packet.Tuple, local uint16, server uint64) {
+	ports, cursor := s.round(local, server)
+	if int(local) >= len(dir.Locals) || dir.Locals[local].Is4() != reply.Src.Is4() || ports.count == 0 {
+		return
+	}
+	reply.Dst = dir.Locals[local]
 	at := uint32(*cursor) % uint32(ports.count)
 	if s.spread != nil {
 		var ok bool
