@@ -10,14 +10,14 @@ import "math/bits"
 // A packet only writes Expires. The entry stays where it is linked, which is
 // never later than its deadline, and is linked anew when the wheel comes by.
 //
-// A slot is eight lists. Along one list the next entry is known only once the one
-// before it has come from memory; of eight, each is asked for while the wheel is
+// A slot is sixteen lists. Along one list the next entry is known only once the one
+// before it has come from memory; of sixteen, each is asked for while the wheel is
 // with those of the others.
 const (
 	wheelLevels = 4
 	wheelBits   = 8
 	wheelSlots  = 1 << wheelBits
-	wheelChains = 8
+	wheelChains = 16
 
 	// advanceWork bounds one Advance: entries looked at plus ticks passed.
 	advanceWork = 256
@@ -161,7 +161,7 @@ func (t *Table) visitSlot(slot, now uint32, out []Ref, n, work int) (int, int, b
 				return n, work, false
 			}
 			work--
-			n = t.visit(Ref(r), now, out, n)
+			n = t.visit(&heads[c], now, out, n)
 			t.prefetchFlow(heads[c])
 			more = true
 		}
@@ -175,11 +175,12 @@ func (t *Table) prefetchFlow(r uint32) {
 	prefetchEntries(&t.entries[0], &c, 1)
 }
 
-// visit links a flow to where it belongs now, and adds it to the n in out if
-// its time is up.
-func (t *Table) visit(r Ref, now uint32, out []Ref, n int) int {
+// visit links the first flow of a list to where it belongs now, and adds it to the n
+// in out if its time is up.
+func (t *Table) visit(head *uint32, now uint32, out []Ref, n int) int {
+	r := Ref(*head)
 	e := &t.entries[r]
-	t.unlinkWheel(r, e)
+	*head = e.wheelNext // which is not written to: it may not be in the cache yet
 	if !before(now, e.Expires) {
 		out[n] = r
 		n++
