@@ -321,6 +321,7 @@ func (t *Table) alloc() Ref {
 	switch {
 	case r != 0:
 		h.free = t.entries[r].wheelNext
+		t.prefetchFlow(h.free) // for the next
 	case h.fresh <= h.flows:
 		r = h.fresh
 		h.fresh++

@@ -287,8 +287,8 @@ const desertion = 60 * conntrack.TicksPerSecond
 // has come by for a while. Else a client would be sent to a server that is gone
 // for as long as its flow lives, which may be hours.
 func (w *Worker) deserted(e *conntrack.Entry, svc *Service) bool {
-	if svc.Set == nil || svc.Set.Len() == 0 || svc.Set.Contains(e.Backend) {
-		return false
+	if e.State == conntrack.None || svc.Set == nil || svc.Set.Len() == 0 || svc.Set.Contains(e.Backend) {
+		return false // None: this SYN has just opened it
 	}
 	since := e.Expires - svc.Policy.Timeouts[e.State]
 	return e.State == conntrack.SynSent || int32(w.tick-since) >= desertion

@@ -15,23 +15,22 @@ func (w *Worker) editOptions(i int, e *conntrack.Entry, svc *Service) {
 	if p.Kind != packet.KindTCP {
 		return
 	}
-	nat.StripOption(frame, p, svc.TOAKind)
-	if p.TCPFlags&packet.SYN != 0 {
-		w.editSYN(i, e, svc)
+	if p.TCPFlags&packet.SYN == 0 {
+		nat.StripOption(frame, p, svc.TOAKind)
+		return
 	}
-}
-
-// editSYN takes out of row i, a client's SYN of flow e, what its service does not
-// want negotiated, before the flow is tracked.
-func (w *Worker) editSYN(i int, e *conntrack.Entry, svc *Service) {
-	p := &w.b.pkt[i]
+	var timestamps, fastOpen uint8
 	if svc.Timestamps == nat.TSStrip {
-		nat.StripTimestamps(w.frame(i), p)
+		timestamps = packet.OptTimestamps
 	}
 	if svc.TOA {
 		// With Fast Open the server would have the connection from its SYN, which
 		// bears no TOA: a client could hide who it is.
-		w.b.desc[i].Len = uint32(nat.CutSYN(w.frame(i), p))
+		fastOpen = packet.OptFastOpen
+	}
+	nat.StripOptions(frame, p, svc.TOAKind, timestamps, fastOpen)
+	if svc.TOA && p.End > p.Payload {
+		w.b.desc[i].Len = uint32(nat.CutSYN(frame, p)) // its data
 	}
 	if svc.MSSClamp != 0 {
 		nat.ClampMSS(w.frame(i), p, w.mssLimit(e, svc, 0))

@@ -36,8 +36,14 @@ func onlyTimestamps(frame []byte, p *packet.Packet) bool {
 // All options of the kind go, also honest ones: kinds 253 and 254 are shared by
 // experiments (RFC 6994), which will not work through a service with TOA.
 func StripOption(frame []byte, p *packet.Packet, kind uint8) (found bool) {
-	if !hasOptions(frame, p) || kind <= packet.OptNop ||
-		kind != packet.OptTimestamps && onlyTimestamps(frame, p) {
+	return StripOptions(frame, p, kind, packet.OptNop, packet.OptNop)
+}
+
+// StripOptions is StripOption for three kinds at once, in one walk. Kinds up to
+// packet.OptNop are none.
+func StripOptions(frame []byte, p *packet.Packet, one, two, three uint8) (found bool) {
+	if !hasOptions(frame, p) || one != packet.OptTimestamps && two != packet.OptTimestamps &&
+		three != packet.OptTimestamps && onlyTimestamps(frame, p) {
 		return false
 	}
 	var diff uint16
@@ -51,7 +57,7 @@ func StripOption(frame []byte, p *packet.Packet, kind uint8) (found bool) {
 		if n == 0 {
 			break
 		}
-		if k == kind {
+		if k > packet.OptNop && (k == one || k == two || k == three) {
 			diff = packet.AddDiff(diff, blank(b, int(p.L4), at, at+n))
 			found = true
 		}

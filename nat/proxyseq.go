@@ -128,9 +128,6 @@ func (m ProxyMark) Tracked(e *conntrack.Entry) {
 	}
 }
 
-// optFastOpen is TCP Fast Open's cookie (RFC 7413 section 4.1.1).
-const optFastOpen = 34
-
 // CutSYN takes Fast Open out of a client's SYN, the cookie and any data: what
 // came with a SYN would reach the server where the header has to be, and where the
 // client is told by TOA it would make a connection before that could be. The client
@@ -142,7 +139,7 @@ func CutSYN(frame []byte, p *packet.Packet) int {
 	if p.Kind != packet.KindTCP || p.TCPFlags&packet.SYN == 0 || int(p.End) > len(frame) {
 		return len(frame)
 	}
-	StripOption(frame, p, optFastOpen)
+	StripOption(frame, p, packet.OptFastOpen)
 	if p.End <= p.Payload {
 		return len(frame)
 	}

@@ -12,6 +12,7 @@ const (
 	OptSACKPermitted = 4
 	OptSACK          = 5
 	OptTimestamps    = 8
+	OptFastOpen      = 34 // TCP Fast Open's cookie (RFC 7413 section 4.1.1)
 	OptTOA           = 254
 )
 
