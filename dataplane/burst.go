@@ -113,6 +113,7 @@ func (w *Worker) find(n int) {
 // act does with the first n of b.look what their flows ask for.
 func (w *Worker) act(n int) {
 	b := &w.b
+	b.n = n
 	for k := range min(n, BurstSize) {
 		i := int(b.look.Packet[k])
 		p := &b.pkt[i]
@@ -144,6 +145,7 @@ func (w *Worker) actOn(k int) {
 	case w.b.pkt[i].Kind > packet.KindUDP:
 		w.finish(i, w.aside(i, r, dir, w.b.handed.has(i)))
 	case r == 0:
+		w.b.at = k
 		w.finish(i, w.miss(i, w.b.handed.has(i)))
 	case dir == conntrack.Forward:
 		w.finish(i, w.fromClient(i, r))

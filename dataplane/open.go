@@ -124,6 +124,9 @@ func (w *Worker) openTo(i int, id uint32, was *conntrack.Entry) Verdict {
 				continue // would not do before
 			}
 		}
+		if w.snap.dnat && try == 0 {
+			w.foresee()
+		}
 		r, v := w.insert(i, svc, id, backend)
 		if v == Forwarded {
 			// Should the way back be unresolved, the kernel is asked now and not
@@ -138,6 +141,30 @@ func (w *Worker) openTo(i int, id uint32, was *conntrack.Entry) Verdict {
 		}
 	}
 	return verdict
+}
+
+// foresee has the processor read, if the packet after this one is a SYN to a DNAT
+// service, what tells whether the tuple of its reply is in use: insert would wait for
+// it as long as for all else together. Should it go to another backend than foreseen
+// it is another line that is read.
+func (w *Worker) foresee() {
+	b := &w.b
+	if b.at+1 >= b.n {
+		return
+	}
+	p := &b.pkt[b.look.Packet[b.at+1]]
+	if p.Kind != packet.KindTCP || p.TCPFlags&(packet.SYN|packet.ACK|packet.RST|packet.FIN) != packet.SYN {
+		return
+	}
+	id := w.snap.names.find(p.Dst, p.DstPort, p.Proto)
+	if id < 0 || w.snap.Services[id].Mode != conntrack.DNAT || w.snap.Services[id].Set == nil {
+		return
+	}
+	set, turn := w.snap.Services[id].Set, w.here.Schedulers[id] // a copy: the turn is not over
+	if backend, ok := set.Pick(&turn, set.Key(p.Src, p.SrcPort), 0); ok {
+		rs := &w.snap.Directory.Backends[backend]
+		w.table.Prefetch(&packet.Tuple{Src: rs.Addr, SrcPort: rs.Port, Dst: p.Src, DstPort: p.SrcPort, Proto: p.Proto})
+	}
 }
 
 // insert fills an entry for row i towards backend.

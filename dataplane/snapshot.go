@@ -25,6 +25,7 @@ type Snapshot struct {
 	// resetting holds the real servers (address, port, protocol) whose segments
 	// without a flow are answered by a RST.
 	resetting nameTable
+	dnat      bool // there is a service of this mode
 	Locality  []Locality
 }
 
@@ -247,6 +248,7 @@ func (r *Registry) Build(spec Spec) (*Snapshot, error) {
 	}
 	for id, svc := range all {
 		snap.Services[id] = svc
+		snap.dnat = snap.dnat || svc.Mode == conntrack.DNAT
 	}
 	r.last = snap.Services
 	snap.names = snap.nameAll(spec.Locals)

@@ -105,6 +105,7 @@ type burst struct {
 	// opened, and may have been found, or removed, and its Ref be another's.
 	look    conntrack.Batch
 	changed bool
+	at, n   int               // the place in look of the last packet without a flow; how many it has
 	handed  rowSet            // rows that another worker has handed over
 	newID   [BurstSize]uint32 // of rows that are fragments; see nat.RenewID
 }
