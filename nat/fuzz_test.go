@@ -92,8 +92,7 @@ func through(chunk []byte, off, n *int, p *packet.Packet, f *flow, d conntrack.D
 			return Reply(frame, p, &f.e, &f.dir), 0
 		}
 		StripUOA(frame, p)
-		StripOption(frame, p, packet.OptTOA)
-		StripTimestamps(frame, p)
+		StripOptions(frame, p, packet.OptTOA, packet.OptTimestamps, packet.OptFastOpen)
 		if TOANeeded(&f.e, p) {
 			*off, *n, _ = InsertTOA(chunk, *off, *n, p, &f.e, packet.OptTOA, 1500)
 		}

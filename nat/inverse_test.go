@@ -282,7 +282,7 @@ func TestOptionsJudged(t *testing.T) {
 			case 1:
 				ClampMSS(frame, &p, rapid.Uint16().Draw(t, "most"))
 			case 2:
-				StripTimestamps(frame, &p)
+				StripOptions(frame, &p, packet.OptTOA, packet.OptTimestamps, packet.OptFastOpen)
 			case 3:
 				StripOption(frame, &p, rapid.SampledFrom([]byte{254, 8, 5, 30, 77}).Draw(t, "kind"))
 			case 4:

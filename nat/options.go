@@ -39,8 +39,13 @@ func StripOption(frame []byte, p *packet.Packet, kind uint8) (found bool) {
 	return StripOptions(frame, p, kind, packet.OptNop, packet.OptNop)
 }
 
-// StripOptions is StripOption for three kinds at once, in one walk. Kinds up to
-// packet.OptNop are none.
+// StripOptions is StripOption for three kinds at once, in one walk: of a SYN, which is
+// walked over often enough. Kinds up to packet.OptNop are none.
+//
+// Timestamps out of a client's SYN, so that neither side uses them, are the default in
+// Full-NAT: to the server, many clients with unrelated timestamp clocks appear as one
+// host behind one local address, and where a tuple is reused PAWS (RFC 7323 section 5)
+// would take the new client's segments for old ones and drop them.
 func StripOptions(frame []byte, p *packet.Packet, one, two, three uint8) (found bool) {
 	if !hasOptions(frame, p) || one != packet.OptTimestamps && two != packet.OptTimestamps &&
 		three != packet.OptTimestamps && onlyTimestamps(frame, p) {
@@ -67,15 +72,6 @@ func StripOptions(frame []byte, p *packet.Packet, one, two, three uint8) (found 
 		applyTCP(frame[p.L4:], diff)
 	}
 	return found
-}
-
-// StripTimestamps removes the timestamps option from a client's SYN, so that
-// neither side uses it. This is the default in Full-NAT: to the server, many
-// clients with unrelated timestamp clocks appear as one host behind one local
-// address, and where a tuple is reused PAWS (RFC 7323 section 5) would take the
-// new client's segments for old ones and drop them.
-func StripTimestamps(frame []byte, p *packet.Packet) (found bool) {
-	return p.TCPFlags&packet.SYN != 0 && StripOption(frame, p, packet.OptTimestamps)
 }
 
 // LowerMSS reduces the maximum segment size that a SYN or SYN-ACK announces by

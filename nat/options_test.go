@@ -87,12 +87,19 @@ func TestOptionsTwin(t *testing.T) {
 		if d := cmp.Diff(s.frame(), frame); d != "" {
 			t.Fatalf("ClampMSS(%d) of % x (-want +got):\n%s", most, was, d)
 		}
-		if s.flags&packet.SYN != 0 {
-			s.opts = slowStrip(s.opts, 8)
+		var kinds [3]uint8
+		before := s.opts
+		for i := range kinds {
+			kinds[i] = rapid.SampledFrom([]byte{0, 1, 8, 34, 254, 2, 5}).Draw(t, "kinds")
+			if kinds[i] > 1 {
+				s.opts = slowStrip(s.opts, kinds[i])
+			}
 		}
-		StripTimestamps(frame, &p)
+		if found := StripOptions(frame, &p, kinds[0], kinds[1], kinds[2]); found != !slices.Equal(before, s.opts) {
+			t.Fatalf("StripOptions(%d) of % x: %v", kinds, before, found)
+		}
 		if d := cmp.Diff(s.frame(), frame); d != "" {
-			t.Fatalf("StripTimestamps of % x (-want +got):\n%s", was, d)
+			t.Fatalf("StripOptions(%d) of % x (-want +got):\n%s", kinds, before, d)
 		}
 	})
 }
@@ -219,7 +226,7 @@ func TestOptionsAllocateNothing(t *testing.T) {
 	p := parse(t, frame)
 	if n := testing.AllocsPerRun(100, func() {
 		StripOption(frame, &p, 254)
-		StripTimestamps(frame, &p)
+		StripOptions(frame, &p, 254, 8, 34)
 		LowerMSS(frame, &p, 8)
 		ClampMSS(frame, &p, 1300)
 	}); n != 0 {

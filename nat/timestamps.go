@@ -13,7 +13,7 @@ type TSPolicy uint8
 // The policies. What each is for is in docs/configuration.md.
 const (
 	TSKeep      TSPolicy = iota // goes through as it is
-	TSStrip                     // erased from the client's SYN: nobody uses it (StripTimestamps)
+	TSStrip                     // erased from the client's SYN: nobody uses it (StripOptions)
 	TSTranslate                 // moved onto one clock: see ShiftTimestamps
 )
 
