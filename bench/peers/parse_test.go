@@ -136,7 +136,7 @@ func TestCheckUDP(t *testing.T) {
 		{"without NAT", with, 5_000_000, liveframes.SinkCount{Packets: 900_000, From: 899_999}, ErrNAT},
 		{"not the client's", without, 5_000_000, liveframes.SinkCount{Packets: 900_000}, ErrNAT},
 	} {
-		if err := checkUDP(c.k, c.sent, c.got); !errors.Is(err, c.want) {
+		if err := errors.Join(checkUDP(c.sent, c.got.Packets), checkNAT(c.k, c.got)); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v, want %v", c.name, err, c.want)
 		}
 	}

@@ -72,22 +72,31 @@ func (n *network) measureUDP(ctx context.Context, k *kind, took time.Duration, f
 	if err != nil {
 		return nil, err
 	}
-	from, pps, got := time.Now(), []float64(nil), liveframes.SinkCount{}
+	from, pps, arrived := time.Now(), []float64(nil), uint64(0)
 	for time.Since(from) < took {
 		rate, n, err := sink.Rate(ctx, window)
 		if err != nil {
 			return nil, err
 		}
 		pps = append(pps, rate)
-		got.Packets += n.Packets
-		got.From += n.From
+		arrived += n.Packets
 	}
-	mean := float64(got.Packets) / time.Since(from).Seconds()
+	mean := float64(arrived) / time.Since(from).Seconds()
 	after, err := gen.Sent()
 	if err != nil {
 		return nil, err
 	}
-	if err := checkUDP(k, after-before, got); err != nil {
+	if err := checkUDP(after-before, arrived); err != nil {
+		return nil, err
+	}
+	if err := gen.Stop(); err != nil {
+		return nil, err
+	}
+	all, err := atRest(ctx, sink)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkNAT(k, all); err != nil {
 		return nil, err
 	}
 	slices.Sort(pps)
@@ -97,13 +106,33 @@ func (n *network) measureUDP(ctx context.Context, k *kind, took time.Duration, f
 // underway is how many datagrams may be in rings and queues when counting begins.
 const underway = 100_000
 
-// checkUDP compares what was sent with what arrived, and with whose address.
-func checkUDP(k *kind, sent uint64, got liveframes.SinkCount) error {
+// atRest is all that a sink has counted when nothing comes any more. While something
+// does, its two counts are not of one moment.
+func atRest(ctx context.Context, sink *liveframes.Sink) (c liveframes.SinkCount, err error) {
+	for n := uint64(1); n > 0; {
+		var while liveframes.SinkCount
+		if _, while, err = sink.Rate(ctx, window/2); err != nil {
+			return c, err
+		}
+		n = while.Packets
+	}
+	return sink.Count()
+}
+
+// checkUDP compares what was sent with what arrived.
+func checkUDP(sent, arrived uint64) error {
 	switch {
-	case got.Packets == 0:
+	case arrived == 0:
 		return fmt.Errorf("%w: nothing arrived of %d datagrams", ErrWrong, sent)
-	case got.Packets > sent+underway:
-		return fmt.Errorf("%w: %d datagrams sent, %d arrived", ErrWrong, sent, got.Packets)
+	case arrived > sent+underway:
+		return fmt.Errorf("%w: %d datagrams sent, %d arrived", ErrWrong, sent, arrived)
+	}
+	return nil
+}
+
+// checkNAT looks at whose address the datagrams had.
+func checkNAT(k *kind, got liveframes.SinkCount) error {
+	switch {
 	case got.From != got.Packets && k.nat:
 		return fmt.Errorf("%w: %d of %d datagrams do not come from a local address", ErrNAT, got.Packets-got.From, got.Packets)
 	case got.From != got.Packets:
