@@ -14,6 +14,7 @@ import (
 	"github.com/l4fwd/l4fwd/control/follow"
 	"github.com/l4fwd/l4fwd/control/nic"
 	"github.com/l4fwd/l4fwd/dataplane"
+	"github.com/l4fwd/l4fwd/internal/sdnotify"
 )
 
 // How often the loop looks after what does not announce itself.
@@ -213,7 +214,7 @@ func (d *Daemon) regain(ctx context.Context, l *link) {
 // ready tells whoever waits that traffic is being taken.
 func (d *Daemon) ready() error {
 	d.log.Info("ready", zap.Int("workers", len(d.dp.Workers)), zap.Int("services", len(d.cfg.Services)), zap.Int("interfaces", len(d.links)))
-	if err := notify("READY=1"); err != nil {
+	if err := sdnotify.Send("READY=1"); err != nil {
 		d.log.Warn("telling the service manager", zap.Error(err))
 	}
 	if d.opt.ReadyFile == "" {
@@ -223,7 +224,7 @@ func (d *Daemon) ready() error {
 }
 
 func (d *Daemon) unready() {
-	if err := notify("STOPPING=1"); err != nil {
+	if err := sdnotify.Send("STOPPING=1"); err != nil {
 		d.log.Debug("telling the service manager", zap.Error(err))
 	}
 	if d.opt.ReadyFile != "" {

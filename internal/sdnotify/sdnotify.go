@@ -1,4 +1,6 @@
-package control
+// Package sdnotify tells a service manager how this process is, as sd_notify(3)
+// has it. It knows nothing else of the program.
+package sdnotify
 
 import (
 	"fmt"
@@ -6,8 +8,9 @@ import (
 	"os"
 )
 
-// notify tells systemd, if it started us, how we are (sd_notify(3)).
-func notify(state string) error {
+// Send tells systemd a state such as "READY=1", if it started us: if NOTIFY_SOCKET
+// names where to.
+func Send(state string) error {
 	path := os.Getenv("NOTIFY_SOCKET")
 	if path == "" {
 		return nil
