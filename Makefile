@@ -13,8 +13,8 @@
 #                 charts in docs/benchmarks; installs them (root, Debian)
 #   bench-bounds  list those checks and calls anew, after a change that is meant
 #   golden        record bench/testdata/golden again, after a change that is meant
-#   generate      compile the XDP program again (needs clang-14)
-#   generate-check  fail if the committed XDP object is not what its source gives
+#   generate      compile the eBPF programs again (needs clang-14)
+#   generate-check  fail if a committed eBPF object is not what its source gives
 #   lint          golangci-lint, a pinned version
 #   demo          a small network of its own with a forwarder in it (root)
 #   deps          what the tests need beside Go: Debian packages
@@ -91,6 +91,7 @@ generate:
 
 generate-check:
 	./dataplane/steer/generate.sh -check
+	./rs/generate.sh -check
 
 lint:
 	$(GO) run $(LINT) run ./...

@@ -74,6 +74,7 @@ stays with the kernel.`,
 		cleanupCommand(),
 		benchCommand(),
 		demoCommand(),
+		rsCommand(),
 		versionCommand(),
 	)
 	statuses(cmd)

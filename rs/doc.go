@@ -1,0 +1,68 @@
+// Package rs is the real server's side, in eBPF and so without a kernel module:
+// TOA, which shows clients' addresses to servers behind Full-NAT, and Decap, which
+// takes packets out of a balancer's tunnels. `l4fwd rs` runs them. The programs are C
+// (toa.c, decap.c), compiled by bpf2go; the objects are committed, so that nobody
+// needs clang to build l4fwd.
+//
+// The package must never know what a balancer does beyond what it puts on the wire:
+// flows, schedulers and configuration files are not here.
+//
+// # TOA
+//
+// A sock_ops program in a cgroup sees the segment that completes a handshake and
+// reads its first option of a kind that is TOA: 8 bytes with an IPv4, 20 with an IPv6
+// client. bpf_load_hdr_opt cannot do that, since it takes kinds 253 and 254 for
+// experiments with a magic number behind the length (RFC 6994). The client is kept in
+// the socket's storage, which ends with the socket. Programs at getpeername, through
+// which accept goes too, put it into the answer. SYN cookies and deferred accept are
+// no exception.
+//
+// Only connections from [TOAOptions].From are believed. TOA from elsewhere is counted.
+//
+// Where the handshake bears none it may still come with the first data, as some
+// balancers do it: until the first byte from the client has arrived, or the client has
+// acknowledged one of the server's. Up to then a balancer puts its own option in front
+// of whatever the client has made up, by the rule that DPVS and l4fwd have for it; a
+// later one may be the client's. Servers have accepted by then: getpeername and package
+// toa know the client, accept did not. Of kind 254 with the client's port 63881 the
+// kernel believes that it is Fast Open's, so that it is missed when it is late. TOA on
+// a SYN alone is not read.
+//
+// An IPv6 client of an IPv4 socket cannot be shown, the answer has no place for it:
+// it stays as it was, and is counted. A socket for both families shows it.
+//
+// # Decap
+//
+// An XDP program takes what is between the Ethernet header, one VLAN tag included, and
+// the inner packet away, if
+//
+//   - the outer destination is an address of the host, as followed over netlink;
+//   - the outer source is in [DecapOptions].From;
+//   - the inner destination is a VIP;
+//   - it is IP in IP (RFC 2003, 2473, 4213), GRE without any flag (RFC 2784), GUE of
+//     variant 0 without flags, with whatever private data, or of variant 1, or IP in
+//     UDP (FOU), at the ports given;
+//   - the inner packet is as long as it says.
+//
+// All else passes as it came, counted if it was nearly that. An IPv6 destination option
+// in front, which Linux puts there (RFC 2473 section 4.1.1), is passed over. Outer
+// fragments cannot be put together here. Outer UDP checksums are not verified: what is
+// inside has its own. Of the inner packet only the ECN field is ever changed (RFC 6040
+// section 4.2), and a packet without ECN that met congestion in the tunnel is dropped,
+// as that has it.
+//
+// # Life
+//
+// All is attached through bpf_links whose file descriptors live in this process: however
+// it ends, the kernel detaches them, and nothing is pinned. List finds what is attached
+// by asking the kernel, so it needs no file and cannot be out of date.
+//
+// Hazard: between the end of one TOA and the start of the next, connections are
+// accepted under the balancer's address. To replace one without that, start the new one
+// first: any number may be attached, and they agree.
+//
+// # Kernel
+//
+// TOA needs Linux 5.10, cgroup2, and with Getsockopt no more. Decap needs what
+// dataplane/steer does. The verifier reads the TOA program in some 20,000 steps.
+package rs

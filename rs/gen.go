@@ -1,0 +1,3 @@
+package rs
+
+//go:generate ./generate.sh
