@@ -24,7 +24,54 @@ func StartNginx(ctx context.Context, ns *Namespace, dir, name string, listen ...
 		fmt.Fprintf(&server, "    listen %s backlog=8192;\n", l)
 	}
 	fmt.Fprintf(&server, "    location / { default_type application/json; return 200 '{\"server\":%q,\"remote\":\"$peer\"}'; }\n", name)
-	return startNginx(ctx, ns, dir, http.String(), server.String(), listen)
+	return startNginx(ctx, ns, dir, http.String(), server.String(), listen, nil)
+}
+
+// LoggedNginx is an nginx in a cgroup that logs who asks, and tells in its answers,
+// like a Server.
+type LoggedNginx struct {
+	*Process
+	log string
+}
+
+// NginxPorts are those of a LoggedNginx, on every address.
+type NginxPorts struct {
+	Each     uint16 // a socket for each family
+	Both     uint16 // one socket for both
+	Deferred uint16 // accepted with the first data
+}
+
+// StartLoggedNginx runs one in the namespace. Its files go to dir, which must exist and
+// outlive it.
+func StartLoggedNginx(ctx context.Context, ns *Namespace, group *Cgroup, dir string, p NginxPorts) (*LoggedNginx, error) {
+	n := &LoggedNginx{log: filepath.Join(dir, "access.log")}
+	var http, server strings.Builder
+	fmt.Fprintf(&http, "  log_format who '$remote_addr $remote_port';\n  access_log %s who;\n", n.log)
+	fmt.Fprint(&http, "  map $remote_addr $peer { ~: \"[$remote_addr]:$remote_port\"; default \"$remote_addr:$remote_port\"; }\n")
+	fmt.Fprintf(&server, "    listen %d backlog=8192;\n    listen [::]:%d ipv6only=on backlog=8192;\n", p.Each, p.Each)
+	fmt.Fprintf(&server, "    listen [::]:%d ipv6only=off backlog=8192;\n    listen %d deferred backlog=8192;\n", p.Both, p.Deferred)
+	fmt.Fprintf(&server, "    location / { default_type application/json; return 200 '{\"server\":%q,\"remote\":\"$peer\"}'; }\n", ns.role)
+	var err error
+	n.Process, err = startNginx(ctx, ns, dir, http.String(), server.String(), []netip.AddrPort{netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), p.Each)}, group.Prepare)
+	return n, err
+}
+
+// Clients are those that the log names, in its order.
+func (n *LoggedNginx) Clients() ([]netip.AddrPort, error) {
+	b, err := os.ReadFile(n.log)
+	if err != nil {
+		return nil, fmt.Errorf("nginx's log: %w", err)
+	}
+	var out []netip.AddrPort
+	for line := range strings.Lines(string(b)) {
+		addr, port, _ := strings.Cut(strings.TrimSpace(line), " ")
+		a, err := addrPort(addr, port)
+		if err != nil {
+			return nil, fmt.Errorf("nginx's log: %q: %w", line, err)
+		}
+		out = append(out, netip.AddrPortFrom(a.Addr().Unmap(), a.Port()))
+	}
+	return out, nil
 }
 
 // ProxiedNginx is an nginx that expects a PROXY header on every connection. It
@@ -54,7 +101,7 @@ func StartProxiedNginx(ctx context.Context, ns *Namespace, dir string, listen ..
 	fmt.Fprintf(&server, "    root %s;\n    location / { default_type text/plain; return 200 '$request_uri'; }\n", dir)
 	fmt.Fprint(&server, "    location /files/ { }\n    location /up/ { dav_methods PUT; }\n")
 	var err error
-	n.Process, err = startNginx(ctx, ns, dir, http.String(), server.String(), listen)
+	n.Process, err = startNginx(ctx, ns, dir, http.String(), server.String(), listen, nil)
 	return n, err
 }
 
@@ -109,8 +156,8 @@ func addrPort(addr, port string) (netip.AddrPort, error) {
 }
 
 // startNginx runs nginx with one server and waits until it listens. http and
-// server are the lines of these two blocks.
-func startNginx(ctx context.Context, ns *Namespace, dir, http, server string, listen []netip.AddrPort) (*Process, error) {
+// server are the lines of these two blocks; prepare is as in ProcessOptions.
+func startNginx(ctx context.Context, ns *Namespace, dir, http, server string, listen []netip.AddrPort, prepare func(*Cmd)) (*Process, error) {
 	path, err := tool("nginx", "nginx-light")
 	if err != nil {
 		return nil, err
@@ -126,7 +173,7 @@ func startNginx(ctx context.Context, ns *Namespace, dir, http, server string, li
 	if err := os.WriteFile(conf, []byte(b.String()), 0o600); err != nil {
 		return nil, fmt.Errorf("nginx: %w", err)
 	}
-	p, err := ns.StartProcess(ctx, ProcessOptions{Path: path, Args: []string{"-c", conf, "-p", dir, "-e", filepath.Join(dir, "error.log")}})
+	p, err := ns.StartProcess(ctx, ProcessOptions{Path: path, Args: []string{"-c", conf, "-p", dir, "-e", filepath.Join(dir, "error.log")}, Prepare: prepare})
 	if err != nil {
 		return nil, err
 	}
