@@ -105,12 +105,13 @@ func (a *attached) Close() error {
 	return errors.Join(append(errs, a.objs.Close())...)
 }
 
-// permission marks an error that a missing capability caused.
+// permission marks an error that a missing capability caused. The verifier refuses
+// with the same errno, and other users what it would let root do.
 func permission(err error) error {
-	if errors.Is(err, os.ErrPermission) && !errors.As(err, new(*ebpf.VerifierError)) {
-		return fmt.Errorf("%w: this needs CAP_BPF and CAP_NET_ADMIN (run as root): %w", ErrPermission, err)
+	if !errors.Is(err, os.ErrPermission) || os.Geteuid() == 0 && errors.As(err, new(*ebpf.VerifierError)) {
+		return err
 	}
-	return err
+	return fmt.Errorf("%w: this needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN (run as root): %w", ErrPermission, err)
 }
 
 // prefixKey is struct prefix of abi.h: IPv4 is mapped into IPv6.

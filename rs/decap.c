@@ -106,8 +106,9 @@ struct tunnel {
 	u32 end;              // the first behind the outer datagram
 	u8 proto;             // what is at off
 	u8 ecn;               // of the outer header
-	u8 fragment;
+	u8 fragment;          // WHOLE, FIRST or LATER, which has no UDP header
 };
+enum { WHOLE, FIRST, LATER };
 
 // outer4 and outer6 read the header at l3. They return 0 if it is none.
 INLINE int outer4(struct tunnel *t, void *data, void *end)
@@ -127,7 +128,8 @@ INLINE int outer4(struct tunnel *t, void *data, void *end)
 	t->end = t->l3 + len;
 	t->proto = ip->proto;
 	t->ecn = ip->tos & ECN;
-	t->fragment = (ip->frag & NET16(0x3fff)) != 0;
+	if (ip->frag & NET16(0x3fff))
+		t->fragment = ip->frag & NET16(0x1fff) ? LATER : FIRST;
 	return 1;
 }
 
@@ -153,7 +155,8 @@ INLINE int outer6(struct tunnel *t, void *data, void *end)
 		t->off += (x->len + 1) * 8;
 	} else if (t->proto == IP6_FRAGMENT) {
 		t->proto = x->next;
-		t->fragment = 1;
+		t->fragment = *(u16 *)&x->type & NET16(0xfff8) ? LATER : FIRST; // the offset
+		t->off += sizeof(struct frag6);
 	}
 	return 1;
 }
@@ -186,7 +189,7 @@ INLINE u32 inside(struct tunnel *t, void *data, void *end)
 		struct udp *u = at;
 		struct gue *g = at + sizeof(*u);
 
-		if ((void *)(u + 1) > end || !u->dst || (u->dst != gue_port && u->dst != fou_port))
+		if (t->fragment == LATER || (void *)(u + 1) > end || !u->dst || (u->dst != gue_port && u->dst != fou_port))
 			return OTHER;
 		if (t->fragment)
 			return FRAGMENT;

@@ -64,8 +64,8 @@ type Decap struct {
 }
 
 // AttachDecap attaches it to interfaces of the calling thread's network namespace
-// and learns the host's addresses; Follow keeps them up to date. It needs CAP_BPF
-// and CAP_NET_ADMIN. An interface that has an XDP program gives steer.ErrAttached.
+// and learns the host's addresses; Follow keeps them up to date. It needs CAP_BPF,
+// CAP_PERFMON and CAP_NET_ADMIN. An interface that has an XDP program gives steer.ErrAttached.
 func AttachDecap(o DecapOptions) (*Decap, error) {
 	d, err := loadDecapProgram(o)
 	if err != nil {
@@ -175,4 +175,7 @@ func (d *Decap) Missing() []netip.Addr {
 func (d *Decap) Stats() ([]Count, error) { return readCounts(d.stats, decapCounterNames[:]) }
 
 // Close detaches the program.
-func (d *Decap) Close() error { return errors.Join(d.follow.Close(), d.attached.Close()) }
+func (d *Decap) Close() error {
+	d.follow.close()
+	return d.attached.Close()
+}

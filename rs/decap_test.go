@@ -38,6 +38,7 @@ type form struct {
 	ecn, within  byte // fields of the outer and the inner header
 	vlan         bool
 	options      bool // IPv4 options or an IPv6 destination option in front
+	fragment     bool // the first of a datagram in two
 	private      int  // words of GUE's private data
 	src, dst     netip.Addr
 	mac          net.HardwareAddr // where to; nil = serverMAC
@@ -84,6 +85,9 @@ func (f form) around(t testing.TB, inside []byte) []byte {
 		if f.options {
 			l.Options = []layers.IPv4Option{{OptionType: 148, OptionLength: 4, OptionData: []byte{0, 0}}}
 		}
+		if f.fragment {
+			l.Flags = layers.IPv4MoreFragments
+		}
 		ip = append(ip, l)
 	} else {
 		eth.EthernetType = layers.EthernetTypeIPv6
@@ -91,6 +95,10 @@ func (f form) around(t testing.TB, inside []byte) []byte {
 		if f.options {
 			l.NextHeader = layers.IPProtocolIPv6Destination
 			body = slices.Concat(gopacket.Payload{proto, 0, 4, 1, 4, 1, 1, 0}, body) // RFC 2473 section 4.1.1
+		}
+		if f.fragment {
+			body = slices.Concat(gopacket.Payload{byte(l.NextHeader), 0, 0, 1, 0, 0, 0, 7}, body)
+			l.NextHeader = layers.IPProtocolIPv6Fragment
 		}
 		ip = append(ip, l)
 	}
@@ -239,6 +247,7 @@ func TestDecap(t *testing.T) {
 			"no VIP":            {func(f *form) { f.vip = stranger[f.inner] }, nil},
 			"another host":      {func(f *form) { f.dst = stranger[f.outer] }, nil},
 			"from a stranger":   {func(f *form) { f.src = stranger[f.outer] }, map[string]uint64{"refused": 1}},
+			"fragment":          {func(f *form) { f.fragment = true }, map[string]uint64{"fragment": 1}},
 			"stranger and none": {func(f *form) { f.src, f.vip = stranger[f.outer], stranger[f.inner] }, nil},
 		} {
 			g := f
@@ -319,6 +328,7 @@ func compare(rt *rapid.T, t *testing.T, d *Decap) (outcome string) {
 	ecn := rapid.ByteRange(0, 3)
 	f.ecn, f.within = ecn.Draw(rt, "outer ECN"), ecn.Draw(rt, "inner ECN")
 	f.vlan, f.options = rapid.Bool().Draw(rt, "VLAN"), rapid.Bool().Draw(rt, "options")
+	f.fragment = rapid.IntRange(0, 9).Draw(rt, "fragment") == 0
 	f.private = rapid.IntRange(0, 31).Draw(rt, "private")
 	f.payload, f.padding = rapid.IntRange(0, 200).Draw(rt, "payload"), rapid.SampledFrom([]int{0, 0, 6}).Draw(rt, "padding")
 	if rapid.IntRange(0, 9).Draw(rt, "stranger") == 0 {

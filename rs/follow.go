@@ -10,41 +10,48 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
-// follower knows the addresses of a network namespace.
+// follower knows the addresses of a network namespace: that of the thread that opened
+// it, where its sockets stay.
 type follower struct {
-	ns    netns.NsHandle
-	nl    *netlink.Handle // nil until open
-	hosts []netip.Addr    // as the map has them
+	asks  *netlink.Handle // nil until open
+	hears *nl.NetlinkSocket
+	hosts []netip.Addr // as the map has them
 }
 
-// open remembers the namespace of the calling thread.
+// hearing is how long a wait for changes takes at most, so that it has an end.
+const hearing = 300 * time.Millisecond
+
 func (f *follower) open() (err error) {
-	if f.ns, err = netns.Get(); err != nil {
-		return fmt.Errorf("network namespace: %w", err)
+	if f.hears, err = nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR); err != nil {
+		return fmt.Errorf("netlink: %w", err)
 	}
-	if f.nl, err = netlink.NewHandleAt(f.ns, unix.NETLINK_ROUTE); err != nil {
-		return errors.Join(fmt.Errorf("netlink: %w", err), f.ns.Close())
+	wait := unix.NsecToTimeval(int64(hearing))
+	err = f.hears.SetReceiveTimeout(&wait)
+	if err == nil {
+		f.asks, err = netlink.NewHandle(unix.NETLINK_ROUTE)
+	}
+	if err != nil {
+		f.hears.Close()
+		return fmt.Errorf("netlink: %w", err)
 	}
 	return nil
 }
 
-// Close releases it.
-func (f *follower) Close() error {
-	if f.nl == nil {
-		return nil
+func (f *follower) close() {
+	if f.asks != nil {
+		f.asks.Close()
+		f.hears.Close()
+		f.asks = nil
 	}
-	f.nl.Close()
-	f.nl = nil
-	return f.ns.Close()
 }
 
 // list are all addresses now.
 func (f *follower) list() ([]netip.Addr, error) {
-	addrs, err := f.nl.AddrList(nil, netlink.FAMILY_ALL)
+	addrs, err := f.asks.AddrList(nil, netlink.FAMILY_ALL)
 	if err != nil {
 		return nil, fmt.Errorf("list the host's addresses: %w", err)
 	}
@@ -81,41 +88,24 @@ func (d *Decap) syncHosts() error {
 	return errors.Join(errs...)
 }
 
-// Follow keeps the host's addresses up to date until ctx is done, telling tell
-// what goes wrong; it goes on all the same.
+// Follow keeps the host's addresses up to date until ctx is done. What goes wrong it
+// tells and goes on.
 func (d *Decap) Follow(ctx context.Context, tell func(error)) {
 	for ctx.Err() == nil {
-		done := make(chan struct{})
-		updates := make(chan netlink.AddrUpdate, 64)
-		err := netlink.AddrSubscribeWithOptions(updates, done, netlink.AddrSubscribeOptions{Namespace: &d.follow.ns, ErrorCallback: func(err error) {
-			if ctx.Err() == nil { // else it is the end that we asked for
-				tell(err)
-			}
-		}})
-		if err != nil {
+		_, _, err := d.follow.hears.Receive()
+		switch {
+		case errors.Is(err, unix.EAGAIN): // nothing for so long
+			continue
+		case errors.Is(err, unix.ENOBUFS): // more than there was room for
+		case err != nil:
 			tell(fmt.Errorf("follow the host's addresses: %w", err))
-		} else if err := d.syncHosts(); err != nil { // what changed before
-			tell(err)
-		}
-		for open := err == nil; open; {
 			select {
-			case _, open = <-updates:
-				if err := d.syncHosts(); err != nil {
-					tell(err)
-				}
 			case <-ctx.Done():
-				open = false
+			case <-time.After(time.Second):
 			}
 		}
-		close(done)
-		for err == nil { // until the other end has ended: it must not be left hanging
-			if _, open := <-updates; !open {
-				break
-			}
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(time.Second):
+		if err := d.syncHosts(); err != nil && ctx.Err() == nil {
+			tell(err)
 		}
 	}
 }

@@ -39,6 +39,7 @@ type network struct {
 	t      *testing.T
 	server *testbed.Namespace
 	wire   *testbed.Device // our end
+	out    int             // packet socket at it: to close one takes long, so not Device.Inject
 	to     net.HardwareAddr
 
 	mu   sync.Mutex
@@ -68,6 +69,11 @@ func newNetwork(t *testing.T) *network {
 		noError(t, s0.AddNeighbour(balancer[f], wire.MAC))
 		noError(t, s0.AddNeighbour(stranger[f], wire.MAC))
 	}
+	must(t, ours.Do(func() (err error) {
+		n.out, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+		return err
+	}))
+	t.Cleanup(func() { noError(t, unix.Close(n.out)) })
 	ear, err := ours.Sniff("h0", testbed.SnifferOptions{Direction: testbed.Incoming, Watch: n.watch})
 	if err != nil {
 		t.Fatal(err)
@@ -139,7 +145,7 @@ func (h *hand) send(flags string, options, data []byte) {
 	}
 	frame, err := serialize(h.n.wire.MAC, h.n.to, h.src.Addr(), h.dst.Addr(), tcp, gopacket.Payload(data))
 	if err == nil {
-		err = h.n.wire.Inject(frame)
+		err = unix.Sendto(h.n.out, frame, 0, &unix.SockaddrLinklayer{Ifindex: h.n.wire.Index, Halen: 6})
 	}
 	if err != nil {
 		h.n.t.Fatal(err)

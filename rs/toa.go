@@ -71,7 +71,7 @@ type TOA struct {
 }
 
 // AttachTOA attaches them. Connections that are open already are not changed;
-// servers that run need no restart. It needs CAP_BPF and CAP_NET_ADMIN.
+// servers that run need no restart. It needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN.
 func AttachTOA(o TOAOptions) (*TOA, error) {
 	if err := o.check(); err != nil {
 		return nil, err

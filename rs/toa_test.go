@@ -76,6 +76,7 @@ type toaCase struct {
 	name         string
 	from         map[testbed.Family]netip.Addr // nil = balancer
 	syn, ack     []byte                        // options
+	bare         []byte                        // options of an ACK behind that, nil = none
 	first, later []byte                        // options of the first and of the second data, nil = none
 	speaks       bool                          // the server speaks first, and is acknowledged before the first data
 	accept, peer netip.AddrPort                // invalid = the sender
@@ -92,7 +93,7 @@ var toaCases = []toaCase{
 	{name: "the magic port", ack: toaOption(254, magic4), accept: magic4, counts: map[string]uint64{"handshake": 1}},
 	{name: "none", counts: map[string]uint64{"without": 1}},
 	{name: "a kind that is not asked for", ack: toaOption(253, client4), counts: map[string]uint64{"without": 1}},
-	{name: "behind the end", ack: join([]byte{0, 0}, toaOption(254, client4)), counts: map[string]uint64{"without": 1}},
+	{name: "behind the end", ack: join([]byte{0, 2}, toaOption(254, client4)), counts: map[string]uint64{"without": 1}},
 	{name: "on the SYN alone", syn: toaOption(254, client4), counts: map[string]uint64{"without": 1}},
 	{name: "of another length", ack: []byte{254, 6, 1, 2, 3, 4}, counts: map[string]uint64{"malformed": 1}},
 	// With more behind it the kernel may drop such a segment itself.
@@ -100,6 +101,8 @@ var toaCases = []toaCase{
 	{name: "cut short", ack: []byte{1, 1, 254, 20}, counts: map[string]uint64{"malformed": 1}},
 	{name: "from a stranger", from: stranger, ack: toaOption(254, client4), first: toaOption(254, client4), counts: map[string]uint64{"refused": 1}},
 	{name: "with the first data", first: toaOption(254, client4), peer: client4, counts: map[string]uint64{"without": 1, "late": 1}},
+	{name: "with an ACK, another with the data", bare: toaOption(254, client4), first: toaOption(254, other4), peer: client4,
+		counts: map[string]uint64{"without": 1, "late": 1}},
 	{name: "with the second data", first: nops, later: toaOption(254, client4), counts: map[string]uint64{"without": 1}},
 	{name: "again with the data", ack: toaOption(254, client4), first: toaOption(254, other4), later: toaOption(254, other4), accept: client4,
 		counts: map[string]uint64{"handshake": 1}},
@@ -186,6 +189,9 @@ func (c toaCase) run(t *testing.T, n *network, a *TOA, l net.Listener, f testbed
 		}
 		h.ack += uint32(len("220 ready"))
 		h.send("A", nil, nil)
+	}
+	if c.bare != nil {
+		h.send("A", c.bare, nil)
 	}
 	for i, o := range [][]byte{c.first, c.later} {
 		if o != nil {

@@ -19,6 +19,7 @@ type outer struct {
 	proto    byte
 	ecn      byte
 	fragment bool
+	later    bool   // not the first
 	rest     []byte // behind it, until the end of the frame
 	left     int    // bytes behind it that the datagram has
 	head     int    // bytes of it, options included
@@ -90,7 +91,7 @@ func outerOf(kind uint16, b []byte) (o outer, ok bool) {
 		o.src, _ = netip.AddrFromSlice(b[12:16])
 		o.dst, _ = netip.AddrFromSlice(b[16:20])
 		o.proto, o.ecn, o.left, o.head = b[9], b[1]&3, total-head, head
-		o.fragment = binary.BigEndian.Uint16(b[6:])&0x3fff != 0
+		o.fragment, o.later = binary.BigEndian.Uint16(b[6:])&0x3fff != 0, binary.BigEndian.Uint16(b[6:])&0x1fff != 0
 		o.rest = b[min(head, len(b)):]
 		if head > len(b) { // nothing behind it can be read, and it is cut short
 			o.rest, o.left = nil, o.left+1
@@ -114,7 +115,8 @@ func outerOf(kind uint16, b []byte) (o outer, ok bool) {
 				o.rest = o.rest[n:]
 			}
 		case 44:
-			o.proto, o.fragment = o.rest[0], true
+			o.proto, o.fragment, o.later = o.rest[0], true, binary.BigEndian.Uint16(o.rest[2:])&0xfff8 != 0
+			o.rest, o.head, o.left = o.rest[min(8, len(o.rest)):], 48, o.left-8
 		}
 		return o, true
 	}
@@ -151,7 +153,7 @@ func (w twin) inside(o outer) (inner []byte, version byte, outcome string) {
 
 func (w twin) insideUDP(o outer) (inner []byte, version byte, outcome string) {
 	b := o.rest
-	if len(b) < 8 {
+	if len(b) < 8 || o.later {
 		return nil, 0, ""
 	}
 	port := binary.BigEndian.Uint16(b[2:])
