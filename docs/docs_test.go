@@ -24,6 +24,7 @@ import (
 	"github.com/l4fwd/l4fwd/dataplane/steer"
 	"github.com/l4fwd/l4fwd/nat"
 	"github.com/l4fwd/l4fwd/packet"
+	"github.com/l4fwd/l4fwd/rs"
 )
 
 func read(t *testing.T, name string) string {
@@ -176,6 +177,40 @@ func TestReasonsDocumented(t *testing.T) {
 	for _, name := range rows(page) {
 		if !slices.Contains(names, name) {
 			t.Errorf("a row for %s, which is no outcome", name)
+		}
+	}
+}
+
+// Every counter of the real server's side has a row, and every flag of its commands.
+func TestRealServersDocumented(t *testing.T) {
+	page := read(t, "real-servers.md")
+	var names []string
+	for c := range rs.NumTOACounters {
+		names = append(names, rs.TOACounter(c).String())
+	}
+	for c := range rs.NumDecapCounters {
+		names = append(names, rs.DecapCounter(c).String())
+	}
+	for _, command := range []string{"toa", "decap"} {
+		help, err := exec.Command("go", "run", "../cmd/l4fwd", "rs", command, "--help").CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v\n%s", err, help)
+		}
+		_, flags, _ := strings.Cut(string(help), "Flags:")
+		for _, f := range flag.FindAllString(flags, -1) {
+			if f != "--help" {
+				names = append(names, f)
+			}
+		}
+	}
+	for _, name := range names {
+		if row(page, name) == "" {
+			t.Errorf("no row for %s", name)
+		}
+	}
+	for _, name := range rows(page) {
+		if !slices.Contains(names, name) && !strings.HasPrefix(name, "l4fwd rs") {
+			t.Errorf("a row for %s, which is neither counter nor flag", name)
 		}
 	}
 }

@@ -47,7 +47,11 @@ func RunDecap(ctx context.Context, o DecapOptions, log *zap.Logger) error {
 		defer close(following)
 		d.Follow(fctx, func(err error) { log.Warn("the host's addresses", zap.Error(err)) })
 	}()
-	defer func() { stop(); <-following }()
+	defer func() {
+		stop()
+		<-following
+		d.follow.close()
+	}()
 	log.Info("ready", zap.Strings("interfaces", d.opts.Interfaces), zap.Stringers("vips", d.opts.VIPs))
 	return d.hold(ctx, "interface "+strings.Join(d.opts.Interfaces, " or "), d.Stats, log)
 }

@@ -80,26 +80,21 @@ func List() ([]Status, error) {
 	return out, nil
 }
 
-// statusOf is nil for a program that is not ours or gone.
-func statusOf(id ebpf.ProgramID) (*Status, error) {
+// statusOf is nil for a program that is not ours, or that went away meanwhile.
+func statusOf(id ebpf.ProgramID) (s *Status, err error) {
 	p, err := ebpf.NewProgramFromID(id)
+	if err == nil {
+		defer func() { _ = p.Close() }()
+		var info *ebpf.ProgramInfo
+		if info, err = p.Info(); err == nil && (info.Name == toaProgL4fwdToaOps || info.Name == decapProgL4fwdDecap) {
+			s, err = read(info)
+		}
+	}
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("program %d: %w", id, err)
-	}
-	defer func() { _ = p.Close() }()
-	info, err := p.Info()
-	if err != nil {
-		return nil, fmt.Errorf("program %d: %w", id, err)
-	}
-	if info.Name != toaProgL4fwdToaOps && info.Name != decapProgL4fwdDecap {
-		return nil, nil
-	}
-	s, err := read(info)
-	if err != nil {
-		return nil, fmt.Errorf("program %d, %s: %w", id, info.Name, err)
 	}
 	return s, nil
 }

@@ -183,24 +183,7 @@ func (c toaCase) run(t *testing.T, n *network, a *TOA, l net.Listener, f testbed
 	if got := remote(conn); got != shown(c.accept) {
 		t.Errorf("accept said %s", got)
 	}
-	if c.speaks {
-		if _, err := io.WriteString(conn, "220 ready"); err != nil {
-			t.Fatal(err)
-		}
-		h.ack += uint32(len("220 ready"))
-		h.send("A", nil, nil)
-	}
-	if c.bare != nil {
-		h.send("A", c.bare, nil)
-	}
-	for i, o := range [][]byte{c.first, c.later} {
-		if o != nil {
-			h.send("A", o, []byte{byte(i)})
-			if _, err := io.ReadFull(conn, make([]byte, 1)); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
+	c.talk(t, h, conn)
 	client := c.accept
 	if c.peer.IsValid() {
 		client = c.peer
@@ -220,6 +203,29 @@ func (c toaCase) run(t *testing.T, n *network, a *TOA, l net.Listener, f testbed
 	}
 	if diff := cmp.Diff(want, after); diff != "" {
 		t.Errorf("counters (-want +got)\n%s", diff)
+	}
+}
+
+// talk sends what the case has behind the handshake, and waits until it has arrived.
+func (c toaCase) talk(t *testing.T, h *hand, conn net.Conn) {
+	t.Helper()
+	if c.speaks {
+		if _, err := io.WriteString(conn, "220 ready"); err != nil {
+			t.Fatal(err)
+		}
+		h.ack += uint32(len("220 ready"))
+		h.send("A", nil, nil)
+	}
+	if c.bare != nil {
+		h.send("A", c.bare, nil)
+	}
+	for i, o := range [][]byte{c.first, c.later} {
+		if o != nil {
+			h.send("A", o, []byte{byte(i)})
+			if _, err := io.ReadFull(conn, make([]byte, 1)); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
 }
 

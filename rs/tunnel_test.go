@@ -218,22 +218,25 @@ func TestDecapFollows(t *testing.T) {
 		must(t, n.server.Netlink().AddrDel(s0, a))
 		until(t, "the end of the address", func() bool { return !known(vips[f]) })
 	}
-	status := func() (s Status) {
-		all, err := List()
-		must(t, err)
-		for _, x := range all {
-			if x.Program == "decap" && x.PID == os.Getpid() {
-				s = x
-			}
-		}
-		return s
-	}
-	if s := status(); s.Links != 1 || s.Gone != 0 || !slices.Equal(s.VIPs, tunnels.VIPs) || s.GUEPort != 6080 || len(s.Counters) != NumDecapCounters {
+	if s := ourDecap(t); s.Links != 1 || s.Gone != 0 || !slices.Equal(s.VIPs, tunnels.VIPs) || s.GUEPort != 6080 || len(s.Counters) != NumDecapCounters {
 		t.Errorf("listed: %+v", s)
 	}
 	must(t, n.server.Netlink().LinkDel(s0))
 	until(t, "the loss to be noticed", func() bool { return errors.Is(d.gone(), ErrGone) })
-	if s := status(); s.Gone != 1 {
+	if s := ourDecap(t); s.Gone != 1 {
 		t.Errorf("listed after the end: %+v", s)
 	}
+}
+
+// ourDecap is this process' program as it is listed.
+func ourDecap(t *testing.T) (s Status) {
+	t.Helper()
+	all, err := List()
+	must(t, err)
+	for _, x := range all {
+		if x.Program == "decap" && x.PID == os.Getpid() {
+			s = x
+		}
+	}
+	return s
 }

@@ -101,98 +101,54 @@ func (s *realServer) status() map[string]uint64 {
 	return counters
 }
 
+// unawareRow is a service of the unaware nginx.
+type unawareRow struct {
+	name string
+	kind kind
+	port uint16
+	own  bool // the server can show the client's address
+}
+
+var unawareRows = []unawareRow{
+	{"v4", kinds[0], unaware.Each, true},
+	{"v6", kinds[1], unaware.Each, true},
+	{"v4 deferred", kinds[0], unaware.Deferred, true},
+	{"v4 by a socket for both", kinds[0], unaware.Both, true},
+	{"v6 by a socket for both", kinds[1], unaware.Both, true},
+	{"NAT64 by a socket for both", kinds[4], unaware.Both, true},
+	{"NAT64 by an IPv4 socket", kinds[4], unaware.Each, false},
+}
+
 // TestRealServers: nginx, which knows nothing of TOA, sees and logs every client's own
 // address and port, v4, v6 and NAT64, as long as its server believes the local
 // addresses; where it does not, TOA changes nothing.
 func TestRealServers(t *testing.T) {
 	r := network(t, testbed.TopologyOptions{ClientAddrs: 20}, testbed.SnifferOptions{})
-	v4, v6, nat64 := kinds[0], kinds[1], kinds[4]
-	rows := []struct {
-		name string
-		kind kind
-		port uint16
-		own  bool // the server can show the client's address
-	}{
-		{"v4", v4, unaware.Each, true},
-		{"v6", v6, unaware.Each, true},
-		{"v4 deferred", v4, unaware.Deferred, true},
-		{"v4 by a socket for both", v4, unaware.Both, true},
-		{"v6 by a socket for both", v6, unaware.Both, true},
-		{"NAT64 by a socket for both", nat64, unaware.Both, true},
-		{"NAT64 by an IPv4 socket", nat64, unaware.Each, false},
-	}
-	all := r.services(v4)
-	all = append(all, r.services(v6)...)
-	for _, row := range rows {
+	all := append(r.services(kinds[0]), r.services(kinds[1])...)
+	for _, row := range unawareRows {
 		all = append(all, r.service(row.kind, fmt.Sprint(row.port), row.port, row.port))
 	}
 	d := program{args: []string{"--workers", "1"}}.start(t, r.LB, r.Config(all))
 	r.warmUp()
 	var locals []string
 	for _, f := range testbed.Families {
-		locals = append(locals, fmt.Sprintf("%s,%s", r.LocalAddr(f, 0), r.LocalAddr(f, 1)), fmt.Sprintf("%s,%s", r.LocalAddr(f, 2), r.LocalAddr(f, 3)))
+		for i := range 4 {
+			locals = append(locals, r.LocalAddr(f, i).String())
+		}
 	}
 	believes := startRealServer(t, r.Topology.Servers[0], locals...)
 	doubts := startRealServer(t, r.Topology.Servers[1], "203.0.113.0/24", "2001:db8:bad::/48")
-
-	own := map[string][]netip.AddrPort{} // clients by the name of the server they met
-	hidden := uint64(0)                  // of those that met the first, behind an IPv4 socket
-	for _, row := range rows {
-		t.Run(row.name, func(t *testing.T) {
-			var mu sync.Mutex
-			wrong := 0
-			l := testbed.HTTPLoad{To: netip.AddrPortFrom(r.VIP(row.kind.client, row.kind.vip), row.port), Requests: load().requests, From: r.clients(row.kind.client),
-				OnAnswer: func(self netip.AddrPort, a testbed.HTTPReply) {
-					mu.Lock()
-					defer mu.Unlock()
-					a.Remote = netip.AddrPortFrom(a.Remote.Addr().Unmap(), a.Remote.Port())
-					shown := row.own && a.Server == "rs1"
-					if shown {
-						own[a.Server] = append(own[a.Server], self)
-					} else {
-						own[a.Server] = append(own[a.Server], a.Remote)
-					}
-					if a.Server == "rs1" && !row.own {
-						hidden++
-					}
-					if shown && a.Remote != self || !shown && !r.IsLocal(a.Remote.Addr()) {
-						if wrong++; wrong < 4 {
-							t.Errorf("%s took %s for %s", a.Server, self, a.Remote)
-						}
-					}
-				}}
-			res, err := l.Run(t.Context(), r.Client)
-			if err != nil || res.OK != l.Requests || len(res.ByServer) != 2 {
-				t.Fatalf("%d of %d requests answered by %v, %v: %v", res.OK, l.Requests, res.ByServer, err, res.Errors)
-			}
-			t.Logf("%d connections in %s, %d wrong", res.OK, res.Duration.Round(time.Millisecond), wrong)
-		})
+	m := &meetings{r: r, believes: believes.ns.Role(), logged: map[string][]netip.AddrPort{}}
+	for _, row := range unawareRows {
+		t.Run(row.name, func(t *testing.T) { m.run(t, row) })
 	}
-	for _, s := range []*realServer{believes, doubts} {
-		want := own[s.ns.Role()]
-		await(t, "the last request to be logged", func() error {
-			got, err := s.nginx.Clients()
-			if err == nil && len(got) != len(want) {
-				err = fmt.Errorf("%d requests in the log, want %d", len(got), len(want))
-			}
-			if err != nil {
-				return err
-			}
-			slices.SortFunc(got, netip.AddrPort.Compare)
-			slices.SortFunc(want, netip.AddrPort.Compare)
-			if !slices.Equal(got, want) {
-				t.Errorf("the log of %s is not the clients that it answered", s.ns.Role())
-			}
-			return nil
-		})
-		n := uint64(len(want))
-		counters := map[string]uint64{"handshake": n, "given": n - hidden, "unshowable": hidden}
-		if s == doubts {
-			counters = map[string]uint64{"refused": n}
-		}
-		if diff := cmp.Diff(counters, s.status()); diff != "" {
-			t.Errorf("%s (-want +got)\n%s", s.ns.Role(), diff)
-		}
+	n := believes.check(m.logged)
+	if diff := cmp.Diff(map[string]uint64{"handshake": n, "given": n - m.hidden, "unshowable": m.hidden}, believes.status()); diff != "" {
+		t.Errorf("who believes (-want +got)\n%s", diff)
+	}
+	n = doubts.check(m.logged)
+	if diff := cmp.Diff(map[string]uint64{"refused": n}, doubts.status()); diff != "" {
+		t.Errorf("who doubts (-want +got)\n%s", diff)
 	}
 	believes.ends(r)
 	if err := doubts.Terminate(limit); err != nil {
@@ -202,6 +158,65 @@ func TestRealServers(t *testing.T) {
 		t.Errorf("attached after the end: %v", got)
 	}
 	d.stop()
+}
+
+// meetings are who met whom.
+type meetings struct {
+	r        *rig
+	believes string // the server that believes TOA
+
+	mu     sync.Mutex
+	logged map[string][]netip.AddrPort // what a server's log must say, in any order
+	hidden uint64                      // clients that the believing server could not show
+	wrong  int
+}
+
+// run makes connections to a service.
+func (m *meetings) run(t *testing.T, row unawareRow) {
+	m.wrong = 0
+	l := testbed.HTTPLoad{To: netip.AddrPortFrom(m.r.VIP(row.kind.client, row.kind.vip), row.port), Requests: load().requests, From: m.r.clients(row.kind.client),
+		OnAnswer: func(self netip.AddrPort, a testbed.HTTPReply) {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			a.Remote = netip.AddrPortFrom(a.Remote.Addr().Unmap(), a.Remote.Port())
+			shown := row.own && a.Server == m.believes
+			must := a.Remote // one of many
+			if shown {
+				must = self
+			} else if a.Server == m.believes {
+				m.hidden++
+			}
+			m.logged[a.Server] = append(m.logged[a.Server], must)
+			if a.Remote != must || !shown && !m.r.IsLocal(must.Addr()) {
+				if m.wrong++; m.wrong < 4 {
+					t.Errorf("%s took %s for %s", a.Server, self, a.Remote)
+				}
+			}
+		}}
+	res, err := l.Run(t.Context(), m.r.Client)
+	if err != nil || res.OK != l.Requests || len(res.ByServer) != 2 {
+		t.Fatalf("%d of %d requests answered by %v, %v: %v", res.OK, l.Requests, res.ByServer, err, res.Errors)
+	}
+	t.Logf("%d connections in %s, %d wrong", res.OK, res.Duration.Round(time.Millisecond), m.wrong)
+}
+
+// check compares the server's log with what must be in it and returns how much that is.
+func (s *realServer) check(logged map[string][]netip.AddrPort) uint64 {
+	s.t.Helper()
+	want := logged[s.ns.Role()]
+	var got []netip.AddrPort
+	await(s.t, "the last request to be logged", func() (err error) {
+		if got, err = s.nginx.Clients(); err == nil && len(got) != len(want) {
+			err = fmt.Errorf("%d requests in the log, want %d", len(got), len(want))
+		}
+		return err
+	})
+	slices.SortFunc(got, netip.AddrPort.Compare)
+	slices.SortFunc(want, netip.AddrPort.Compare)
+	if !slices.Equal(got, want) {
+		s.t.Errorf("the log of %s is not the clients that it answered", s.ns.Role())
+	}
+	return uint64(len(want))
 }
 
 // clients are all addresses of the client in a family.
