@@ -24,6 +24,9 @@ const (
 	// DNAT rewrites the destination: backends see the client and must route
 	// replies through l4fwd.
 	DNAT
+	// DSRL2 changes nothing but the Ethernet header: backends have the VIP, too, and
+	// answer the client themselves.
+	DSRL2
 )
 
 // Scheduler chooses the backend of a new flow.
@@ -142,7 +145,7 @@ type names []string
 
 var (
 	protocolNames      = names{"tcp", "udp"}
-	modeNames          = names{"full-nat", "dnat"}
+	modeNames          = names{"full-nat", "dnat", "dsr-l2"}
 	schedulerNames     = names{"rr", "wrr", "sh", "maglev"}
 	clientAddressNames = names{"none", "toa", "proxy-v1", "proxy-v2"}
 	toaNoRoomNames     = names{"send-without", "drop"}
@@ -177,6 +180,9 @@ func parseEnum[E ~uint8](n names, s string) (E, error) {
 
 // String returns the name used in the configuration.
 func (p Protocol) String() string { return protocolNames.name(uint8(p)) }
+
+// Direct reports whether backends answer clients past l4fwd.
+func (m Mode) Direct() bool { return m >= DSRL2 }
 
 // String returns the name used in the configuration.
 func (m Mode) String() string { return modeNames.name(uint8(m)) }

@@ -187,7 +187,8 @@ var serviceFields = []field[Service]{
 		"tcp or udp. Required.").require(),
 	enum("mode", modeNames, func(s *Service) *Mode { return &s.Mode },
 		"full-nat: backends see a local address. dnat: they see the client, and must\n"+
-			"send replies through l4fwd. Required.").require(),
+			"send replies through l4fwd. dsr-l2: neighbours that have the VIP get packets as\n"+
+			"they are, and answer past l4fwd. Required.").require(),
 	enum("scheduler", schedulerNames, func(s *Service) *Scheduler { return &s.Scheduler },
 		"rr: in turn. wrr: in turn by weight. sh: by client address. maglev: by client\n"+
 			"address and port, with few changes when backends come and go."),

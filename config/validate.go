@@ -176,8 +176,8 @@ func (v *validator) clientAddress(path string, s Service) {
 	switch {
 	case s.Protocol == UDP:
 		v.fail(path+".client_address", "%v is for TCP; a udp service cannot have it", s.ClientAddress)
-	case s.Mode == DNAT:
-		v.fail(path+".client_address", "%v is for full-nat; in dnat the backend sees the client's address", s.ClientAddress)
+	case s.Mode == DNAT || s.Mode.Direct():
+		v.fail(path+".client_address", "%v is for full-nat; in %v the backend sees the client's address", s.ClientAddress, s.Mode)
 	}
 }
 
@@ -191,6 +191,8 @@ func (v *validator) tcpOptions(path string, s Service) {
 		v.fail(path+".timestamps", "%v is for TCP; a udp service cannot have it", s.Timestamps)
 	case s.Mode == DNAT && s.Timestamps == TimestampsTranslate:
 		v.fail(path+".timestamps", "translate is for full-nat; in dnat every client keeps its address, and its clock")
+	case s.Mode.Direct() && s.Timestamps != TimestampsKeep:
+		v.fail(path+".timestamps", "%v is not for %v, where every client keeps its address, and its clock", s.Timestamps, s.Mode)
 	}
 	if s.Protocol == UDP && s.NoFlow == NoFlowReset {
 		v.fail(path+".no_flow", "reset is for TCP; a udp service cannot have it")
@@ -233,6 +235,9 @@ func (v *validator) backends(i int) {
 		if k, ok := v.locals[a]; ok {
 			v.fail(path, "%v is also a local address (local_addresses[%d])", a, k)
 		}
+		if s.Mode.Direct() && s.Address.IsValid() && b.Address.Port() != s.Address.Port() {
+			v.fail(path, "%v changes no port: expected port %d, that of the service's address", s.Mode, s.Address.Port())
+		}
 		if lead < 0 {
 			lead = j
 		} else if got, want := family(a), family(s.Backends[lead].Address.Addr()); got != want && !mixed {
@@ -251,8 +256,8 @@ func (v *validator) families(s Service, base, path string, backend netip.Addr) {
 		vip := s.Address.Addr()
 		switch {
 		case vip.Is4() == backend.Is4():
-		case s.Mode == DNAT:
-			v.fail(path, "dnat keeps the family: an %s VIP cannot have %s backends", family(vip), family(backend))
+		case s.Mode == DNAT || s.Mode == DSRL2:
+			v.fail(path, "%v keeps the family: an %s VIP cannot have %s backends", s.Mode, family(vip), family(backend))
 		case s.Mode == FullNAT && vip.Is4():
 			v.fail(path, "an IPv4 VIP cannot have IPv6 backends")
 		}

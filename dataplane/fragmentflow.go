@@ -16,6 +16,9 @@ func (w *Worker) aside(i int, r conntrack.Ref, dir conntrack.Dir, handed bool) V
 	case r == 0:
 		return w.miss(i, handed)
 	}
+	if w.table.Entry(r).Mode == conntrack.DirectReturn {
+		return w.direct(i, r)
+	}
 	return w.relayError(i, r, dir)
 }
 
@@ -35,6 +38,9 @@ func (w *Worker) fragment(i int, r conntrack.Ref, dir conntrack.Dir, handed bool
 		nat.RenewID(frame, p, w.b.newID[i])
 	}
 	if p.Fragment(frame).Offset != 0 {
+		if e.Mode == conntrack.DirectReturn {
+			return w.direct(i, r)
+		}
 		return w.follow(i, r, dir)
 	}
 	if err := p.FirstFragment(frame); err != packet.ErrNone {

@@ -12,8 +12,12 @@ const answerTime = 2 * conntrack.TicksPerSecond
 
 // fromClient is what becomes of row i, a packet from the client of flow r.
 func (w *Worker) fromClient(i int, r conntrack.Ref) Verdict {
-	if w.table.Entry(r).State == conntrack.UDPOnePacket {
+	e := w.table.Entry(r)
+	if e.State == conntrack.UDPOnePacket {
 		return w.openAnother(i, r)
+	}
+	if e.Mode == conntrack.DirectReturn {
+		return w.direct(i, r)
 	}
 	return w.forward(i, r)
 }
@@ -21,9 +25,16 @@ func (w *Worker) fromClient(i int, r conntrack.Ref) Verdict {
 // openAnother opens a flow of its own for row i, a datagram of a client whose last
 // one had flow r, unless the service does not want that any more.
 func (w *Worker) openAnother(i int, r conntrack.Ref) Verdict {
-	id := w.table.Entry(r).Service
+	e := w.table.Entry(r)
+	id, direct := e.Service, e.Mode == conntrack.DirectReturn
 	if svc := &w.snap.Services[id]; svc.Set == nil || !svc.OnePacket {
+		if direct {
+			return w.direct(i, r)
+		}
 		return w.forward(i, r)
+	}
+	if direct {
+		w.close(r) // it has no answer to wait for
 	}
 	return w.begin(i, int32(id))
 }

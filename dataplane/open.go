@@ -53,7 +53,7 @@ func (w *Worker) begin(i int, id int32) Verdict {
 	case w.snap.names.owns(p.Src):
 		// Answered, it would let two services talk to each other for ever.
 		return malformed(packet.ErrMartianSource)
-	case w.spent(p, w.frame(i)):
+	case w.spent(p, w.frame(i)) && !w.switches(i, id):
 		// Here and not only in forward: it must not cost a flow and a port.
 		return w.ttlExceeded(i, p.Dst)
 	case id < 0:
@@ -68,7 +68,7 @@ func (w *Worker) begin(i int, id int32) Verdict {
 // p is addressed to, or negative; owned is what p's destination is then.
 func (w *Worker) ownerOf(p *packet.Packet, svc, owned int32) int {
 	switch {
-	case svc >= 0 && w.snap.Services[svc].Mode == conntrack.FullNAT:
+	case svc >= 0 && w.snap.Services[svc].Mode != conntrack.DNAT: // direct return has but one direction
 		return w.owners.forward(&p.Tuple)
 	case svc >= 0:
 		return w.owners.client(p.Src, p.SrcPort)
@@ -131,6 +131,9 @@ func (w *Worker) openTo(i int, id uint32, was *conntrack.Entry) Verdict {
 		if v == Forwarded {
 			// Should the way back be unresolved, the kernel is asked now and not
 			// only when the answer stands waiting.
+			if svc.Mode == conntrack.DirectReturn {
+				return w.direct(i, r)
+			}
 			if hop, v := w.clientHop(w.table.Entry(r)); hop == nil && v == DropNeighbour {
 				w.learn(i, w.table.Entry(r))
 			}
@@ -179,9 +182,13 @@ func (w *Worker) insert(i int, svc *Service, id, backend uint32) (conntrack.Ref,
 	if svc.OnePacket {
 		e.State = conntrack.UDPOnePacket
 	}
-	rev := packet.Tuple{Src: rs.Addr, SrcPort: rs.Port, Dst: p.Src, DstPort: p.SrcPort, Proto: p.Proto}
-	if svc.Mode != conntrack.FullNAT {
-		w.table.Prefetch(&rev) // Pick has seen to it where it chooses the tuple
+	reply := packet.Tuple{Src: rs.Addr, SrcPort: rs.Port, Dst: p.Src, DstPort: p.SrcPort, Proto: p.Proto}
+	rev := &reply
+	switch svc.Mode {
+	case conntrack.DNAT:
+		w.table.Prefetch(rev) // Pick has seen to it where it chooses the tuple
+	case conntrack.DirectReturn:
+		rev = nil // never seen
 	}
 	if v := w.fits(i, svc, &e); v != Forwarded {
 		return 0, v
@@ -205,7 +212,7 @@ func (w *Worker) insert(i int, svc *Service, id, backend uint32) (conntrack.Ref,
 		rev.Dst, rev.DstPort = dir.Locals[e.Local], e.LocalPort
 	}
 	w.b.changed = true
-	r, status, evicted := w.table.Insert(&e, &p.Tuple, &rev, dir, w.tick, &w.evicted)
+	r, status, evicted := w.table.Insert(&e, &p.Tuple, rev, dir, w.tick, &w.evicted)
 	if evicted {
 		w.here.Backends[w.evicted.Backend].Active--
 		w.count.Evicted++
@@ -218,7 +225,7 @@ func (w *Worker) insert(i int, svc *Service, id, backend uint32) (conntrack.Ref,
 		return 0, DropBucketFull
 	case conntrack.DuplicateReply:
 		if svc.OnePacket {
-			if r = w.sharedFlow(&rev, i, id, backend); r != 0 {
+			if r = w.sharedFlow(rev, i, id, backend); r != 0 {
 				return r, Forwarded
 			}
 		}

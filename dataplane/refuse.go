@@ -130,15 +130,29 @@ func (w *Worker) giveUp(r conntrack.Ref) {
 			w.pool.put(at)
 			continue
 		}
-		hop, _ := w.serverHop(e.Backend)
-		if d == conntrack.Reply {
-			hop, _ = w.clientHop(e)
-		}
-		if hop == nil || !w.farewells.Has(w.nanos) || w.send(0, hop, own) != own {
+		if !w.farewells.Has(w.nanos) || w.sendFarewell(e, d) != own {
 			w.pool.put(at)
 			continue
 		}
 		w.farewells.Take(w.nanos)
 		w.count.Refusals++
 	}
+}
+
+// sendFarewell sends row 0, a RST of flow e's in direction d, on its way.
+func (w *Worker) sendFarewell(e *conntrack.Entry, d conntrack.Dir) Verdict {
+	var hop *route.Hop
+	var v Verdict
+	switch {
+	case e.Mode == conntrack.DirectReturn:
+		hop, v = w.directHop(e)
+	case d == conntrack.Reply:
+		hop, v = w.clientHop(e)
+	default:
+		hop, v = w.serverHop(e.Backend)
+	}
+	if hop == nil {
+		return v
+	}
+	return w.send(0, hop, own)
 }

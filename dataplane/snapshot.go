@@ -159,16 +159,17 @@ type backendKey struct {
 
 // serviceKey makes a service another one when it begins or ceases to have PROXY
 // headers, or timestamps that are translated: a flow's numbers are shifted by them,
-// so it must end as it began.
+// so it must end as it began. So must one whose server answers past l4fwd.
 type serviceKey struct {
 	vip       conntrack.Endpoint
 	proxy     nat.ProxyVersion
 	translate bool
+	direct    bool
 }
 
 // serviceID is the id of a service.
 func (r *Registry) serviceID(s *ServiceSpec) int {
-	id := r.services.id(serviceKey{s.VIP, s.Proxy, s.Timestamps == nat.TSTranslate})
+	id := r.services.id(serviceKey{s.VIP, s.Proxy, s.Timestamps == nat.TSTranslate, s.Mode == conntrack.DirectReturn})
 	if id == len(r.vips) {
 		r.vips = append(r.vips, s.VIP)
 	}

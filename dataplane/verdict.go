@@ -45,6 +45,8 @@ const (
 	DropForeignRoute                       // the route leaves by a NIC that is not a data-plane NIC
 	DropLocalRoute                         // the kernel's route ends at this host itself
 	DropNeighbour                          // next hop not resolved yet; the kernel was asked
+	DropOffLink                            // dsr-l2: the backend is behind a router
+	DropLoop                               // dsr-l2: the backend itself has sent it here
 	DropPortDown                           // the egress NIC is gone or down
 	DropTxFull                             // the TX ring is full
 	DropNoFrame                            // to leave in fragments, but no frame is free for them
@@ -89,7 +91,7 @@ var verdictNames = [...]string{
 	DropProxy:      "proxy_refused", DropTOA: "toa_refused", DropICMPTruncated: "icmp_truncated", DropNoRoute: "no_route",
 	DropBlackhole: "blackhole_route", DropForeignRoute: "foreign_route",
 	DropLocalRoute: "local_route",
-	DropNeighbour:  "neighbour_unresolved", DropPortDown: "port_down",
+	DropNeighbour:  "neighbour_unresolved", DropOffLink: "backend_off_link", DropLoop: "loop", DropPortDown: "port_down",
 	DropTxFull: "tx_ring_full", DropNoFrame: "no_frame", DropHandoffFull: "handoff_full", DropNotOurs: "not_ours",
 	DropUnsupported: "unsupported_protocol",
 	Forwarded:       "forwarded", Replied: "replied", Passed: "passed",

@@ -17,15 +17,16 @@ const ttlStep = 0xfeff
 // checksum (the pseudo header holds the addresses, so PortSum includes AddrSum),
 // and the flags V6Client and V6Server. The reply direction is the exact inverse
 // and uses the negated sums. All of it survives conntrack's Insert, so prepare
-// the template.
+// the template. With direct return nothing is rewritten: the sums are those of no
+// change, and both sides are of the client's family, whatever the address is by
+// which the real server is found.
 //
 // Call it once Client, ClientPort, Local, LocalPort, Service, Backend and Mode
 // are set, and again when one of them changes. It returns false if an id means
-// nothing in dir or the mode is neither Full-NAT nor DNAT; such a flow must not
-// be used.
+// nothing in dir; such a flow must not be used.
 func Prepare(e *conntrack.Entry, dir *conntrack.Directory) bool {
 	src, dst, ports, ok := serverSide(e, dir)
-	if !ok || int(e.Service) >= len(dir.Services) || e.Mode > conntrack.DNAT {
+	if !ok || int(e.Service) >= len(dir.Services) {
 		return false
 	}
 	vip := &dir.Services[e.Service]
@@ -35,13 +36,17 @@ func Prepare(e *conntrack.Entry, dir *conntrack.Directory) bool {
 	return true
 }
 
-// Families returns the flags V6Client and V6Server as they follow from e.Client
-// and e.Backend, which must mean something in dir.
+// Families returns the flags V6Client and V6Server as they follow from e.Client,
+// e.Mode and e.Backend, which must mean something in dir.
 func Families(e *conntrack.Entry, dir *conntrack.Directory) (f conntrack.Flags) {
+	server := dir.Backends[e.Backend].Addr
+	if e.Mode == conntrack.DirectReturn {
+		server = e.Client
+	}
 	if !e.Client.Is4() {
 		f |= conntrack.V6Client
 	}
-	if !dir.Backends[e.Backend].Addr.Is4() {
+	if !server.Is4() {
 		f |= conntrack.V6Server
 	}
 	return f
@@ -62,6 +67,12 @@ func serverSide(e *conntrack.Entry, dir *conntrack.Directory) (src, dst packet.A
 		return src, dst, 0, false
 	}
 	rs := &dir.Backends[e.Backend]
+	if e.Mode == conntrack.DirectReturn { // the server has the VIP, too
+		if int(e.Service) >= len(dir.Services) {
+			return src, dst, 0, false
+		}
+		rs = &dir.Services[e.Service]
+	}
 	return src, rs.Addr, ports | uint32(rs.Port), true
 }
 

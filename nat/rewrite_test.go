@@ -133,15 +133,36 @@ func TestRewriteRefuses(t *testing.T) {
 		})
 	}
 	for name, edit := range map[string]func(*conntrack.Entry){
-		"service":       func(e *conntrack.Entry) { e.Service = 2 },
-		"backend":       func(e *conntrack.Entry) { e.Backend = 3 },
-		"local":         func(e *conntrack.Entry) { e.Local = 2 },
-		"direct return": func(e *conntrack.Entry) { e.Mode = conntrack.DirectReturn },
+		"service": func(e *conntrack.Entry) { e.Service = 2 },
+		"backend": func(e *conntrack.Entry) { e.Backend = 3 },
+		"local":   func(e *conntrack.Entry) { e.Local = 2 },
 	} {
 		f := flow4(conntrack.FullNAT)
 		edit(&f.e)
 		if Prepare(&f.e, &f.dir) {
 			t.Errorf("Prepare accepted an unknown %s", name)
+		}
+	}
+}
+
+// TestPrepareDirectReturn: nothing changes, least of all the family.
+func TestPrepareDirectReturn(t *testing.T) {
+	const both = conntrack.V6Client | conntrack.V6Server
+	for name, f := range map[string]*flow{
+		"v4": flow4(conntrack.DNAT), "v6": flow6(conntrack.DNAT),
+		"v6, server found by IPv4": newFlow("[2001:db8:9::7]:49153", "[2001:db8::10]:80", "10.0.1.10:1", "10.0.1.20:80", conntrack.FullNAT),
+	} {
+		f.e.Mode = conntrack.DirectReturn
+		want := conntrack.Flags(0)
+		if !f.e.Client.Is4() {
+			want = both
+		}
+		if !Prepare(&f.e, &f.dir) || f.e.Flags&both != want || packet.Apply(1, f.e.AddrSum) != 1 {
+			t.Errorf("%s: %+v", name, f.e)
+		}
+		f.dir.Services = nil
+		if Prepare(&f.e, &f.dir) {
+			t.Errorf("%s: prepared without a VIP", name)
 		}
 	}
 }

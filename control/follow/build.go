@@ -52,10 +52,10 @@ func (b *builder) build(s *state, keep []netip.Addr) (t *route.Table, changed bo
 	b.reg.begin()
 	prefixes := b.routePrefixes()
 	prefixes = append(prefixes, b.hostPrefixes(prefixes, keep)...)
-	hops := b.hops()
+	hops, peers := b.hops(), b.peers()
 	b.reg.end()
 
-	t = route.New(b.gen, hops, prefixes)
+	t = route.New(b.gen, hops, prefixes).WithPeers(peers)
 	switch {
 	case b.table == nil:
 	case !t.SameRoutes(b.table):
@@ -63,10 +63,10 @@ func (b *builder) build(s *state, keep []netip.Addr) (t *route.Table, changed bo
 			b.gen = 1
 		}
 		t.Gen = b.gen // not published yet, so still ours to write
-	case slices.Equal(t.Hops, b.table.Hops):
+	case slices.Equal(t.Hops, b.table.Hops) && t.SamePeers(b.table):
 		return b.table, false
 	default:
-		t = b.table.WithHops(t.Hops)
+		t = b.table.WithHops(t.Hops).WithPeers(peers)
 	}
 	b.table = t
 	return t, true
@@ -308,6 +308,17 @@ func (b *builder) hops() []route.Hop {
 			out[id] = route.NewHop(k.port, n.mac, e.link.mac, k.tag, mtu)
 		} else {
 			out[id].State = route.Unresolved
+		}
+	}
+	return out
+}
+
+// peers says who is at the other end of every used hop.
+func (b *builder) peers() []route.Peer {
+	out := make([]route.Peer, len(b.reg.keys))
+	for id, k := range b.reg.keys {
+		if b.reg.used[id] && k.addr.IsValid() {
+			out[id] = route.Peer{Addr: packet.AddrFrom(k.addr)}
 		}
 	}
 	return out

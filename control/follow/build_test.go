@@ -226,6 +226,27 @@ func TestBuild(t *testing.T) {
 	}
 }
 
+// TestPeers: a backend is on the link if the hop to it is itself, also when it is some
+// other route's gateway, or is not resolved yet.
+func TestPeers(t *testing.T) {
+	b := newBuilder([]string{"eth1", "eth2"}, 1)
+	s := stateOf([]netlink.Route{
+		rt("10.0.1.0/24", 3, ""), rt("10.0.5.0/24", 3, "10.0.1.20"), rt("10.0.6.0/24", 3, "10.0.1.9"), rt("2001:db8:1::/64", 4, ""),
+	}, []netlink.Neigh{nb(3, "10.0.1.20", macA, unix.NUD_REACHABLE), nb(4, "2001:db8:1::20", macB, unix.NUD_REACHABLE)})
+	table, _ := b.build(s, []netip.Addr{netip.MustParseAddr("10.0.1.21")})
+	for a, want := range map[string]bool{
+		"10.0.1.20": true, "10.0.1.21": true, "10.0.1.22": true, "2001:db8:1::20": true, "10.0.5.1": false, "10.0.6.1": false,
+	} {
+		to := packet.AddrFrom(netip.MustParseAddr(a))
+		if got := table.OnLink(table.Lookup(to), to); got != want {
+			t.Errorf("%s: %v", a, got)
+		}
+	}
+	if again, changed := b.build(s, []netip.Addr{netip.MustParseAddr("10.0.1.21")}); changed || again != table {
+		t.Error("changed without a change")
+	}
+}
+
 func TestDescribe(t *testing.T) {
 	b := newBuilder([]string{"eth1", "eth2"}, 1)
 	table, _ := b.build(stateOf([]netlink.Route{

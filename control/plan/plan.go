@@ -30,7 +30,7 @@ func Spec(c *config.Config) dataplane.Spec {
 		out := dataplane.ServiceSpec{
 			Name:       s.Name,
 			VIP:        endpoint(s.Address, proto),
-			Mode:       conntrack.FullNAT,
+			Mode:       modes[s.Mode],
 			Scheduler:  schedulers[s.Scheduler],
 			TOA:        s.ClientAddress == config.ClientAddressTOA,
 			TOAOnly:    s.TOANoRoom == config.TOANoRoomDrop,
@@ -42,9 +42,6 @@ func Spec(c *config.Config) dataplane.Spec {
 			Timeouts:   Timeouts(&s.Timeouts),
 			TCPChecks:  checks[s.TCPChecks],
 			OnePacket:  s.OnePacket,
-		}
-		if s.Mode == config.DNAT {
-			out.Mode = conntrack.DNAT
 		}
 		for _, b := range s.Backends {
 			out.Backends = append(out.Backends, dataplane.BackendSpec{
@@ -63,6 +60,12 @@ func PortRanges(c *config.Config) []nat.PortRange {
 		out = append(out, nat.PortRange{First: r.Ports.First, Last: r.Ports.Last})
 	}
 	return out
+}
+
+var modes = map[config.Mode]conntrack.Mode{
+	config.FullNAT: conntrack.FullNAT,
+	config.DNAT:    conntrack.DNAT,
+	config.DSRL2:   conntrack.DirectReturn,
 }
 
 var proxies = map[config.ClientAddress]nat.ProxyVersion{

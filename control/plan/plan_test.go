@@ -145,6 +145,24 @@ func TestPolicies(t *testing.T) {
 	}
 }
 
+// Every mode is one of the data plane's.
+func TestModes(t *testing.T) {
+	for m := config.FullNAT; m.String()[0] != 'i'; m++ { // invalid
+		if _, ok := modes[m]; !ok {
+			t.Errorf("mode %v", m)
+		}
+	}
+	c := parse(t, "interfaces: [{name: eth1}]\nservices: [{name: s, address: \"192.0.2.10:80\", protocol: tcp, mode: dsr-l2, backends: [{address: \"10.0.1.20:80\"}]}]")
+	if s := Spec(c).Services[0]; s.Mode != conntrack.DirectReturn {
+		t.Errorf("%+v", s)
+	}
+	// Nothing of the backend's own traffic is to be taken.
+	want := steer.Rules{Addrs: []netip.Addr{addr("192.0.2.10")}}
+	if got, _ := Rules(c, nil); !cmp.Equal(want, got, addrs) {
+		t.Errorf("%+v", got)
+	}
+}
+
 // The file documents its timeouts, conntrack its own: they must be the same.
 func TestDefaultTimeouts(t *testing.T) {
 	got := Timeouts(&config.Defaults().Timeouts)

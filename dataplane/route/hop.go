@@ -3,6 +3,8 @@ package route
 import (
 	"encoding/binary"
 	"unsafe"
+
+	"github.com/l4fwd/l4fwd/packet"
 )
 
 // HopID names a next hop of a Table. 0 is "no route". An id keeps its meaning
@@ -59,6 +61,11 @@ type Hop struct {
 	// Header is destination MAC, source MAC, the tag if any (TPID and TCI in
 	// network order) and room for the EtherType, HeaderLen bytes in all.
 	Header [VLANLen]byte
+}
+
+// Peer is what is to be known of a hop beside the header: who is at its other end.
+type Peer struct {
+	Addr packet.Addr // the neighbour's; zero where it is the packet's own destination
 }
 
 var _ [24 - unsafe.Sizeof(Hop{})]byte

@@ -20,6 +20,8 @@ type Table struct {
 	// Hops by HopID; read only. Hops[0] is "no route".
 	Hops []Hop
 
+	peers []Peer // by HopID; those beyond its end are zero
+
 	start4 []uint32      // first address of each range; start4[0] is 0
 	hop4   []HopID       // its hop
 	index4 []uint32      // range of the first address of each /16, if there are many ranges
@@ -111,6 +113,33 @@ func (t *Table) WithHops(hops []Hop) *Table {
 	hops[0] = Hop{}
 	n.Hops = hops
 	return &n
+}
+
+// WithPeers returns the same table with what is known of its hops' other ends, by
+// HopID. The table keeps peers.
+func (t *Table) WithPeers(peers []Peer) *Table {
+	n := *t
+	n.peers = peers
+	return &n
+}
+
+// SamePeers reports whether t and o know the same of their hops' other ends.
+func (t *Table) SamePeers(o *Table) bool { return slices.Equal(t.peers, o.peers) }
+
+// Peer returns what is known of the other end of a hop, the zero Peer if nothing is.
+func (t *Table) Peer(id HopID) Peer {
+	if int(id) >= len(t.peers) {
+		return Peer{}
+	}
+	return t.peers[id]
+}
+
+// OnLink reports whether hop id, to which Lookup leads from a, is the neighbour with
+// that address, so that nothing but a's host will get what is sent there. A hop of
+// which nothing is known is taken for that.
+func (t *Table) OnLink(id HopID, a packet.Addr) bool {
+	n := t.Peer(id).Addr
+	return n.IsZero() || n == a
 }
 
 // SameRoutes reports whether t and o map every address to the same hop id,

@@ -325,3 +325,26 @@ func BenchmarkNew(b *testing.B) {
 		New(1, make([]Hop, 100), prefixes)
 	}
 }
+
+// TestOnLink: a hop is on the link of its neighbour's address alone, and of any
+// address where the neighbour is not known.
+func TestOnLink(t *testing.T) {
+	a, b := packet.AddrFrom(netip.MustParseAddr("10.0.1.20")), packet.AddrFrom(netip.MustParseAddr("2001:db8:1::20"))
+	plain := New(1, make([]Hop, 3), nil)
+	table := plain.WithPeers([]Peer{{}, {Addr: a}})
+	for _, row := range []struct {
+		id   HopID
+		addr packet.Addr
+		want bool
+	}{{0, a, true}, {1, a, true}, {1, b, false}, {2, b, true}, {9, b, true}} {
+		if got := table.OnLink(row.id, row.addr); got != row.want {
+			t.Errorf("%+v: %v", row, got)
+		}
+		if !plain.OnLink(row.id, row.addr) {
+			t.Errorf("%+v: nothing is known, and it is not on the link", row)
+		}
+	}
+	if table.SamePeers(plain) || !table.SamePeers(plain.WithPeers([]Peer{{}, {Addr: a}})) || !table.SameRoutes(plain) {
+		t.Error("compared wrongly")
+	}
+}
