@@ -91,6 +91,12 @@ func TestForward(t *testing.T) {
 // start runs l4fwd with the scene's services on the first VIPs.
 func (r *rig) start(s scene) *daemon {
 	r.t.Helper()
+	return r.startWith(s, weights...)
+}
+
+// startWith is start with other weights of the real servers.
+func (r *rig) startWith(s scene, weights ...int) *daemon {
+	r.t.Helper()
 	toa := ""
 	if r.toa = s.mode == fullNAT; r.toa {
 		toa = "toa"
@@ -110,7 +116,7 @@ func (r *rig) http(t *testing.T, s scene, f testbed.Family) {
 	}
 	used := make(map[tuple]bool)             // what the servers tell connections by
 	clients := make(map[netip.AddrPort]bool) // what l4fwd does
-	l := testbed.HTTPLoad{To: r.vip(f, 0, testbed.VIPPortHTTP), Requests: n,
+	l := testbed.HTTPLoad{To: r.vip(f, 0, r.webPort()), Requests: n,
 		OnAnswer: func(self netip.AddrPort, reply testbed.HTTPReply) {
 			mu.Lock()
 			defer mu.Unlock()
@@ -120,7 +126,7 @@ func (r *rig) http(t *testing.T, s scene, f testbed.Family) {
 			switch {
 			case s.mode == fullNAT && reply.Client != self:
 				t.Errorf("client %s: TOA said %s to %s", self, reply.Client, reply.Server)
-			case s.mode == dnat && reply.Remote != self:
+			case s.mode != fullNAT && reply.Remote != self:
 				t.Errorf("client %s: %s saw %s", self, reply.Server, reply.Remote)
 			}
 		}}
@@ -165,7 +171,7 @@ func (r *rig) checkPeers(t *testing.T, s scene, f testbed.Family, by map[netip.A
 		if s.mode == fullNAT && !r.IsLocal(a) {
 			t.Errorf("a real server saw %s, which is no local address", a)
 		}
-		if s.mode == dnat && a != r.ClientAddr(f, 0) {
+		if s.mode != fullNAT && a != r.ClientAddr(f, 0) {
 			t.Errorf("a real server saw %s, not the client's %s", a, r.ClientAddr(f, 0))
 		}
 	}
@@ -196,7 +202,7 @@ func (r *rig) checkTOA(s scene) {
 	clients := make(map[netip.AddrPort]bool)
 	for i, b := range r.behind {
 		report := b.Report()
-		if s.mode == dnat && report.TOA > 0 || report.TOAOnSYN > 0 {
+		if s.mode != fullNAT && report.TOA > 0 || report.TOAOnSYN > 0 {
 			r.t.Errorf("rs%d: %d TOA options, %d of them on SYNs", i+1, report.TOA, report.TOAOnSYN)
 		}
 		for key, all := range b.TOA() {

@@ -135,7 +135,7 @@ func (p path) told(r *rig, client netip.AddrPort) (most, least int) {
 		most -= longerIn6
 	}
 	switch least = most; {
-	case !p.upload || p.mode == dnat:
+	case !p.upload || p.mode != fullNAT:
 	case p.proxy != "":
 		least -= p.proxyLen(client, r.vip(p.client, p.vip, testbed.PortHash))
 	case p.client == testbed.V4:
@@ -196,6 +196,9 @@ func (p path) checkError(r *rig, e icmpError) error {
 	if p.proxy != "" {
 		self = netip.AddrPortFrom(self.Addr(), portRelay)
 	}
+	if p.mode == dsrL2 { // the server answers as the VIP, and l4fwd is not on the way
+		self = r.vip(p.client, p.vip, testbed.PortHash)
+	}
 	if e.to != self.Addr() || e.about.src != self {
 		return fmt.Errorf("%+v: want an error about a packet from %s", e, self)
 	}
@@ -203,11 +206,11 @@ func (p path) checkError(r *rig, e icmpError) error {
 	switch {
 	case p.mode == fullNAT && (!r.IsLocal(peer) || e.from != peer):
 		return fmt.Errorf("%+v: want a local address to tell of a packet to it", e)
-	case p.mode == dnat && peer != r.ClientAddr(p.client, 0):
+	case p.mode != fullNAT && peer != r.ClientAddr(p.client, 0):
 		return fmt.Errorf("%+v: want an error about a packet to the client", e)
 	case p.mode == dnat && p.lb && e.from != r.VIP(p.client, p.vip):
 		return fmt.Errorf("%+v: want the VIP to tell", e)
-	case p.mode == dnat && !p.lb && e.from != lastByte(testbed.ClientNet[p.client].Addr(), 254):
+	case p.mode != fullNAT && !p.lb && e.from != lastByte(testbed.ClientNet[p.client].Addr(), 254):
 		return fmt.Errorf("%+v: want the router to tell", e)
 	}
 	return nil

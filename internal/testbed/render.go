@@ -16,7 +16,7 @@ type Service struct {
 	Port          uint16     // of the VIP
 	BackendPort   uint16
 	Protocol      string // tcp, udp
-	Mode          string // full-nat, dnat
+	Mode          string // full-nat, dnat, dsr-l2
 	ClientAddress string // none, toa; "" = left out
 	Scheduler     string // "" = wrr
 	Weights       []int  // of the servers in order; missing ones are 1
@@ -36,6 +36,9 @@ func Services(vip int, mode, clientAddress, scheduler string, weights ...int) []
 		} {
 			s.Name = fmt.Sprintf("%s-%s-%s-%d", s.Name, mode, f, vip)
 			s.Family, s.VIP, s.Mode, s.Scheduler, s.Weights = f, vip, mode, scheduler, weights
+			if s.Direct() {
+				s.Port = s.BackendPort
+			}
 			if s.Protocol == "tcp" {
 				s.ClientAddress = clientAddress
 			}
@@ -44,6 +47,10 @@ func Services(vip int, mode, clientAddress, scheduler string, weights ...int) []
 	}
 	return out
 }
+
+// Direct reports whether the service's packets keep their addresses and ports, and
+// its servers answer past l4fwd.
+func (s Service) Direct() bool { return s.Mode == "dsr-l2" }
 
 // Config renders l4fwd's configuration file for the topology. extra are lines
 // of the top level, "workers: 2" for example.

@@ -96,6 +96,7 @@ func (t *Topology) StartServers(options ...ServerOptions) ([]*Server, error) {
 		for _, f := range Families {
 			o.Addrs = append(o.Addrs, t.ServerAddr(f, i))
 		}
+		o.Addrs = append(o.Addrs, t.serverVIPs()...)
 		s, err := StartServer(ns, o)
 		if err != nil {
 			return nil, errors.Join(err, CloseServers(out))

@@ -29,6 +29,10 @@ type TopologyOptions struct {
 	VIPs             VIPPath
 	ClientAddrs      int  // addresses of the client in each family; 0 = 1, at most 100
 	StaticNeighbours bool // l4fwd's kernel and its neighbours know each other without ARP and ND
+	// ServerVIPs is how many of each family's VIPs the real servers have, too, on
+	// their loopback and without answering ARP for them, as direct return needs. In
+	// one-arm they then reach the client on the link.
+	ServerVIPs int
 	// Impaired puts a Wire into each of l4fwd's arms. Two-arm only, and the arms
 	// stay: their devices cannot be deleted and connected again.
 	Impaired bool
@@ -181,8 +185,43 @@ func (t *Topology) wireServer(i int) error {
 		if err := d.AddRoute(everything(f), hostOf(ServerNet[f], hostLB)); err != nil {
 			return err
 		}
+		if t.Options.OneArm && t.Options.ServerVIPs > 0 {
+			if err := d.AddRoute(ClientNet[f], netip.Addr{}); err != nil {
+				return err
+			}
+		}
+	}
+	return t.addServerVIPs(t.Servers[i])
+}
+
+// addServerVIPs gives a real server its VIPs.
+func (t *Topology) addServerVIPs(ns *Namespace) error {
+	if t.Options.ServerVIPs == 0 {
+		return nil
+	}
+	for _, s := range [][2]string{{"arp_ignore", "1"}, {"arp_announce", "2"}} {
+		if err := ns.Sysctl("net.ipv4.conf.all."+s[0], s[1]); err != nil {
+			return err
+		}
+	}
+	lo := &Device{NS: ns, Name: "lo", Index: 1}
+	for _, a := range t.serverVIPs() {
+		if err := lo.AddAddr(netip.PrefixFrom(a, a.BitLen())); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+// serverVIPs are those that the real servers have.
+func (t *Topology) serverVIPs() []netip.Addr {
+	var out []netip.Addr
+	for _, f := range Families {
+		for i := range t.Options.ServerVIPs {
+			out = append(out, t.VIP(f, i))
+		}
+	}
+	return out
 }
 
 func (t *Topology) clientPrefixes() []netip.Prefix {
