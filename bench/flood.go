@@ -100,7 +100,7 @@ func Flood(ctx context.Context, o FloodOptions) (*FloodReport, error) {
 			ErrOptions, o.Live, o.Rate, o.Honest, o.Duration, o.RTT, o.LiveShare)
 	}
 	s, err := newSynth(SynthOptions{
-		Spec: o.Spec, LocalPorts: o.LocalPorts, FrameSize: o.FrameSize, Seed: o.Seed, Family: o.Family,
+		Spec: answering(o.Spec), LocalPorts: o.LocalPorts, FrameSize: o.FrameSize, Seed: o.Seed, Family: o.Family,
 		MaxFlows: max(o.MaxFlows, 2*o.Live), Protocol: packet.ProtoTCP, Flows: o.Live,
 	})
 	if err != nil {

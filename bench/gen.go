@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/google/gopacket"
@@ -141,11 +142,20 @@ func fits(s *dataplane.ServiceSpec, o *GenOptions) bool {
 		if b.Weight == 0 {
 			continue
 		}
-		if s.Mode == conntrack.FullNAT && !placeholder(&o.Spec, family).IsZero() || s.Mode == conntrack.DNAT && family == v4 {
+		if s.Mode == conntrack.FullNAT && !placeholder(&o.Spec, family).IsZero() || s.Mode == conntrack.DNAT && family == v4 || oneWay(s) {
 			return true
 		}
 	}
 	return false
+}
+
+// oneWay reports whether only clients' packets of the service come by.
+func oneWay(s *dataplane.ServiceSpec) bool { return s.Mode == conntrack.DirectReturn }
+
+// answering is spec without services of that kind.
+func answering(spec dataplane.Spec) dataplane.Spec {
+	spec.Services = slices.DeleteFunc(slices.Clone(spec.Services), func(s dataplane.ServiceSpec) bool { return oneWay(&s) })
+	return spec
 }
 
 // placeholder is the local address that stands in replies before they are
@@ -202,6 +212,9 @@ func (g *generator) run() error {
 // handshake is a flow's packet in step 0, 1 or 2; the zero segment if there is
 // none.
 func (g *generator) handshake(k, step int) segment {
+	if step == 1 && oneWay(g.service(k)) {
+		return segment{}
+	}
 	s := g.address(k, step == 1)
 	q := &g.next[k]
 	if s.proto == packet.ProtoUDP {
@@ -229,8 +242,9 @@ func (g *generator) handshake(k, step int) segment {
 	return s
 }
 
-// data is flow k's next packet with payload.
+// data is flow k's next packet with payload; a reply only where there are any.
 func (g *generator) data(k int, reply bool) segment {
+	reply = reply && !oneWay(g.service(k))
 	s := g.address(k, reply)
 	s.load(g.service(k), g.o.Size, reply)
 	if s.proto == packet.ProtoUDP {

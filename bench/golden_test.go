@@ -15,9 +15,11 @@ import (
 
 	"github.com/l4fwd/l4fwd/bench"
 	"github.com/l4fwd/l4fwd/config"
+	"github.com/l4fwd/l4fwd/conntrack"
 	"github.com/l4fwd/l4fwd/control/plan"
 	"github.com/l4fwd/l4fwd/dataplane"
 	"github.com/l4fwd/l4fwd/nat"
+	"github.com/l4fwd/l4fwd/packet"
 )
 
 // `make golden` renews testdata/golden. Look at what `l4fwd bench diff` says of
@@ -158,6 +160,12 @@ func goldenPacket(t *testing.T, i int, svc *dataplane.ServiceSpec, was, is frame
 		return
 	}
 	backend := &svc.Backends[0].Endpoint
+	if svc.Mode == conntrack.DirectReturn {
+		backend = &svc.VIP
+		if !bytes.Equal(was.Data()[packet.EthType:], is.Data()[packet.EthType:]) {
+			t.Errorf("packet %d changed", i+1)
+		}
+	}
 	if len(svc.Backends) == 1 && to != fmt.Sprint(backend.Addr, " ", backend.Port) {
 		t.Errorf("packet %d goes to %s", i+1, to)
 	}

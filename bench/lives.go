@@ -84,7 +84,7 @@ func Lives(ctx context.Context, o LivesOptions) (*LivesReport, error) {
 		return nil, fmt.Errorf("lives: %w: %d rounds of %d lives, %d kept", ErrOptions, o.Rounds, o.Lives, o.Kept)
 	}
 	s, err := newSynth(SynthOptions{
-		Spec: o.Spec, LocalPorts: o.LocalPorts, FrameSize: o.FrameSize, Seed: o.Seed, Size: o.Size, Family: o.Family,
+		Spec: answering(o.Spec), LocalPorts: o.LocalPorts, FrameSize: o.FrameSize, Seed: o.Seed, Size: o.Size, Family: o.Family,
 		MaxFlows: max(o.MaxFlows, 2*(o.Kept+wavesAbreast*handshakeGroup)),
 		Protocol: packet.ProtoTCP, Flows: 1,
 	})

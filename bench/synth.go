@@ -250,8 +250,9 @@ func (s *synth) segmentOf(w *synthFlow, k int, reply bool) segment {
 	return g
 }
 
-// data is the next packet of flow k with payload.
+// data is the next packet of flow k with payload; a reply only where there are any.
 func (s *synth) data(k int, reply bool) segment {
+	reply = reply && !oneWay(s.service(k))
 	g := s.segment(k, reply)
 	g.load(s.service(k), s.o.Size, reply)
 	switch w := &s.flows[k]; {
@@ -266,6 +267,9 @@ func (s *synth) data(k int, reply bool) segment {
 
 // handshake is flow k's packet in step 0, 1 or 2, false if there is none.
 func (s *synth) handshake(k, step int) (segment, bool) {
+	if step == 1 && oneWay(s.service(k)) {
+		return segment{}, false
+	}
 	if s.service(k).VIP.Proto == packet.ProtoUDP {
 		return s.segment(k, step == 1), step < 2
 	}

@@ -52,6 +52,20 @@ func TestSynthesize(t *testing.T) {
 	}
 }
 
+// So are flows of which no server's packet comes by.
+func TestSynthesizeOneWay(t *testing.T) {
+	for _, name := range []string{"dsr-tcp4", "dsr-tcp6", "dsr-udp4", "dsr-udp6"} {
+		t.Run(name, func(t *testing.T) {
+			o := bench.SynthOptions{Spec: loadSpec(t, "golden.yaml", name), Workers: 1, Size: 64}
+			synthesized(t, o)
+			o.Workers, o.RSSKnown = 2, true
+			if rep := synthesize(t, o); rep.Forwarded != rep.Packets || rep.Verdicts["handed_over"] > 0 {
+				t.Errorf("%v", rep.Verdicts)
+			}
+		})
+	}
+}
+
 func synthesized(t *testing.T, o bench.SynthOptions) {
 	t.Helper()
 	rep := synthesize(t, o)
@@ -163,6 +177,9 @@ func TestSynthesizeRefuses(t *testing.T) {
 				t.Errorf("got %v", err)
 			}
 		})
+	}
+	if _, err := bench.Lives(context.Background(), bench.LivesOptions{Spec: loadSpec(t, "golden.yaml", "dsr-tcp4")}); !errors.Is(err, bench.ErrNoService) {
+		t.Errorf("lives without answers: %v", err)
 	}
 	proxied := loadSpec(t, "golden.yaml", "proxy1-tcp4")
 	if _, err := bench.Synthesize(context.Background(), bench.SynthOptions{Spec: proxied, Flows: 1}); !errors.Is(err, bench.ErrOptions) {

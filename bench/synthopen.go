@@ -151,6 +151,10 @@ func newPupil(s *synth) *pupil {
 // client numbered k.
 func (u *pupil) learn(w *synthFlow, f []byte, k, q int) error {
 	svc := u.s.service(k)
+	if oneWay(svc) { // which backend's MAC address it has does not matter
+		w.owner, w.open = uint8(q), true
+		return nil
+	}
 	var p packet.Packet
 	if e := packet.Parse(f, &p); e != packet.ErrNone {
 		return fmt.Errorf("flow %d: what left is malformed: %v", k+1, e)
@@ -173,6 +177,9 @@ func (s *synth) sort() error {
 	var buf [MaxSize]byte
 	for k := range s.flows {
 		for reply := range 2 {
+			if reply == 1 && oneWay(s.service(k)) {
+				break
+			}
 			owner := int(s.flows[k].owner)
 			q := owner
 			switch {
