@@ -65,6 +65,10 @@ type Entry struct {
 	Bytes            [2]uint64 // IP bytes as received
 }
 
+// Hash is that of the client's tuple, keyed: for choices that nobody outside is to
+// foresee, and that stay the flow's.
+func (e *Entry) Hash() uint32 { return e.fwdHash }
+
 // Window is what one side has sent and been allowed, in the sequence space of
 // the side that sent it as l4fwd received it (before translation).
 type Window struct {

@@ -3,36 +3,37 @@ package dataplane
 import (
 	"github.com/l4fwd/l4fwd/conntrack"
 	"github.com/l4fwd/l4fwd/dataplane/route"
+	"github.com/l4fwd/l4fwd/nat"
 	"github.com/l4fwd/l4fwd/packet"
 )
 
 // With direct return the real server has the VIP, too, and answers the client
 // itself. Of a flow only the client's packets come by, and ICMP errors that routers
 // send to the VIP about the server's: all of them go to the server as they are, with
-// another Ethernet header.
+// another Ethernet header, or in a tunnel.
 
 // direct sends row i, a packet of flow r or an ICMP error about one, to the flow's
-// real server. On the link, l4fwd is a switch: addresses, ports and TTL stay.
+// real server.
 func (w *Worker) direct(i int, r conntrack.Ref) Verdict {
 	p, e := &w.b.pkt[i], w.table.Entry(r)
 	svc := &w.snap.Services[e.Service]
-	if p.TTL(w.frame(i)) == 0 {
-		return DropTTL
+	if w.spentFor(i, svc) {
+		return w.ttlExceeded(i, p.Dst)
 	}
 	if p.TCPFlags&packet.SYN != 0 && w.deserted(e, svc) {
 		return w.reopen(i, r)
 	}
-	hop, v := w.directHop(e)
+	hop, v := w.directHop(e, svc)
 	switch {
 	case hop == nil:
 		return v
-	case w.cameFrom(i, hop):
+	case svc.Tunnel.Kind == nat.NoTunnel && w.cameFrom(i, hop):
 		return DropLoop
 	}
-	n := p.IPLen()
-	split := n > int(hop.MTU)
+	n, mtu := p.IPLen(), int(hop.MTU)-w.overhead(e, svc)
+	split := n > mtu
 	if split && !w.divides(i, e, conntrack.Forward) {
-		return w.tooBig(i, p.Dst, int(hop.MTU))
+		return w.tooBig(i, p.Dst, mtu)
 	}
 	if p.Kind != packet.KindICMPError {
 		if v := w.trackDirect(i, r, e, svc); v != undecided {
@@ -40,10 +41,10 @@ func (w *Worker) direct(i int, r conntrack.Ref) Verdict {
 		}
 		w.here.Backends[e.Backend].sent(conntrack.Forward, n)
 	}
-	if split {
-		return w.sendSplit(i, hop, packet.Fragment{}, Forwarded)
+	if svc.Tunnel.Kind != nat.NoTunnel && !w.snap.KeepTTL {
+		nat.DecTTL(w.frame(i), p)
 	}
-	return w.send(i, hop, Forwarded)
+	return w.sendDirect(i, e, svc, hop, split, Forwarded)
 }
 
 // trackDirect takes out of row i, a client's packet of flow r, what must not reach a
@@ -64,12 +65,12 @@ func (w *Worker) trackDirect(i int, r conntrack.Ref, e *conntrack.Entry, svc *Se
 	}
 }
 
-// directHop is the next hop to flow e's real server, which has to be a neighbour: a
-// router would send what is addressed to the VIP back here. Or it is nil, with the
-// drop that says why.
-func (w *Worker) directHop(e *conntrack.Entry) (*route.Hop, Verdict) {
+// directHop is the next hop to flow e's real server, or nil and the drop that says
+// why not. Without a tunnel it has to be a neighbour: a router would send what is
+// addressed to the VIP back here.
+func (w *Worker) directHop(e *conntrack.Entry, svc *Service) (*route.Hop, Verdict) {
 	hop, v := w.serverHop(e.Backend)
-	if hop != nil && !w.routes.OnLink(w.here.ways[e.Backend].id, w.snap.Directory.Backends[e.Backend].Addr) {
+	if hop != nil && svc.Tunnel.Kind == nat.NoTunnel && !w.routes.OnLink(w.here.ways[e.Backend].id, w.snap.Directory.Backends[e.Backend].Addr) {
 		return nil, DropOffLink
 	}
 	return hop, v
@@ -83,8 +84,67 @@ func (w *Worker) cameFrom(i int, hop *route.Hop) bool {
 	return [6]byte(src) == [6]byte(hop.Header[packet.EthDst:])
 }
 
-// switches reports whether row i, which belongs to no flow, is for a service, id or
-// negative, where l4fwd is no hop whatever else it is, so that its TTL may end here.
-func (w *Worker) switches(i int, id int32) bool {
-	return id >= 0 && w.snap.Services[id].Mode == conntrack.DirectReturn && w.b.pkt[i].TTL(w.frame(i)) > 0
+// spentFor is spent for row i, a packet to svc. Where only MAC addresses change, l4fwd
+// is a switch, and no hop.
+func (w *Worker) spentFor(i int, svc *Service) bool {
+	p := &w.b.pkt[i]
+	if svc.Mode == conntrack.DirectReturn && svc.Tunnel.Kind == nat.NoTunnel {
+		return p.TTL(w.frame(i)) == 0
+	}
+	return w.spent(p, w.frame(i))
+}
+
+// overhead is by how much packets of flow e grow on their way by a tunnel.
+func (w *Worker) overhead(e *conntrack.Entry, svc *Service) int {
+	return svc.Tunnel.Overhead(w.snap.Directory.Backends[e.Backend].Addr.Is4())
+}
+
+// sendDirect is send, or, if split is set, sendSplit, for row i of flow e.
+func (w *Worker) sendDirect(i int, e *conntrack.Entry, svc *Service, hop *route.Hop, split bool, done Verdict) Verdict {
+	if svc.Tunnel.Kind == nat.NoTunnel {
+		if split {
+			return w.sendSplit(i, hop, packet.Fragment{}, done)
+		}
+		return w.send(i, hop, done)
+	}
+	x, ok := w.crate(e, svc, hop)
+	switch {
+	case !ok:
+		return DropNoSource
+	case split:
+		return w.sendPieces(i, hop, &x, packet.Fragment{}, done)
+	}
+	p, whole := &w.b.pkt[i], &w.b.pkt[i]
+	if w.frags.first || p.Kind > packet.KindUDP || p.Kind < packet.KindTCP {
+		whole = nil
+	}
+	chunk, off := w.chunk(i)
+	end := off + int(p.End)
+	start, ok := x.tunnel.Encapsulate(chunk, off+int(p.L3), end, whole, &x.outer)
+	if !ok || start < packet.VLANEthLen {
+		return DropInternal
+	}
+	off = start - packet.EthLen
+	w.moved(i, off, end-off)
+	p.L3, p.End, p.V6 = packet.EthLen, uint16(end-off), !x.outer.Src.Is4()
+	return w.send(i, hop, done)
+}
+
+// crate is what a packet of a flow is sent in.
+type crate struct {
+	tunnel *nat.Tunnel
+	outer  nat.Outer
+	size   int // bytes of its headers
+}
+
+// crate returns that of flow e towards hop; false if there is no source address for
+// it.
+func (w *Worker) crate(e *conntrack.Entry, svc *Service, hop *route.Hop) (x crate, ok bool) {
+	dst := w.snap.Directory.Backends[e.Backend].Addr
+	x.tunnel, x.size = &svc.Tunnel, w.overhead(e, svc)
+	x.outer = nat.Outer{Dst: dst, Hash: e.Hash(), ID: uint16(w.nextID()), MAC: [6]byte(hop.Header[packet.EthSrc:])}
+	if x.outer.Src = svc.Tunnel.SourceFor(x.outer.Hash); x.outer.Src.IsZero() {
+		x.outer.Src = w.routes.Source(w.here.ways[e.Backend].id, dst.Is4())
+	}
+	return x, !x.outer.Src.IsZero()
 }

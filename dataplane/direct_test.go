@@ -117,7 +117,7 @@ func TestDirect(t *testing.T) {
 					binary.BigEndian.PutUint16(ip[10:], 0)
 					binary.BigEndian.PutUint16(ip[10:], packet.Checksum(ip[:20], 0))
 				}
-				r.refused(0, 0, DropTTL, zero)
+				r.answered(0, 0, 0, DropTTL, zero)
 			})
 		}
 	}

@@ -53,7 +53,7 @@ func (w *Worker) begin(i int, id int32) Verdict {
 	case w.snap.names.owns(p.Src):
 		// Answered, it would let two services talk to each other for ever.
 		return malformed(packet.ErrMartianSource)
-	case w.spent(p, w.frame(i)) && !w.switches(i, id):
+	case id < 0 && w.spent(p, w.frame(i)), id >= 0 && w.spentFor(i, &w.snap.Services[id]):
 		// Here and not only in forward: it must not cost a flow and a port.
 		return w.ttlExceeded(i, p.Dst)
 	case id < 0:
@@ -265,7 +265,7 @@ func (w *Worker) fits(i int, svc *Service, e *conntrack.Entry) Verdict {
 		return Forwarded
 	}
 	e.Flags = nat.Families(e, &w.snap.Directory)
-	mtu := int(hop.MTU)
+	mtu := int(hop.MTU) - w.overhead(e, svc)
 	if translated(e) {
 		mtu -= nat.Growth64(p)
 	}

@@ -66,19 +66,21 @@ func (w *Worker) leaveRoom(frame []byte, p *packet.Packet, e *conntrack.Entry, s
 func (w *Worker) mssLimit(e *conntrack.Entry, svc *Service, more int) uint16 {
 	limit := int(svc.MSSClamp) - more
 	if svc.MSSClamp == ClampToMTU {
-		limit = min(w.segmentTo(e.Client), w.segmentTo(w.snap.Directory.Backends[e.Backend].Addr)-more)
+		server := w.segmentTo(w.snap.Directory.Backends[e.Backend].Addr, e.Flags&conntrack.V6Server == 0)
+		limit = min(w.segmentTo(e.Client, e.Client.Is4()), server-more-w.overhead(e, svc))
 	}
 	return uint16(max(limit, 0))
 }
 
 // segmentTo is the longest TCP segment, without its bare header, that fits the MTU
-// of the next hop to an address; without a way it is the longest there can be.
-func (w *Worker) segmentTo(a packet.Addr) int {
+// of the next hop to an address in a packet of either family; without a way it is the
+// longest there can be.
+func (w *Worker) segmentTo(a packet.Addr, v4 bool) int {
 	mtu := int(w.routes.Hop(w.routes.Lookup(a)).MTU)
 	if mtu == 0 {
 		mtu = 0xffff
 	}
-	if a.Is4() {
+	if v4 {
 		return mtu - packet.IPv4MinLen - packet.TCPMinLen
 	}
 	return mtu - packet.IPv6Len - packet.TCPMinLen

@@ -141,15 +141,17 @@ func (w *Worker) giveUp(r conntrack.Ref) {
 
 // sendFarewell sends row 0, a RST of flow e's in direction d, on its way.
 func (w *Worker) sendFarewell(e *conntrack.Entry, d conntrack.Dir) Verdict {
-	var hop *route.Hop
-	var v Verdict
-	switch {
-	case e.Mode == conntrack.DirectReturn:
-		hop, v = w.directHop(e)
-	case d == conntrack.Reply:
+	if e.Mode == conntrack.DirectReturn {
+		svc := &w.snap.Services[e.Service]
+		hop, v := w.directHop(e, svc)
+		if hop == nil {
+			return v
+		}
+		return w.sendDirect(0, e, svc, hop, false, own)
+	}
+	hop, v := w.serverHop(e.Backend)
+	if d == conntrack.Reply {
 		hop, v = w.clientHop(e)
-	default:
-		hop, v = w.serverHop(e.Backend)
 	}
 	if hop == nil {
 		return v

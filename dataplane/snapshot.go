@@ -50,6 +50,9 @@ type Service struct {
 	ResetStray bool
 	Timestamps nat.TSPolicy
 	MSSClamp   uint16 // most that SYN and SYN-ACK may announce; 0 is no limit, see ClampToMTU
+	// Tunnel carries packets to the servers, with direct return only; without one
+	// they are neighbours.
+	Tunnel nat.Tunnel
 }
 
 // ClampToMTU as Service.MSSClamp means what the MTUs of the next hops towards client
@@ -116,6 +119,7 @@ type ServiceSpec struct {
 	Timeouts   conntrack.Timeouts
 	TCPChecks  conntrack.Checks
 	OnePacket  bool
+	Tunnel     nat.Tunnel
 	Backends   []BackendSpec
 }
 
@@ -271,7 +275,7 @@ func (r *Registry) service(id int, s *ServiceSpec, seed uint64) (svc Service, er
 		Policy: conntrack.Policy{Timeouts: s.Timeouts, Checks: s.TCPChecks},
 		TOA:    s.TOA, TOAOnly: s.TOAOnly, TOAKind: s.TOAKind, Proxy: s.Proxy,
 		Timestamps: s.Timestamps, MSSClamp: s.MSSClamp,
-		OnePacket: s.OnePacket, ResetStray: s.ResetStray,
+		OnePacket: s.OnePacket, ResetStray: s.ResetStray, Tunnel: s.Tunnel,
 	}
 	set := make([]balance.Backend, 0, len(s.Backends))
 	for _, b := range s.Backends {

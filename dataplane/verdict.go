@@ -47,6 +47,7 @@ const (
 	DropNeighbour                          // next hop not resolved yet; the kernel was asked
 	DropOffLink                            // dsr-l2: the backend is behind a router
 	DropLoop                               // dsr-l2: the backend itself has sent it here
+	DropNoSource                           // tunnel: no source address for its packets
 	DropPortDown                           // the egress NIC is gone or down
 	DropTxFull                             // the TX ring is full
 	DropNoFrame                            // to leave in fragments, but no frame is free for them
@@ -91,7 +92,8 @@ var verdictNames = [...]string{
 	DropProxy:      "proxy_refused", DropTOA: "toa_refused", DropICMPTruncated: "icmp_truncated", DropNoRoute: "no_route",
 	DropBlackhole: "blackhole_route", DropForeignRoute: "foreign_route",
 	DropLocalRoute: "local_route",
-	DropNeighbour:  "neighbour_unresolved", DropOffLink: "backend_off_link", DropLoop: "loop", DropPortDown: "port_down",
+	DropNeighbour:  "neighbour_unresolved", DropOffLink: "backend_off_link", DropLoop: "loop",
+	DropNoSource: "no_tunnel_source", DropPortDown: "port_down",
 	DropTxFull: "tx_ring_full", DropNoFrame: "no_frame", DropHandoffFull: "handoff_full", DropNotOurs: "not_ours",
 	DropUnsupported: "unsupported_protocol",
 	Forwarded:       "forwarded", Replied: "replied", Passed: "passed",

@@ -61,8 +61,11 @@ func segmentLen(p *packet.Packet) uint32 {
 	return n
 }
 
-// resetRoom is where BuildReset puts the IP header: room for any link header.
-const resetRoom = 64
+// resetRoom is where BuildReset puts the IP header: room for any link header and a
+// tunnel's.
+const resetRoom = 96
+
+var _ [resetRoom - packet.VLANEthLen - MaxOverhead]byte
 
 // BuildReset writes into a free chunk the RST that ends flow e for one of its
 // sides when it is given up: d Reply goes to the client and comes from the VIP,

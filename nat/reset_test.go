@@ -177,7 +177,7 @@ func TestBuildResetRefuses(t *testing.T) {
 		{"families mixed", func(f *flow, _ *[]byte) { f.e.Client = addr("2001:db8::1"); f.dir.Locals[1] = f.e.Client }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			f, chunk := flow4(conntrack.FullNAT), bytesOf(0xee, 124)
+			f, chunk := flow4(conntrack.FullNAT), bytesOf(0xee, 156)
 			f.e.State = conntrack.LastAck
 			if _, _, ok := BuildReset(chunk, &f.e, conntrack.Forward, &f.dir, 0); !ok {
 				t.Fatal("the flow itself is refused")

@@ -313,15 +313,41 @@ func (b *builder) hops() []route.Hop {
 	return out
 }
 
-// peers says who is at the other end of every used hop.
+// peers says who is at the two ends of every used hop.
 func (b *builder) peers() []route.Peer {
 	out := make([]route.Peer, len(b.reg.keys))
 	for id, k := range b.reg.keys {
-		if b.reg.used[id] && k.addr.IsValid() {
-			out[id] = route.Peer{Addr: packet.AddrFrom(k.addr)}
+		if !b.reg.used[id] || k.state != route.Resolved {
+			continue
+		}
+		if k.addr.IsValid() {
+			out[id].Addr = packet.AddrFrom(k.addr)
+		}
+		if index, ok := b.byEgress[wire{k.port, k.tag}]; ok {
+			out[id].Own = b.ownAddrs(index, k.addr)
 		}
 	}
 	return out
+}
+
+// ownAddrs are the interface's first address of each family, or the one whose network
+// a neighbour is in. Link-local ones are no source for what routers are to forward.
+func (b *builder) ownAddrs(index int, neighbour netip.Addr) (own [2]packet.Addr) {
+	var near [2]bool
+	for _, a := range b.s.own {
+		ip := a.prefix.Addr()
+		if a.link != index || ip.IsLinkLocalUnicast() {
+			continue
+		}
+		f := 0
+		if ip.Is6() {
+			f = 1
+		}
+		if in := a.prefix.Contains(neighbour); own[f].IsZero() || in && !near[f] {
+			own[f], near[f] = packet.AddrFrom(ip), in
+		}
+	}
+	return own
 }
 
 // target returns the neighbour to resolve so that packets for a can be sent;

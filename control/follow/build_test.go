@@ -233,7 +233,23 @@ func TestPeers(t *testing.T) {
 	s := stateOf([]netlink.Route{
 		rt("10.0.1.0/24", 3, ""), rt("10.0.5.0/24", 3, "10.0.1.20"), rt("10.0.6.0/24", 3, "10.0.1.9"), rt("2001:db8:1::/64", 4, ""),
 	}, []netlink.Neigh{nb(3, "10.0.1.20", macA, unix.NUD_REACHABLE), nb(4, "2001:db8:1::20", macB, unix.NUD_REACHABLE)})
+	for _, a := range []string{"10.9.9.9/24", "10.0.1.1/24", "fe80::1/64"} {
+		s.own = append(s.own, ownAddr{3, netip.MustParsePrefix(a)})
+	}
+	s.own = append(s.own, ownAddr{4, netip.MustParsePrefix("2001:db8:1::1/64")}, ownAddr{4, netip.MustParsePrefix("2001:db8:1::2/64")})
 	table, _ := b.build(s, []netip.Addr{netip.MustParseAddr("10.0.1.21")})
+	for a, want := range map[string]string{ // of whatever is sent there
+		"10.0.1.20": "10.0.1.1", "10.0.1.22": "10.9.9.9", "10.0.5.1": "10.0.1.1", "2001:db8:1::20": "2001:db8:1::1", "10.0.7.7": "::",
+	} {
+		to := packet.AddrFrom(netip.MustParseAddr(a))
+		id := table.Lookup(to)
+		if got := table.Source(id, to.Is4()); got.String() != want {
+			t.Errorf("to %s from %s, want %s", a, got, want)
+		}
+		if got := table.Source(id, !to.Is4()); !got.IsZero() {
+			t.Errorf("to %s in the other family from %s", a, got)
+		}
+	}
 	for a, want := range map[string]bool{
 		"10.0.1.20": true, "10.0.1.21": true, "10.0.1.22": true, "2001:db8:1::20": true, "10.0.5.1": false, "10.0.6.1": false,
 	} {

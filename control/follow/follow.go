@@ -290,7 +290,7 @@ func (f *Follower) sync() error {
 		f.tellLinks()
 	}
 	if bits&dirtyAddrs != 0 {
-		if f.state.hosts, err = readHosts(f.handle); err != nil {
+		if f.state.hosts, f.state.own, err = readHosts(f.handle); err != nil {
 			return err
 		}
 		f.tellHosts()

@@ -63,6 +63,13 @@ type state struct {
 	routes []routeInfo
 	neighs map[neighKey]neigh
 	hosts  []netip.Addr // all addresses of all interfaces, sorted
+	own    []ownAddr    // the same as they stand on the interfaces, in the kernel's order
+}
+
+// ownAddr is an address of an interface with its network.
+type ownAddr struct {
+	link   int
+	prefix netip.Prefix
 }
 
 // dump runs a netlink dump again while the kernel says that its result is
@@ -208,22 +215,27 @@ func neighFrom(n *netlink.Neigh) (neighKey, neigh, bool) {
 	return neighKey{n.LinkIndex, a.Unmap()}, out, true
 }
 
-func readHosts(h *netlink.Handle) ([]netip.Addr, error) {
-	var out []netip.Addr
-	err := dump("addresses", func() error {
+// readHosts returns the host's addresses, sorted, and as they stand on the interfaces.
+func readHosts(h *netlink.Handle) (out []netip.Addr, own []ownAddr, err error) {
+	err = dump("addresses", func() error {
 		list, err := h.AddrList(nil, netlink.FAMILY_ALL)
 		if err != nil {
 			return err
 		}
-		out = out[:0]
+		out, own = out[:0], own[:0]
 		for _, a := range list {
-			if ip, ok := netip.AddrFromSlice(a.IP); ok {
-				out = append(out, ip.Unmap())
+			ip, ok := netip.AddrFromSlice(a.IP)
+			if !ok {
+				continue
 			}
+			ip = ip.Unmap()
+			out = append(out, ip)
+			ones, _ := a.Mask.Size()
+			own = append(own, ownAddr{a.LinkIndex, netip.PrefixFrom(ip, ones)})
 		}
 		slices.SortFunc(out, netip.Addr.Compare)
 		out = slices.Compact(out)
 		return nil
 	})
-	return out, err
+	return out, own, err
 }

@@ -63,9 +63,10 @@ type Hop struct {
 	Header [VLANLen]byte
 }
 
-// Peer is what is to be known of a hop beside the header: who is at its other end.
+// Peer is what is to be known of a hop beside the header: who is at its two ends.
 type Peer struct {
-	Addr packet.Addr // the neighbour's; zero where it is the packet's own destination
+	Addr packet.Addr    // the neighbour's; zero where it is the packet's own destination
+	Own  [2]packet.Addr // the host's on that link, IPv4 and IPv6; zero where it has none
 }
 
 var _ [24 - unsafe.Sizeof(Hop{})]byte

@@ -126,20 +126,27 @@ func (t *Table) WithPeers(peers []Peer) *Table {
 // SamePeers reports whether t and o know the same of their hops' other ends.
 func (t *Table) SamePeers(o *Table) bool { return slices.Equal(t.peers, o.peers) }
 
-// Peer returns what is known of the other end of a hop, the zero Peer if nothing is.
-func (t *Table) Peer(id HopID) Peer {
-	if int(id) >= len(t.peers) {
-		return Peer{}
-	}
-	return t.peers[id]
-}
-
 // OnLink reports whether hop id, to which Lookup leads from a, is the neighbour with
 // that address, so that nothing but a's host will get what is sent there. A hop of
 // which nothing is known is taken for that.
 func (t *Table) OnLink(id HopID, a packet.Addr) bool {
-	n := t.Peer(id).Addr
+	if int(id) >= len(t.peers) {
+		return true
+	}
+	n := t.peers[id].Addr
 	return n.IsZero() || n == a
+}
+
+// Source returns the host's own address, of one family, on the link of hop id; zero if
+// it has none, or nothing is known of the hop.
+func (t *Table) Source(id HopID, v4 bool) packet.Addr {
+	if int(id) >= len(t.peers) {
+		return packet.Addr{}
+	}
+	if v4 {
+		return t.peers[id].Own[0]
+	}
+	return t.peers[id].Own[1]
 }
 
 // SameRoutes reports whether t and o map every address to the same hop id,

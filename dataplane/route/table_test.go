@@ -344,6 +344,10 @@ func TestOnLink(t *testing.T) {
 			t.Errorf("%+v: nothing is known, and it is not on the link", row)
 		}
 	}
+	own := plain.WithPeers([]Peer{{}, {Own: [2]packet.Addr{a, b}}})
+	if own.Source(1, true) != a || own.Source(1, false) != b || !own.Source(0, true).IsZero() || !plain.Source(1, true).IsZero() {
+		t.Error("sources")
+	}
 	if table.SamePeers(plain) || !table.SamePeers(plain.WithPeers([]Peer{{}, {Addr: a}})) || !table.SameRoutes(plain) {
 		t.Error("compared wrongly")
 	}
