@@ -107,6 +107,19 @@ type Service struct {
 	Timestamps Timestamps `yaml:"timestamps"`
 	// MSSClamp is the most that SYN and SYN-ACK may announce. Default: off.
 	MSSClamp MSSClamp `yaml:"mss_clamp"`
+	// Encapsulation is what packets to backends travel in, with Tunnel. Default: none.
+	Encapsulation Encapsulation `yaml:"encapsulation"`
+	// EncapsulationPort is the UDP port of the backends' tunnels. Default: the usual
+	// one, if Encapsulation has one.
+	EncapsulationPort uint16 `yaml:"encapsulation_port"`
+	// EncapsulationSource is where tunnels' packets come from: an address, or a
+	// network of which each flow has an address. Default: none, which stands for the
+	// address of the interface by which they leave.
+	EncapsulationSource netip.Prefix `yaml:"encapsulation_source"`
+	// VNI is the VXLAN network identifier. Default: 0.
+	VNI uint32 `yaml:"vni"`
+	// VXLANMAC is the MAC address of the backends' VXLAN interfaces.
+	VXLANMAC MAC `yaml:"vxlan_mac"`
 	// OnePacket gives every datagram of a client a backend of its own. Default:
 	// false.
 	OnePacket bool `yaml:"one_packet"`
@@ -194,7 +207,11 @@ func Defaults() *Config {
 // defaultService holds the defaults of a service. What is zero here is either
 // required or taken from the global keys when all of the file is read.
 func defaultService() Service {
-	return Service{Scheduler: WRR, ClientAddress: ClientAddressNone, TOANoRoom: TOANoRoomSend, NoFlow: NoFlowDrop}
+	return Service{
+		Scheduler: WRR, ClientAddress: ClientAddressNone, TOANoRoom: TOANoRoomSend, NoFlow: NoFlowDrop,
+		Encapsulation: EncapsulationNone,
+		VXLANMAC:      MAC{0x02, 'l', '4', 'f', 'w', 'd'}, // locally administered
+	}
 }
 
 // defaultBackend holds the defaults of a backend.

@@ -16,7 +16,7 @@ import (
 // same compares two Configs by what they say, not by where they were read.
 var same = cmp.Options{
 	cmpopts.IgnoreUnexported(Config{}),
-	cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{}),
+	cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{}, netip.Prefix{}),
 	cmpopts.EquateEmpty(),
 }
 
@@ -82,12 +82,22 @@ func TestContract(t *testing.T) {
 		TOANoRoom: TOANoRoomSend, Timestamps: TimestampsStrip,
 		Backends: []Backend{{addrPort("10.0.1.20:8080"), 1}, {addrPort("10.0.1.21:8080"), 2}},
 	}}
+	withoutTunnels(want)
 	got := mustLoad(t, "testdata/good/contract.yaml")
 	if diff := cmp.Diff(want, got, same); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 	if w := got.Warnings(); len(w) > 0 {
 		t.Error(w)
+	}
+}
+
+// withoutTunnels fills in the defaults of services that say nothing of tunnels.
+func withoutTunnels(c *Config) {
+	for i := range c.Services {
+		if s := &c.Services[i]; s.Encapsulation == 0 {
+			s.Encapsulation, s.VXLANMAC = EncapsulationNone, defaultService().VXLANMAC
+		}
 	}
 }
 
@@ -134,12 +144,21 @@ func TestAllKeys(t *testing.T) {
 				NoFlow: NoFlowDrop, TOAKind: 253, TCPChecks: TCPChecksOff, Timeouts: times,
 				Backends: []Backend{{addrPort("10.0.2.1:53"), 1}},
 			},
+			{
+				Name: "far", Address: addrPort("192.0.2.11:80"), Protocol: TCP, Mode: Tunnel, Scheduler: WRR,
+				Encapsulation: EncapsulationVXLAN, EncapsulationPort: 8472, EncapsulationSource: netip.MustParsePrefix("2001:db8:9::/96"),
+				VNI: 16777215, VXLANMAC: MAC{2, 0, 0, 0, 0, 0xff},
+				ClientAddress: ClientAddressNone, TOANoRoom: TOANoRoomSend, Timestamps: TimestampsKeep,
+				NoFlow: NoFlowDrop, TOAKind: 253, TCPChecks: TCPChecksOff, Timeouts: times,
+				Backends: []Backend{{addrPort("[2001:db8:2::9]:80"), 1}},
+			},
 		},
 		Workers: 3, CPUs: []int{4, 5, 2}, PollMode: PollBusy, BusyPoll: true,
 		XDPMode: XDPGeneric, ZeroCopy: ZeroCopyOff, FrameSize: 4096, FramesPerQueue: 128,
 		RingSize: 64, MaxFlows: 1000000, TOAKind: 253, TCPChecks: TCPChecksOff, Timeouts: times,
 		LogLevel: LogError, LogFormat: LogJSON,
 	}
+	withoutTunnels(want)
 	if diff := cmp.Diff(want, mustLoad(t, "testdata/good/all.yaml"), same); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
@@ -265,7 +284,7 @@ func TestOverride(t *testing.T) {
 			func(c *Config) { c.Interfaces = []Interface{{"eth7"}, {"eth8"}} }},
 		{"global value of services", []Override{{"--toa-kind", "toa_kind", "252"}}, func(c *Config) {
 			c.TOAKind = 252
-			for _, i := range []int{1, 2, 3} {
+			for i := 1; i < len(c.Services); i++ {
 				c.Services[i].TOAKind = 252
 			}
 		}},
@@ -289,7 +308,7 @@ func TestOverrideErrors(t *testing.T) {
 		{"interfaces", "eth1,", `--flag: expected an interface name of 1 to 15 characters, got ""`},
 		{"services", "x", "--flag: no flag can set the key services"},
 		{"nonsense", "x", "--flag: no flag can set the key nonsense"},
-		{"ring_size", "128", "all.yaml:44:19: frames_per_queue: frames_per_queue must be at least twice ring_size, 256; it is 128"},
+		{"ring_size", "128", "all.yaml:54:19: frames_per_queue: frames_per_queue must be at least twice ring_size, 256; it is 128"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.key, func(t *testing.T) {

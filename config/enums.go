@@ -27,6 +27,8 @@ const (
 	// DSRL2 changes nothing but the Ethernet header: backends have the VIP, too, and
 	// answer the client themselves.
 	DSRL2
+	// Tunnel is DSRL2 for backends beyond routers: packets travel in another one.
+	Tunnel
 )
 
 // Scheduler chooses the backend of a new flow.
@@ -145,7 +147,8 @@ type names []string
 
 var (
 	protocolNames      = names{"tcp", "udp"}
-	modeNames          = names{"full-nat", "dnat", "dsr-l2"}
+	modeNames          = names{"full-nat", "dnat", "dsr-l2", "tunnel"}
+	encapsulationNames = names{"none", "ipip", "gre", "gue", "fou", "vxlan"}
 	schedulerNames     = names{"rr", "wrr", "sh", "maglev"}
 	clientAddressNames = names{"none", "toa", "proxy-v1", "proxy-v2"}
 	toaNoRoomNames     = names{"send-without", "drop"}

@@ -73,6 +73,9 @@ func (d *decoder) inherit(c *Config) {
 				s.Timestamps = TimestampsStrip
 			}
 		}
+		if s.EncapsulationPort == 0 {
+			s.EncapsulationPort = s.Encapsulation.port()
+		}
 		if s.TCPChecks == 0 {
 			s.TCPChecks = c.TCPChecks
 		}

@@ -188,7 +188,24 @@ var serviceFields = []field[Service]{
 	enum("mode", modeNames, func(s *Service) *Mode { return &s.Mode },
 		"full-nat: backends see a local address. dnat: they see the client, and must\n"+
 			"send replies through l4fwd. dsr-l2: neighbours that have the VIP get packets as\n"+
-			"they are, and answer past l4fwd. Required.").require(),
+			"they are, and answer past l4fwd. tunnel: the same for backends beyond routers.\n"+
+			"Required.").require(),
+	enum("encapsulation", encapsulationNames, func(s *Service) *Encapsulation { return &s.Encapsulation },
+		"What packets travel in to the backends (tunnel)."),
+	plain("encapsulation_port", number, wantInt(0, 65535), func(s *Service) *uint16 { return &s.EncapsulationPort },
+		parseWeight, func(p uint16) string { return strconv.Itoa(int(p)) },
+		"UDP port of the backends' tunnels (gue, fou, vxlan). 0: the usual one, 6080 of\n"+
+			"gue or 4789 of vxlan."),
+	plain("encapsulation_source", text, wantSource, func(s *Service) *netip.Prefix { return &s.EncapsulationSource },
+		parseSource, formatSource,
+		"Where tunnels' packets come from: an address, or a network of which each flow\n"+
+			"has an address. Empty: the address of the interface by which they leave."),
+	plain("vni", number, wantInt(0, maxVNI), func(s *Service) *uint32 { return &s.VNI }, parseVNI,
+		func(v uint32) string { return strconv.Itoa(int(v)) },
+		"Network identifier (vxlan)."),
+	plain("vxlan_mac", text, wantMAC, func(s *Service) *MAC { return &s.VXLANMAC }, parseMAC,
+		func(m MAC) string { return strconv.Quote(m.String()) },
+		"MAC address of the backends' VXLAN interfaces, one for all (vxlan)."),
 	enum("scheduler", schedulerNames, func(s *Service) *Scheduler { return &s.Scheduler },
 		"rr: in turn. wrr: in turn by weight. sh: by client address. maglev: by client\n"+
 			"address and port, with few changes when backends come and go."),

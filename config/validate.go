@@ -150,6 +150,7 @@ func (v *validator) services() {
 			v.fail(path+".one_packet", "one_packet is for udp; a TCP connection stays with its backend")
 		}
 		v.tcpOptions(path, s)
+		v.tunnel(path, s)
 		if !s.Address.IsValid() {
 			continue
 		}

@@ -42,6 +42,7 @@ func Spec(c *config.Config) dataplane.Spec {
 			Timeouts:   Timeouts(&s.Timeouts),
 			TCPChecks:  checks[s.TCPChecks],
 			OnePacket:  s.OnePacket,
+			Tunnel:     tunnel(s),
 		}
 		for _, b := range s.Backends {
 			out.Backends = append(out.Backends, dataplane.BackendSpec{
@@ -66,6 +67,32 @@ var modes = map[config.Mode]conntrack.Mode{
 	config.FullNAT: conntrack.FullNAT,
 	config.DNAT:    conntrack.DNAT,
 	config.DSRL2:   conntrack.DirectReturn,
+	config.Tunnel:  conntrack.DirectReturn,
+}
+
+var encapsulations = map[config.Encapsulation]nat.Encapsulation{
+	config.EncapsulationNone:  nat.NoTunnel,
+	config.EncapsulationIPIP:  nat.IPIP,
+	config.EncapsulationGRE:   nat.GRE,
+	config.EncapsulationGUE:   nat.GUE,
+	config.EncapsulationFOU:   nat.FOU,
+	config.EncapsulationVXLAN: nat.VXLAN,
+}
+
+// tunnel is how a service's packets reach its backends.
+func tunnel(s *config.Service) nat.Tunnel {
+	t := nat.Tunnel{Kind: encapsulations[s.Encapsulation]}
+	if t.Kind == nat.NoTunnel {
+		return t
+	}
+	t.Port = s.EncapsulationPort
+	if t.Kind == nat.VXLAN {
+		t.VNI, t.MAC = s.VNI, s.VXLANMAC
+	}
+	if p := s.EncapsulationSource; p.IsValid() {
+		t.Source, t.Spread = packet.AddrFrom(p.Addr()), uint8(p.Addr().BitLen()-p.Bits())
+	}
+	return t
 }
 
 var proxies = map[config.ClientAddress]nat.ProxyVersion{

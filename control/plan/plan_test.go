@@ -163,6 +163,26 @@ func TestModes(t *testing.T) {
 	}
 }
 
+// Every encapsulation finds its way, with what it asks for.
+func TestTunnels(t *testing.T) {
+	mac := [6]byte{2, 0x6c, 0x34, 0x66, 0x77, 0x64}
+	for text, want := range map[string]nat.Tunnel{
+		"ipip": {Kind: nat.IPIP},
+		"gre, encapsulation_source: 172.16.0.0/16": {Kind: nat.GRE, Source: packet.AddrFrom(addr("172.16.0.0")), Spread: 16},
+		"gue, encapsulation_source: 10.0.1.1":      {Kind: nat.GUE, Port: 6080, Source: packet.AddrFrom(addr("10.0.1.1"))},
+		"fou, encapsulation_port: 5555":            {Kind: nat.FOU, Port: 5555},
+		"vxlan":                                    {Kind: nat.VXLAN, Port: 4789, MAC: mac},
+		`vxlan, encapsulation_port: 8472, vni: 7, vxlan_mac: "02:00:00:00:00:01"`: {Kind: nat.VXLAN, Port: 8472, VNI: 7, MAC: [6]byte{2, 0, 0, 0, 0, 1}},
+	} {
+		c := parse(t, "interfaces: [{name: eth1}]\nservices: [{name: s, address: \"192.0.2.10:80\", protocol: tcp, mode: tunnel, "+
+			"backends: [{address: \"10.0.5.20:80\"}], encapsulation: "+text+"}]")
+		s := Spec(c).Services[0]
+		if diff := cmp.Diff(want, s.Tunnel); diff != "" || s.Mode != conntrack.DirectReturn {
+			t.Errorf("%s: (-want +got)\n%s", text, diff)
+		}
+	}
+}
+
 // The file documents its timeouts, conntrack its own: they must be the same.
 func TestDefaultTimeouts(t *testing.T) {
 	got := Timeouts(&config.Defaults().Timeouts)
