@@ -14,6 +14,7 @@ const (
 	fullNAT = "full-nat"
 	dnat    = "dnat"
 	dsrL2   = "dsr-l2"
+	tunnel  = "tunnel"
 )
 
 // rig is a network with real servers that run, and an ear at every place that

@@ -16,7 +16,7 @@ type Service struct {
 	Port          uint16     // of the VIP
 	BackendPort   uint16
 	Protocol      string // tcp, udp
-	Mode          string // full-nat, dnat, dsr-l2
+	Mode          string // full-nat, dnat, dsr-l2, tunnel
 	ClientAddress string // none, toa; "" = left out
 	Scheduler     string // "" = wrr
 	Weights       []int  // of the servers in order; missing ones are 1
@@ -50,7 +50,7 @@ func Services(vip int, mode, clientAddress, scheduler string, weights ...int) []
 
 // Direct reports whether the service's packets keep their addresses and ports, and
 // its servers answer past l4fwd.
-func (s Service) Direct() bool { return s.Mode == "dsr-l2" }
+func (s Service) Direct() bool { return s.Mode == "dsr-l2" || s.Mode == "tunnel" }
 
 // Config renders l4fwd's configuration file for the topology. extra are lines
 // of the top level, "workers: 2" for example.

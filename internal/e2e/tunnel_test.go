@@ -1,0 +1,108 @@
+package e2e
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/l4fwd/l4fwd/internal/testbed"
+)
+
+// tunnelServices are web, hash and echo at the first VIPs of both families, before
+// servers that are met by their addresses of one family.
+func (r *rig) tunnelServices(wr wrapping, outer testbed.Family, weights ...int) []testbed.Service {
+	all := testbed.Services(0, tunnel, "", "wrr", weights...)
+	for i := range all {
+		s := &all[i]
+		s.Address, s.Family = r.VIP(s.Family, 0), outer
+		s.Extra = strings.TrimSuffix("encapsulation: "+wr.name+"\n    "+wr.extra, "\n    ")
+	}
+	return all
+}
+
+// TestTunnel: TCP and UDP in both families through every encapsulation, over either
+// family. Servers see the client itself at the VIP, and answer past l4fwd.
+func TestTunnel(t *testing.T) {
+	for i, wr := range wrappings {
+		scenes := directScenes(tunnel, testing.Short())
+		if testing.Short() && wr.name != "vxlan" {
+			scenes = scenes[i%2 : i%2+1]
+		}
+		for k, s := range scenes {
+			for o, outer := range testbed.Families {
+				if testing.Short() && (i+k)%2 != o {
+					continue
+				}
+				t.Run(fmt.Sprintf("%s in %s/%s", wr.name, outer, s), func(t *testing.T) {
+					r := directNetwork(t, s, testbed.SnifferOptions{Every: 20})
+					for i, ns := range r.Topology.Servers {
+						wr.unwrap(t, ns, r.ServerDevs[i], outer)
+					}
+					r.throughTunnel(t, s, wr, outer)
+				})
+			}
+		}
+	}
+}
+
+func (r *rig) throughTunnel(t *testing.T, s scene, wr wrapping, outer testbed.Family) {
+	d := program{args: []string{"--workers", fmt.Sprint(s.workers)}}.start(t, r.LB, r.Config(r.tunnelServices(wr, outer, weights...)))
+	r.warmUp()
+	before := d.stats()
+	for _, f := range testbed.Families {
+		t.Run(f.String()+"/http", func(t *testing.T) { r.http(t, s, f) })
+		t.Run(f.String()+"/udp", func(t *testing.T) { r.echo(t, s, f) })
+	}
+	r.checkPast(d, before)
+	size := load().bytes
+	if wr.name != "vxlan" { // which the test unwraps itself
+		size = min(size, 100<<20)
+	}
+	for _, f := range testbed.Families {
+		t.Run(f.String()+"/bulk", func(t *testing.T) {
+			tr := testbed.Transfer{To: r.vip(f, 0, testbed.PortHash), Up: size, Down: size, Seed: 1, Timeout: limit}
+			if _, err := tr.Run(t.Context(), r.Client); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+	// The client's kernel has to learn of the tunnel.
+	drops := d.stats().drops(before)
+	delete(drops, "too_big")
+	if diff := cmp.Diff(map[string]uint64{}, drops); diff != "" {
+		t.Errorf("drops (-want +got)\n%s", diff)
+	}
+	r.checkAddresses(s.mode)
+	d.stop()
+}
+
+// TestTunnelPathMTU: a client whose packets do not fit the way to the server together
+// with the tunnel is told what does fit; with 1,400 bytes on that way, too.
+func TestTunnelPathMTU(t *testing.T) {
+	const mtu = 1400
+	row := narrowing{"upload, l4fwd's way to the server", true, true, 2}
+	for i, wr := range wrappings[:2] {
+		outer := testbed.Families[i]
+		t.Run(fmt.Sprintf("%s in %s", wr.name, outer), func(t *testing.T) {
+			r := network(t, testbed.TopologyOptions{OneArm: true, Queues: row.workers, ServerVIPs: 1}, testbed.SnifferOptions{Every: 20})
+			if err := r.Forwarding(true); err != nil {
+				t.Fatal(err)
+			}
+			client, server := r.routeClient(), r.routeServer()
+			server.narrowLB(mtu)
+			wr.unwrap(t, r.Topology.Servers[0], r.ServerDevs[0], outer)
+			ear := &sender{}
+			sniff(t, client.host.NS, client.host.Name, testbed.SnifferOptions{Every: 20, Watch: ear.watch})
+			d := program{args: []string{"--workers", fmt.Sprint(row.workers)}}.start(t, r.LB, r.Config(r.tunnelServices(wr, outer, 1, 0)))
+			r.warmUp()
+			for _, f := range testbed.Families {
+				client.forgetPaths()
+				k := kind{tunnel, f, f, 0, ""}
+				t.Run(f.String(), func(t *testing.T) { path{k, row, mtu - wr.size[i]}.discover(t, r, ear) })
+			}
+			d.stop()
+		})
+	}
+}
