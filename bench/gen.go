@@ -271,6 +271,10 @@ func (s *segment) load(svc *dataplane.ServiceSpec, size int, reply bool) {
 		const longer = packet.IPv6Len - packet.IPv4MinLen
 		s.payload = min(s.payload, packet.EthLen+1500-longer-s.headerLen())
 	}
+	if !reply && oneWay(svc) && len(svc.Backends) > 0 { // a client learns what fits the tunnel
+		more := svc.Tunnel.Overhead(svc.Backends[0].Endpoint.Addr.Is4())
+		s.payload = min(s.payload, packet.EthLen+1500-more-s.headerLen())
+	}
 	if s.proto == packet.ProtoUDP {
 		return
 	}

@@ -9,9 +9,13 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/google/gopacket"
+	"github.com/google/gopacket/layers"
 
 	"github.com/l4fwd/l4fwd/bench"
 	"github.com/l4fwd/l4fwd/config"
@@ -134,6 +138,9 @@ func TestGoldenSound(t *testing.T) {
 			told := map[string]bool{}
 			for i := range was {
 				checksums(t, was[i])
+				if svc.Tunnel.Kind != nat.NoTunnel {
+					is[i] = goldenTunnel(t, i, svc, was[i], is[i])
+				}
 				checksums(t, is[i])
 				goldenPacket(t, i, svc, was[i], is[i], told)
 			}
@@ -162,7 +169,7 @@ func goldenPacket(t *testing.T, i int, svc *dataplane.ServiceSpec, was, is frame
 	backend := &svc.Backends[0].Endpoint
 	if svc.Mode == conntrack.DirectReturn {
 		backend = &svc.VIP
-		if !bytes.Equal(was.Data()[packet.EthType:], is.Data()[packet.EthType:]) {
+		if svc.Tunnel.Kind == nat.NoTunnel && !bytes.Equal(was.Data()[packet.EthType:], is.Data()[packet.EthType:]) {
 			t.Errorf("packet %d changed", i+1)
 		}
 	}
@@ -197,6 +204,29 @@ func goldenPacket(t *testing.T, i int, svc *dataplane.ServiceSpec, was, is frame
 	if ack := is.tcp(); ack != nil && !ack.SYN && !told[client] && (svc.TOA || svc.Proxy != nat.NoProxy) {
 		t.Errorf("packet %d: says nothing of %s", i+1, client)
 	}
+}
+
+// goldenTunnel is the frame that packet i's tunnel holds. It goes to a backend, and
+// what it holds has lost a TTL and nothing else.
+func goldenTunnel(t *testing.T, i int, svc *dataplane.ServiceSpec, was, is frame) frame {
+	t.Helper()
+	to := is.NetworkLayer().NetworkFlow().Dst().String()
+	if !slices.ContainsFunc(svc.Backends, func(b dataplane.BackendSpec) bool { return b.Endpoint.Addr.String() == to }) {
+		t.Errorf("packet %d goes to %s", i+1, to)
+	}
+	more := svc.Tunnel.Overhead(svc.Backends[0].Endpoint.Addr.Is4())
+	inner := append(slices.Clone(was.Data()[:packet.EthLen]), is.Data()[packet.EthLen+more:]...)
+	want := slices.Clone(was.Data())
+	if ip := want[packet.EthLen:]; ip[0]>>4 == 6 {
+		ip[packet.IPv6HopLimit]--
+	} else {
+		ip[packet.IPv4TTL]--
+		copy(ip[packet.IPv4Checksum:], inner[packet.EthLen+packet.IPv4Checksum:][:2])
+	}
+	if !bytes.HasPrefix(want, inner) { // padding
+		t.Errorf("packet %d holds\n%x\nwant\n%x", i+1, inner, want)
+	}
+	return frame{gopacket.NewPacket(inner, layers.LayerTypeEthernet, gopacket.Default), is.at}
 }
 
 // proxyWanted is the PROXY header as its specification has it.

@@ -106,7 +106,9 @@ func routes(spec *dataplane.Spec, longest int) *route.Table {
 			list = append(list, route.Prefix{Prefix: netip.PrefixFrom(a, a.BitLen()), Hop: 2})
 		}
 	}
-	return route.New(1, hops, list)
+	// Tunnels' packets come from here, unless their service says otherwise.
+	own := [2]packet.Addr{packet.AddrFrom(netip.MustParseAddr("203.0.113.1")), packet.AddrFrom(netip.MustParseAddr("2001:db8:ffff::1"))}
+	return route.New(1, hops, list).WithPeers([]route.Peer{{}, {Own: own}, {Own: own}})
 }
 
 // queue is where the NIC puts a frame.

@@ -54,7 +54,7 @@ func TestSynthesize(t *testing.T) {
 
 // So are flows of which no server's packet comes by.
 func TestSynthesizeOneWay(t *testing.T) {
-	for _, name := range []string{"dsr-tcp4", "dsr-tcp6", "dsr-udp4", "dsr-udp6"} {
+	for _, name := range []string{"dsr-tcp4", "dsr-tcp6", "dsr-udp4", "dsr-udp6", "ipip-tcp4", "gre-tcp6", "gue-tcp4", "fou-udp4", "vxlan-udp6"} {
 		t.Run(name, func(t *testing.T) {
 			o := bench.SynthOptions{Spec: loadSpec(t, "golden.yaml", name), Workers: 1, Size: 64}
 			synthesized(t, o)

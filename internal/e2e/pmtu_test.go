@@ -150,6 +150,11 @@ func (p path) told(r *rig, client netip.AddrPort) (most, least int) {
 func (p path) discover(t *testing.T, r *rig, ear *sender) {
 	most, _ := p.told(r, netip.AddrPort{})
 	tr := testbed.Transfer{To: r.vip(p.client, p.vip, testbed.PortHash), Up: 1000, Down: 5 << 20, Timeout: limit}
+	if p.mode == dsrL2 || p.mode == tunnel {
+		if tr.Down = 10 << 20; !testing.Short() {
+			tr.Down = 100 << 20
+		}
+	}
 	if p.upload {
 		tr.Up, tr.Down = tr.Down, tr.Up
 	}
@@ -162,8 +167,8 @@ func (p path) discover(t *testing.T, r *rig, ear *sender) {
 	time.Sleep(100 * time.Millisecond)
 	ear.mu.Lock()
 	defer ear.mu.Unlock()
-	t.Logf("5 MiB in %s; packets above %d bytes: %d before the first of %d errors, %d after; then %d full ones",
-		res.Duration.Round(time.Millisecond), most, ear.before, len(ear.errors), ear.after, ear.since)
+	t.Logf("%d MiB in %s; packets above %d bytes: %d before the first of %d errors, %d after; then %d full ones",
+		max(tr.Up, tr.Down)>>20, res.Duration.Round(time.Millisecond), most, ear.before, len(ear.errors), ear.after, ear.since)
 	if len(ear.errors) == 0 {
 		t.Fatal("nobody has told the sender")
 	}
