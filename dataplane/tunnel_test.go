@@ -337,15 +337,17 @@ func TestTunnelTooBig(t *testing.T) {
 					}
 					out := r.deliver(0, 0, freely(large))
 					var inner []sentFrame
+					ids := map[uint16]bool{}
 					for _, f := range out {
 						u := unwrap(t, &tn, f.bytes)
+						ids[u.id] = true
 						if len(f.bytes) > 14+mtu || u.df != (outer == 1) {
 							t.Errorf("%d bytes, DF %v", len(f.bytes), u.df)
 						}
 						inner = append(inner, sentFrame{bytes: append(slices.Clone(large[:14]), u.inner...)})
 					}
-					if len(out) != 2 || r.counts().Split != 1 {
-						t.Fatalf("%d pieces", len(out))
+					if len(out) != 2 || r.counts().Split != 1 || outer == 0 && len(ids) != 2 {
+						t.Fatalf("%d pieces, identifications %v", len(out), ids)
 					}
 					whole, id := whole(t, inner)
 					want := plainly(append(slices.Clone(large[:14]), routed(large)...))
