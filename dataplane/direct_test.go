@@ -388,3 +388,41 @@ func TestDirectAllocatesNothing(t *testing.T) {
 		}
 	}
 }
+
+// TestDirectFlowsEndAsTheyBegan: a service becomes one of direct return, or ceases to
+// be: flows that are open go on as they were.
+func TestDirectFlowsEndAsTheyBegan(t *testing.T) {
+	r := newDirectRig(t, 1)
+	g := NewRegistry(1)
+	publish := func(mode conntrack.Mode) {
+		spec := directSpec()
+		spec.Services[1].Mode = mode
+		snap, err := g.Build(spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.dp.Publish(snap)
+	}
+	say := func(port int) (dst string, mac [6]byte) {
+		f := r.one(0, 0, 1, build(t, seg{src: fmt.Sprintf("198.51.100.7:%d", port), dst: "192.0.2.20:5000", udp: true}))
+		_, to := ipOf(verify(t, f))
+		return to.String(), [6]byte(f)
+	}
+	modes := []conntrack.Mode{conntrack.DirectReturn, conntrack.DNAT, conntrack.DirectReturn}
+	met := map[int]string{}
+	for i, mode := range modes {
+		publish(mode)
+		for port := range i + 1 {
+			say(4000 + port) // which finds out the way
+			dst, mac := say(4000 + port)
+			if now := fmt.Sprint(dst, mac); port < i && now != met[port] {
+				t.Errorf("flow %d went to %s, now to %s", port, met[port], now)
+			} else {
+				met[port] = now
+			}
+			if (dst == "192.0.2.20") != (modes[port] == conntrack.DirectReturn) {
+				t.Errorf("flow %d, mode %d, goes to %s", port, modes[port], dst)
+			}
+		}
+	}
+}

@@ -380,10 +380,8 @@ func TestTunnelAside(t *testing.T) {
 							t.Errorf("the flow goes to %s, the error to %s", first.dst, u.dst)
 						}
 					}
-					if !k.udp {
-						continue
-					}
-					pieces := cut(freely(build(t, seg{src: client, dst: vip, udp: true, payload: 3000})), uint32(100+n), 1000)
+					data := seg{src: client, dst: vip, udp: k.udp, ack: !k.udp, seq: 1001, payload: 3000}
+					pieces := cut(freely(build(t, data)), uint32(100+n), 1000)
 					pieces = append(pieces[2:], pieces[:2]...)
 					var out []sentFrame
 					for i, f := range pieces {

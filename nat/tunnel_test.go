@@ -143,6 +143,36 @@ func TestEncapsulateDamaged(t *testing.T) {
 	}
 }
 
+// TestEncapsulateSums: packets whose own checksum does not tell what they sum up to.
+func TestEncapsulateSums(t *testing.T) {
+	udp := func(change func(*shape)) []byte {
+		s := shape{src: addr("198.51.100.7"), dst: addr("192.0.2.10"), ports: 0x1234_5678, udp: true, ttl: 9, payload: bytesOf(0x35, 21)}
+		change(&s)
+		return s.frame()
+	}
+	longer := udp(func(s *shape) { s.payload = bytesOf(0x35, 31) })
+	longer[14+20+packet.UDPLength+1] -= 10 // what is behind is nobody's
+	extended := udp(func(s *shape) { s.src, s.dst = addr("2001:db8::7"), addr("2001:db8::10") })
+	extended = slices.Concat(extended[:54], []byte{17, 0, 1, 4, 0, 0, 0, 0}, extended[54:])
+	extended[14+packet.IPv6NextHeader], extended[14+packet.IPv6PayloadLen+1] = 60, extended[14+packet.IPv6PayloadLen+1]+8
+	extended[len(extended)-1] ^= 1 // as if the checksum were for another destination
+	for name, frame := range map[string][]byte{
+		"no checksum": udp(func(s *shape) { s.noCsum = true }), "longer than UDP says": longer, "extension header": extended,
+	} {
+		p := parse(t, frame)
+		if p.Kind != packet.KindUDP {
+			t.Fatalf("%s: %+v", name, p)
+		}
+		tn, o := Tunnel{Kind: FOU, Port: 5555}, &Outer{Src: addr("2001:db8::1"), Dst: addr("2001:db8::2")}
+		with, without := inChunk(frame, headroom), inChunk(frame, headroom)
+		_, ok := tn.Encapsulate(with, headroom+int(p.L3), headroom+int(p.End), &p, o)
+		tn.Encapsulate(without, headroom+int(p.L3), headroom+int(p.End), nil, o)
+		if !ok || !bytes.Equal(with, without) {
+			t.Errorf("%s: another checksum if all bytes are summed up", name)
+		}
+	}
+}
+
 // TestEncapsulateRefuses what it cannot write.
 func TestEncapsulateRefuses(t *testing.T) {
 	s := flow4(0).fromClient(shape{ttl: 9, payload: bytesOf(7, 33)})
