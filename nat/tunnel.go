@@ -79,6 +79,19 @@ func (t *Tunnel) Overhead(v4 bool) int {
 	return packet.IPv6Len + inside[t.Kind]
 }
 
+// Protocol is what the outer header says of a packet of either family.
+func (t *Tunnel) Protocol(v4 bool) uint8 {
+	switch {
+	case t.Kind == GRE:
+		return protoGRE
+	case t.Kind >= GUE:
+		return packet.ProtoUDP
+	case v4:
+		return protoIPv4
+	}
+	return protoIPv6
+}
+
 // SourceFor is the outer source address of a flow with that hash, so that a server's
 // NIC spreads flows over its queues though all their packets come from here; zero if
 // the tunnel has none of its own. The first and last address of a network are left
@@ -163,12 +176,13 @@ func (t *Tunnel) putInside(b []byte, six bool, size int, o *Outer) (proto uint8)
 	if six {
 		inner, etherType = protoIPv6, packet.EtherTypeIPv6
 	}
+	proto = t.Protocol(!six)
 	switch t.Kind {
 	case IPIP:
-		return inner
+		return proto
 	case GRE:
 		binary.BigEndian.PutUint32(b, uint32(etherType))
-		return protoGRE
+		return proto
 	case GUE:
 		binary.BigEndian.PutUint32(b[packet.UDPLen:], uint32(inner)<<16)
 	case VXLAN:
@@ -183,7 +197,7 @@ func (t *Tunnel) putInside(b []byte, six bool, size int, o *Outer) (proto uint8)
 	binary.BigEndian.PutUint16(b[packet.UDPSrcPort:], uint16(firstTunnelPort+o.Hash%tunnelPorts))
 	binary.BigEndian.PutUint16(b[packet.UDPDstPort:], t.Port)
 	binary.BigEndian.PutUint32(b[packet.UDPLength:], uint32(size)<<16)
-	return packet.ProtoUDP
+	return proto
 }
 
 // sumOf is the sum of the packet in, which p describes if it is whole and not nil.

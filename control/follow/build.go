@@ -19,6 +19,8 @@ type builder struct {
 	reg   *registry
 	gen   uint32
 	table *route.Table // last result, nil at first
+	// limits are of the ways to single destinations beyond their next hop, in bytes.
+	limits map[netip.Addr]int
 
 	// Of the build under way and, afterwards, of the last one:
 	s        *state
@@ -275,6 +277,20 @@ func (b *builder) hostPrefixes(routes []route.Prefix, keep []netip.Addr) []route
 		if k, ok := keyFor(nk.addr); ok && (wire{k.port, k.tag}) == b.egress[nk.link].wire {
 			hosts[nk.addr] = k
 		}
+	}
+	for a, mtu := range b.limits {
+		k, ok := hosts[a]
+		if !ok {
+			k = b.reg.keys[connected.Lookup(packet.AddrFrom(a))]
+		}
+		if k.state != route.Resolved || k.mtu != 0 && k.mtu <= mtu {
+			continue
+		}
+		if !k.addr.IsValid() {
+			k.addr = a
+		}
+		k.mtu = mtu
+		hosts[a] = k
 	}
 	out := make([]route.Prefix, 0, len(hosts))
 	for a, k := range hosts {

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
@@ -260,6 +261,62 @@ func TestPeers(t *testing.T) {
 	}
 	if again, changed := b.build(s, []netip.Addr{netip.MustParseAddr("10.0.1.21")}); changed || again != table {
 		t.Error("changed without a change")
+	}
+}
+
+// TestLimits: the way to a destination is no wider than it is known to be, whether its
+// next hop is itself or a gateway, and others' ways by the same hop are as before.
+func TestLimits(t *testing.T) {
+	b := newBuilder([]string{"eth1", "eth2"}, 1)
+	s := stateOf([]netlink.Route{
+		rt("10.0.1.0/24", 3, ""), rt("10.0.5.0/24", 3, "10.0.1.9"),
+		with(rt("10.0.6.0/24", 3, "10.0.1.9"), func(r *netlink.Route) { r.MTU = 1300 }),
+	}, []netlink.Neigh{nb(3, "10.0.1.9", macA, unix.NUD_REACHABLE), nb(3, "10.0.1.20", macB, unix.NUD_REACHABLE)})
+	keep := []netip.Addr{netip.MustParseAddr("10.0.1.20")}
+	first, _ := b.build(s, keep)
+	gen := first.Gen
+	b.limits = map[netip.Addr]int{}
+	for _, a := range []string{"10.0.1.20", "10.0.5.20", "10.0.6.20", "10.0.7.20"} {
+		b.limits[netip.MustParseAddr(a)] = 1400
+	}
+	table, changed := b.build(s, keep)
+	if !changed || table.Gen == gen {
+		t.Error("nothing has changed")
+	}
+	for a, want := range map[string]route.Hop{
+		"10.0.1.20": resolved(0, macB, mac1, 0, 1400), "10.0.5.20": resolved(0, macA, mac1, 0, 1400), "10.0.5.21": resolved(0, macA, mac1, 0, 1500),
+		"10.0.6.20": resolved(0, macA, mac1, 0, 1300), "10.0.1.9": resolved(0, macA, mac1, 0, 1500), "10.0.7.20": {},
+	} {
+		if got := hopOf(table, a); got != want {
+			t.Errorf("%s: %+v, want %+v", a, got, want)
+		}
+	}
+	b.limits = nil
+	if table, changed = b.build(s, keep); !changed || !table.SameRoutes(first) {
+		t.Error("not as before once the limits are gone")
+	}
+}
+
+// TestLimitNews: only a narrower way is news, and what has been learned is forgotten.
+func TestLimitNews(t *testing.T) {
+	f, err := New(Options{Links: []string{"eth1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := netip.MustParseAddr("10.0.5.20")
+	for i, c := range []struct {
+		mtu  int
+		want bool
+	}{{1400, true}, {1400, false}, {1450, false}, {1300, true}} {
+		if got := f.Limit(a, c.mtu); got != c.want {
+			t.Errorf("%d, %d: %v", i, c.mtu, got)
+		}
+	}
+	if got := f.limited(time.Now()); got[a] != 1300 || len(got) != 1 {
+		t.Errorf("%v", got)
+	}
+	if got := f.limited(time.Now().Add(limitFor + time.Second)); len(got) != 0 {
+		t.Errorf("later: %v", got)
 	}
 }
 

@@ -83,9 +83,10 @@ type Follower struct {
 	wake  chan struct{} // capacity 1: dirty is not zero
 	asks  chan netip.Addr
 
-	mu   sync.Mutex
-	keep []netip.Addr
-	keys []hopKey // of the last table published
+	mu     sync.Mutex
+	keep   []netip.Addr
+	limits map[netip.Addr]limit
+	keys   []hopKey // of the last table published
 
 	// Run's goroutine only:
 	handle *netlink.Handle
@@ -126,6 +127,7 @@ func New(opt Options) (*Follower, error) {
 		// Random: a flow table may outlive this process, with generations in it.
 		build:  newBuilder(opt.Links, max(1, rand.Uint32())),
 		events: map[string]LinkEvent{},
+		limits: map[netip.Addr]limit{},
 		asked:  newLimiter(),
 	}, nil
 }
@@ -344,6 +346,7 @@ func (f *Follower) tellRoutes() {
 	f.mu.Lock()
 	keep := f.keep
 	f.mu.Unlock()
+	f.build.limits = f.limited(time.Now())
 	table, changed := f.build.build(&f.state, keep)
 	if f.build.reg.full {
 		f.log.Warn("more than 65535 next hops: some neighbours have none of their own")

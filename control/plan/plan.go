@@ -8,6 +8,7 @@ import (
 	"github.com/l4fwd/l4fwd/balance"
 	"github.com/l4fwd/l4fwd/config"
 	"github.com/l4fwd/l4fwd/conntrack"
+	"github.com/l4fwd/l4fwd/control/pathmtu"
 	"github.com/l4fwd/l4fwd/dataplane"
 	"github.com/l4fwd/l4fwd/dataplane/steer"
 	"github.com/l4fwd/l4fwd/nat"
@@ -52,6 +53,28 @@ func Spec(c *config.Config) dataplane.Spec {
 		spec.Services = append(spec.Services, out)
 	}
 	return spec
+}
+
+// TunnelEnds are the backends that are met by tunnels, as their packets look. There
+// are none for a service whose outer sources are a network's: nobody hears what is sent
+// to those.
+func TunnelEnds(c *config.Config) pathmtu.Ends {
+	ends := pathmtu.Ends{}
+	for i := range c.Services {
+		s := &c.Services[i]
+		if s.Mode != config.Tunnel || s.EncapsulationSource.IsValid() && !s.EncapsulationSource.IsSingleIP() {
+			continue
+		}
+		t := tunnel(s)
+		for _, b := range s.Backends {
+			a := b.Address.Addr()
+			e := pathmtu.End{Proto: t.Protocol(s.Address.Addr().Is4()), Port: t.Port}
+			if !slices.Contains(ends[a], e) {
+				ends[a] = append(ends[a], e)
+			}
+		}
+	}
+	return ends
 }
 
 // PortRanges are the local ports of each local address, in Spec's order.

@@ -76,6 +76,18 @@ func (r *rig) throughTunnel(t *testing.T, s scene, wr wrapping, outer testbed.Fa
 	d.stop()
 }
 
+// tunnelRouted is a one-arm rig whose client and only real server in use are behind
+// routers of their own, with a tunnel to that server.
+func tunnelRouted(t *testing.T, wr wrapping, outer testbed.Family) (r *rig, client, server *router) {
+	t.Helper()
+	r = network(t, testbed.TopologyOptions{OneArm: true, Queues: 2, ServerVIPs: 1}, testbed.SnifferOptions{Every: 20})
+	if err := r.Forwarding(true); err != nil {
+		t.Fatal(err)
+	}
+	wr.unwrap(t, r.Topology.Servers[0], r.ServerDevs[0], outer)
+	return r, r.routeClient(), r.routeServer()
+}
+
 // TestTunnelPathMTU: a client whose packets do not fit the way to the server together
 // with the tunnel is told what does fit; with 1,400 bytes on that way, too.
 func TestTunnelPathMTU(t *testing.T) {
@@ -84,13 +96,8 @@ func TestTunnelPathMTU(t *testing.T) {
 	for i, wr := range wrappings[:2] {
 		outer := testbed.Families[i]
 		t.Run(fmt.Sprintf("%s in %s", wr.name, outer), func(t *testing.T) {
-			r := network(t, testbed.TopologyOptions{OneArm: true, Queues: row.workers, ServerVIPs: 1}, testbed.SnifferOptions{Every: 20})
-			if err := r.Forwarding(true); err != nil {
-				t.Fatal(err)
-			}
-			client, server := r.routeClient(), r.routeServer()
+			r, client, server := tunnelRouted(t, wr, outer)
 			server.narrowLB(mtu)
-			wr.unwrap(t, r.Topology.Servers[0], r.ServerDevs[0], outer)
 			ear := &sender{}
 			sniff(t, client.host.NS, client.host.Name, testbed.SnifferOptions{Every: 20, Watch: ear.watch})
 			d := program{args: []string{"--workers", fmt.Sprint(row.workers)}}.start(t, r.LB, r.Config(r.tunnelServices(wr, outer, 1, 0)))
@@ -99,6 +106,33 @@ func TestTunnelPathMTU(t *testing.T) {
 				client.forgetPaths()
 				k := kind{tunnel, f, f, 0, ""}
 				t.Run(f.String(), func(t *testing.T) { path{k, row, mtu - wr.size[i]}.discover(t, r, ear) })
+			}
+			d.stop()
+		})
+	}
+}
+
+// TestTunnelLearnsPathMTU: the router before the server is the narrowest, which l4fwd
+// learns from its ICMP errors about the tunnel's packets, and tells the client.
+func TestTunnelLearnsPathMTU(t *testing.T) {
+	const mtu = 1400
+	for i, wr := range []wrapping{wrappings[0], wrappings[3]} {
+		outer := testbed.Families[i]
+		t.Run(fmt.Sprintf("%s in %s", wr.name, outer), func(t *testing.T) {
+			r, client, server := tunnelRouted(t, wr, outer)
+			server.narrowHost(mtu)
+			d := program{args: []string{"--workers", "2"}}.start(t, r.LB, r.Config(r.tunnelServices(wr, outer, 1, 0)))
+			r.warmUp()
+			for _, f := range testbed.Families {
+				client.forgetPaths()
+				tr := testbed.Transfer{To: r.vip(f, 0, testbed.PortHash), Up: 10 << 20, Down: 1000, Timeout: limit}
+				res, err := tr.Run(t.Context(), r.Client)
+				if err != nil {
+					t.Fatalf("%s: %v", f, err)
+				}
+				t.Logf("%s: 10 MiB in %s", f, res.Duration)
+				k := kind{tunnel, f, f, 0, ""}
+				r.checkLearned(t, path{k, narrowing{upload: true}, mtu}, r.VIP(f, 0), mtu-wr.size[i])
 			}
 			d.stop()
 		})

@@ -1,0 +1,11 @@
+// Package pathmtu hears what routers beyond the next hop say of packets in tunnels
+// that are too big for them. Their ICMP errors go to the tunnel's source, an address
+// of the host, and so to its kernel, which knows nothing of the tunnel; but a raw
+// socket gets a copy.
+//
+// It must never know what a tunnel carries, or what becomes of what it tells.
+//
+// Hazard: such errors can be forged by anybody who knows the two ends of a tunnel. So
+// only a packet to a configured end counts, and nothing below what every path carries
+// is believed ([Least4], [Least6]).
+package pathmtu

@@ -1,0 +1,85 @@
+package pathmtu
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"slices"
+
+	"github.com/l4fwd/l4fwd/packet"
+)
+
+// What is told at least, of each family: nothing less than Linux itself believes of
+// an IPv4 path (net.ipv4.route.min_pmtu), and no IPv6 path is narrower (RFC 8200
+// section 5).
+const (
+	Least4 = 552
+	Least6 = 1280
+)
+
+const (
+	icmpUnreachable = packet.ICMPUnreachable
+	icmpv6TooBig    = packet.ICMPv6PacketTooBig
+)
+
+// Report is what an ICMP error says of a packet that was too big.
+type Report struct {
+	Dst   netip.Addr // of the packet
+	Proto uint8      // its protocol
+	Port  uint16     // destination port, if that is UDP
+	MTU   int        // bytes of IP packet that would have gone on, Least4 or Least6 at least
+}
+
+// Parse4 reads an ICMP message; ok is false for any but "fragmentation needed" with an
+// MTU (RFC 1191) about a whole packet or the first fragment of one.
+func Parse4(b []byte) (r Report, ok bool) {
+	const head = packet.ICMPLen
+	if len(b) < head+packet.IPv4MinLen+8 || b[packet.ICMPType] != icmpUnreachable || b[packet.ICMPCode] != packet.ICMPFragNeeded ||
+		packet.Checksum(b, 0) != 0 {
+		return r, false
+	}
+	mtu, ip := int(binary.BigEndian.Uint16(b[packet.ICMPMTU:])), b[head:]
+	n := int(ip[0]&15) * 4
+	if mtu == 0 || ip[0]>>4 != 4 || n < packet.IPv4MinLen || len(ip) < n+8 ||
+		binary.BigEndian.Uint16(ip[packet.IPv4Frag:])&packet.IPv4OffsetMask != 0 {
+		return r, false
+	}
+	r = Report{Dst: netip.AddrFrom4([4]byte(ip[packet.IPv4Dst:])), Proto: ip[packet.IPv4Proto], MTU: max(mtu, Least4)}
+	r.port(ip[n:])
+	return r, true
+}
+
+// Parse6 reads an ICMPv6 message, whose checksum the kernel has verified; ok is false
+// for any but "packet too big" about a packet without extension headers, as tunnels
+// here send them.
+func Parse6(b []byte) (r Report, ok bool) {
+	const head = packet.ICMPLen
+	if len(b) < head+packet.IPv6Len+8 || b[packet.ICMPType] != icmpv6TooBig || b[head]>>4 != 6 {
+		return r, false
+	}
+	mtu, ip := binary.BigEndian.Uint32(b[packet.ICMPv6MTU:]), b[head:]
+	r = Report{
+		Dst: netip.AddrFrom16([16]byte(ip[packet.IPv6Dst:])), Proto: ip[packet.IPv6NextHeader],
+		MTU: int(min(max(mtu, Least6), 0xffff)),
+	}
+	r.port(ip[packet.IPv6Len:])
+	return r, true
+}
+
+// port reads the destination port of the transport header that b begins with.
+func (r *Report) port(b []byte) {
+	if r.Proto == packet.ProtoUDP {
+		r.Port = binary.BigEndian.Uint16(b[packet.UDPDstPort:])
+	}
+}
+
+// End is how tunnels' packets look at one of their ends: protocol, and port if that is
+// UDP.
+type End struct {
+	Proto uint8
+	Port  uint16
+}
+
+// Ends are the configured ends of tunnels.
+type Ends map[netip.Addr][]End
+
+func (e Ends) have(r *Report) bool { return slices.Contains(e[r.Dst], End{r.Proto, r.Port}) }
