@@ -185,7 +185,7 @@ func parseEnum[E ~uint8](n names, s string) (E, error) {
 func (p Protocol) String() string { return protocolNames.name(uint8(p)) }
 
 // Direct reports whether backends answer clients past l4fwd.
-func (m Mode) Direct() bool { return m >= DSRL2 }
+func (m Mode) Direct() bool { return m == DSRL2 || m == Tunnel }
 
 // String returns the name used in the configuration.
 func (m Mode) String() string { return modeNames.name(uint8(m)) }

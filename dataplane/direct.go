@@ -118,6 +118,9 @@ func (w *Worker) sendDirect(i int, e *conntrack.Entry, svc *Service, hop *route.
 	if w.frags.first || p.Kind > packet.KindUDP || p.Kind < packet.KindTCP {
 		whole = nil
 	}
+	if !p.V6 && !p.DontFragment(w.frame(i)) {
+		x.outer.ID = uint16(w.nextID())
+	}
 	chunk, off := w.chunk(i)
 	end := off + int(p.End)
 	start, ok := x.tunnel.Encapsulate(chunk, off+int(p.L3), end, whole, &x.outer)
@@ -142,7 +145,7 @@ type crate struct {
 func (w *Worker) crate(e *conntrack.Entry, svc *Service, hop *route.Hop) (x crate, ok bool) {
 	dst := w.snap.Directory.Backends[e.Backend].Addr
 	x.tunnel, x.size = &svc.Tunnel, w.overhead(e, svc)
-	x.outer = nat.Outer{Dst: dst, Hash: e.Hash(), ID: uint16(w.nextID()), MAC: [6]byte(hop.Header[packet.EthSrc:])}
+	x.outer = nat.Outer{Dst: dst, Hash: e.Hash(), MAC: [6]byte(hop.Header[packet.EthSrc:])}
 	if x.outer.Src = svc.Tunnel.SourceFor(x.outer.Hash); x.outer.Src.IsZero() {
 		x.outer.Src = w.routes.Source(w.here.ways[e.Backend].id, dst.Is4())
 	}

@@ -30,6 +30,10 @@
 // before Reply: no byte of the client's may reach the server where the header has
 // to be, and only the server's acknowledgement ends that phase.
 //
+// With direct return nothing of a client's packet changes but its options, by
+// StripUOA, StripOption and ClampMSS. Into a tunnel it goes by DecTTL and Encapsulate,
+// which, too, moves the frame's start.
+//
 // Of a datagram in fragments the first goes the way of a whole packet, since its
 // checksum is that of the whole, but must keep its length: no InsertTOA, no
 // InsertProxy. The others go through Readdress, or Readdress64; in NAT64 towards
@@ -39,8 +43,8 @@
 // A function that returns false has left the frame unfit to be sent: the packet
 // does not belong to the flow it was given with, or the ids of the flow mean
 // nothing in the directory. The caller drops it. Nothing here reads or writes
-// beyond the frame it was given, save for InsertTOA, which uses the headroom of
-// the chunk, and AnswerNS, which may use up to 40 bytes of the frame's capacity.
+// beyond the frame it was given, save for InsertTOA and Encapsulate, which use the headroom
+// of the chunk, and AnswerNS, which may use up to 40 bytes of the frame's capacity.
 //
 // TCP-MD5 and TCP-AO (RFC 2385, RFC 5925) sign addresses and ports and cannot
 // pass any NAT; nothing here tries.
