@@ -43,8 +43,9 @@
 // A function that returns false has left the frame unfit to be sent: the packet
 // does not belong to the flow it was given with, or the ids of the flow mean
 // nothing in the directory. The caller drops it. Nothing here reads or writes
-// beyond the frame it was given, save for InsertTOA and Encapsulate, which use the headroom
-// of the chunk, and AnswerNS, which may use up to 40 bytes of the frame's capacity.
+// beyond the frame it was given, save for InsertTOA and Encapsulate, which use the
+// headroom of the chunk, and AnswerNS, which may use up to 40 bytes of the frame's
+// capacity.
 //
 // TCP-MD5 and TCP-AO (RFC 2385, RFC 5925) sign addresses and ports and cannot
 // pass any NAT; nothing here tries.
