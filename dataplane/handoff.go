@@ -81,12 +81,17 @@ func (w *Worker) prefetchHanded(r *spsc) {
 }
 
 // adopt puts packets that other workers have handed over into free rows and returns
-// which.
+// which. It goes on with the worker after the one that took the last row, or one that
+// hands over more than can be served would leave the others nothing.
 func (w *Worker) adopt(free rowSet) (handed rowSet) {
 	all := free
-	for _, r := range w.inbox {
+	for range w.inbox {
 		if free == 0 {
 			break
+		}
+		r := w.inbox[w.turn]
+		if w.turn++; w.turn >= len(w.inbox) {
+			w.turn = 0
 		}
 		n := r.pop(w.strays[:bits.OnesCount64(uint64(free))])
 		for _, v := range w.strays[:n] {

@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 
@@ -148,6 +149,44 @@ func TestHandedFillsBursts(t *testing.T) {
 			}
 			if d := cmp.Diff(tt.want, got); d != "" {
 				t.Error(d)
+			}
+		})
+	}
+}
+
+// A worker that hands over more than can be served takes nothing of the others' turns:
+// each gets a like share of the rows, whatever the worker receives itself.
+func TestHandedFairly(t *testing.T) {
+	for _, own := range []int{0, 40, BurstSize} {
+		t.Run(fmt.Sprint(own), func(t *testing.T) {
+			r := newRig(t, 4, testSpec())
+			to := r.dp.Workers[3]
+			to.Poll(r.now) // gives its port frames
+			var frames [3][]uint64
+			for from := range frames {
+				frames[from] = slices.Clone(r.dp.Workers[from].pool.take(250))
+			}
+			served := func() (n [3]int) {
+				for from, r := range to.inbox {
+					n[from] = len(frames[from]) - r.len()
+				}
+				return n
+			}
+			for from, all := range frames {
+				for _, at := range all {
+					r.dp.Workers[from].outbox[3].put(at | 60<<40)
+				}
+				r.dp.Workers[from].outbox[3].publish()
+			}
+			for range 3 {
+				r.port[3][0].Feed(make([][]byte, own), 1)
+				to.Poll(r.now)
+				if n := served(); slices.Max(n[:])-slices.Min(n[:]) > BurstSize {
+					t.Fatalf("served of each: %d", n)
+				}
+			}
+			if n := served(); n[0] == 0 || n[0] == len(frames[0]) {
+				t.Errorf("served of each: %d, which shows nothing", n)
 			}
 		})
 	}

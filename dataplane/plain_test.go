@@ -24,6 +24,7 @@ type twins struct {
 	rt   *rapid.T
 	t    *testing.T
 	rigs [2]*rig
+	regs [2]*Registry
 	vips []conntrack.Endpoint
 	live []*twinFlow
 	gen  uint32
@@ -67,8 +68,15 @@ func newTwins(rt *rapid.T, t *testing.T) *twins {
 	for _, s := range spec.Services {
 		tw.vips = append(tw.vips, s.VIP)
 	}
+	flows := rapid.SampledFrom([]int{64, 1024}).Draw(rt, "flows") // of the few a quarter at most is half-open
 	for i := range tw.rigs {
-		tw.rigs[i] = newRig(t, 1, spec)
+		tw.rigs[i] = newRigWith(onceDrawn{t, rt}, 1, spec, func(o *Options) { o.Flows = flows })
+		tw.regs[i] = NewRegistry(1)
+		snap, err := tw.regs[i].Build(spec)
+		if err != nil {
+			rt.Fatal(err)
+		}
+		tw.rigs[i].dp.Publish(snap)
 		tw.rigs[i].step()
 	}
 	tw.blind()
@@ -95,6 +103,9 @@ func (tw *twins) feed(nic int, frames ...[]byte) []sentFrame {
 	}
 	if diff := cmp.Diff(w.BackendCounts(), v.BackendCounts()); diff != "" {
 		tw.rt.Fatalf("backends, general and plain:\n%s", diff)
+	}
+	if diff := cmp.Diff(w.table.Stats(), v.table.Stats()); diff != "" {
+		tw.rt.Fatalf("flows, general and plain:\n%s", diff)
 	}
 	for r := conntrack.Ref(0); r <= 64; r++ {
 		if e, f := v.table.Entry(r), w.table.Entry(r); *e != *f {
@@ -207,7 +218,7 @@ func (tw *twins) packetOf(f *twinFlow, reply bool) []byte {
 	if odd("padded") {
 		b = append(b, make([]byte, 16)...)
 	}
-	return b
+	return tw.damage(b)
 }
 
 // routes publishes others: with a new generation or without, and hops of all sorts.
@@ -250,12 +261,13 @@ func TestPlainTwin(t *testing.T) {
 			"packets": func(rt *rapid.T) { tw.burst() },
 			"more":    func(rt *rapid.T) { tw.burst() },
 			"later": func(rt *rapid.T) {
-				d := rapid.Int64Range(0, 3e9).Draw(rt, "time")
+				d := rapid.OneOf(rapid.Int64Range(0, 3e9), rapid.Int64Range(0, 400e9)).Draw(rt, "time")
 				for _, r := range tw.rigs {
 					r.now += d
 				}
 			},
 			"routes": func(rt *rapid.T) { tw.routes() },
+			"reload": func(rt *rapid.T) { tw.reload() },
 		})
 	})
 }

@@ -64,6 +64,7 @@ type Worker struct {
 	pool       pool
 	homecoming []*spsc   // frames others have finished with
 	inbox      []*spsc   // packets whose flow is owned here
+	turn       int       // which of inbox adopt begins with
 	outbox     []*spsc   // by worker: packets for it
 	homeward   []*spsc   // by worker: its frames that are finished with here
 	handed     workerSet // those with packets from here that are not published
