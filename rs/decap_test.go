@@ -358,6 +358,32 @@ func compare(rt *rapid.T, t *testing.T, d *Decap) (outcome string) {
 	return outcome
 }
 
+// FuzzDecap gives the program and its twin whatever comes to its mind.
+func FuzzDecap(f *testing.F) {
+	for _, by := range forms() {
+		frame, _ := by.build(f)
+		f.Add(frame)
+	}
+	d := program(f)
+	f.Fuzz(func(t *testing.T, frame []byte) {
+		if len(frame) < 14 || len(frame) > 2000 { // the kernel runs no program over them
+			return
+		}
+		out, counted := through(t, d, frame)
+		want, outcome, marked := w.unwrap(frame)
+		counts := map[string]uint64{}
+		if outcome != "" {
+			counts[outcome]++
+		}
+		if marked {
+			counts["marked"]++
+		}
+		if diff := cmp.Diff(counts, counted); diff != "" || !bytes.Equal(out, want) {
+			t.Fatalf("%x (-twin +program)\n%s\n%x is what the twin has, not\n%x", frame, diff, want, out)
+		}
+	})
+}
+
 // TestDecapOptionsRefused lists what cannot be asked for.
 func TestDecapOptionsRefused(t *testing.T) {
 	for name, change := range map[string]func(*DecapOptions){

@@ -6,10 +6,12 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/l4fwd/l4fwd/internal/testbed"
 )
@@ -58,10 +60,18 @@ func (s *realServer) start(from ...string) {
 		args = append(args, "--from", f)
 	}
 	var err error
-	s.Process, err = s.ns.StartProcess(s.t.Context(), testbed.ProcessOptions{Path: s.path, Args: args, Ready: "ready"})
+	s.Process, err = s.ns.StartProcess(s.t.Context(), testbed.ProcessOptions{Path: s.path, Args: args, Ready: "ready", Prepare: asNobody})
 	if err != nil {
 		s.t.Fatal(err)
 	}
+}
+
+// asNobody takes all rights from a command but those that the documentation says it
+// needs.
+func asNobody(c *testbed.Cmd) {
+	const nobody = 65534
+	c.SysProcAttr.Credential = &syscall.Credential{Uid: nobody, Gid: nobody}
+	c.SysProcAttr.AmbientCaps = []uintptr{unix.CAP_BPF, unix.CAP_PERFMON, unix.CAP_NET_ADMIN}
 }
 
 // rsStatus are those parts of `rs status --json` that the test reads, spelt out as
