@@ -21,6 +21,7 @@ enum {
 static void *(*const sk_storage_get)(void *map, void *sk, const void *value, u64 flags) = (void *)107;
 static long (*const sock_ops_flags_set)(void *ctx, int flags) = (void *)59;
 static long (*const xdp_adjust_head)(void *ctx, int delta) = (void *)44;
+static void *(*const skc_to_mptcp_sock)(void *sk) = (void *)196; // Linux 5.19
 enum { SK_STORAGE_CREATE = 1 };
 
 struct bpf_sock_ops {

@@ -405,23 +405,6 @@ func TestDecapOptionsRefused(t *testing.T) {
 	}
 }
 
-// BenchmarkDecap is the cost of the program alone, for a tunnel and for what is none.
-func BenchmarkDecap(b *testing.B) {
-	d := program(b)
-	for _, f := range []form{{by: "ipip"}, {by: "gue"}, {by: "ipip", vip: stranger[testbed.V4]}} {
-		f.outer, f.inner, f.payload = testbed.V4, testbed.V4, 64
-		frame, inside := f.build(b)
-		if f.vip.IsValid() {
-			frame = append(frame[:14:14], inside...) // in no tunnel
-		}
-		b.Run(fmt.Sprintf("%s/%d", f.by, len(frame)), func(b *testing.B) {
-			_, perRun, err := d.objs.L4fwdDecap.Benchmark(frame, b.N, nil)
-			must(b, err)
-			b.ReportMetric(float64(perRun.Nanoseconds()), "ns/frame")
-		})
-	}
-}
-
 // TestObjectsAreCurrent compares the sources with what the committed objects were
 // compiled from; generate.sh -check compares the objects themselves.
 func TestObjectsAreCurrent(t *testing.T) {

@@ -13,7 +13,8 @@
 // reads its first option of a kind that is TOA: 8 bytes with an IPv4, 20 with an IPv6
 // client. bpf_load_hdr_opt cannot do that, since it takes kinds 253 and 254 for
 // experiments with a magic number behind the length (RFC 6994). The client is kept in
-// the socket's storage, which ends with the socket. Programs at getpeername, through
+// the socket's storage, which ends with the socket, and from Linux 5.19 in that of the
+// MPTCP socket that it may be a part of. Programs at getpeername, through
 // which accept goes too, put it into the answer. SYN cookies and deferred accept are
 // no exception.
 //

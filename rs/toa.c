@@ -35,6 +35,9 @@ struct {
 // Which option kinds are TOA, by kind.
 const volatile u8 kinds[256] = {};
 
+// Whether the kernel has skc_to_mptcp_sock; if not, no call of it is left.
+const volatile u8 mptcp = 0;
+
 // The outcomes, indices of stats. The order is that of TOACounter in stats.go.
 enum {
 	HANDSHAKE,
@@ -147,13 +150,29 @@ INLINE int in_time(struct bpf_sock_ops *ctx)
 	return ctx->bytes_received == 0 && ctx->bytes_acked == 0 && NET32(ack) == ctx->snd_una;
 }
 
+// keep keeps the client with the socket, unless one is known, and with the MPTCP socket
+// that it is a part of: that is what servers accept then.
+INLINE int keep(void *sk, struct client *c)
+{
+	void *whole;
+
+	if (!sk_storage_get(&clients, sk, c, SK_STORAGE_CREATE))
+		return 0;
+	if (mptcp) {
+		whole = skc_to_mptcp_sock(sk);
+		if (whole && !sk_storage_get(&clients, whole, c, SK_STORAGE_CREATE))
+			return 0;
+	}
+	return 1;
+}
+
 SEC("sockops")
 int l4fwd_toa_ops(struct bpf_sock_ops *ctx)
 {
 	u32 op = ctx->op;
 	struct client found = {};
 	int what, trusted;
-	void *sk, *kept;
+	void *sk;
 
 	if (op != PASSIVE_ESTABLISHED && op != PARSE_HDR_OPT)
 		return 1;
@@ -178,15 +197,13 @@ int l4fwd_toa_ops(struct bpf_sock_ops *ctx)
 	sk = ctx->sk;
 	if (!sk)
 		return 1;
-	// The first that is known stays: a flag of another program brings us here too.
+	// A flag of another program brings those here too that are known.
 	if (op == PARSE_HDR_OPT && sk_storage_get(&clients, sk, 0, 0))
 		return 1;
-	kept = sk_storage_get(&clients, sk, &found, SK_STORAGE_CREATE);
-	if (!kept) {
+	if (!keep(sk, &found))
 		count(FAILED);
-		return 1;
-	}
-	count(op == PASSIVE_ESTABLISHED ? HANDSHAKE : LATE);
+	else
+		count(op == PASSIVE_ESTABLISHED ? HANDSHAKE : LATE);
 	return 1;
 }
 

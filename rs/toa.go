@@ -6,6 +6,8 @@ import (
 	"slices"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
@@ -87,8 +89,14 @@ func AttachTOA(o TOAOptions) (*TOA, error) {
 	for _, k := range o.Kinds {
 		kinds[k] = 1
 	}
-	if err := spec.Variables[toaVarKinds].Set(kinds); err != nil {
-		return nil, fmt.Errorf("TOA kinds: %w", err)
+	vars := map[string]any{toaVarKinds: kinds, toaVarMptcp: uint8(0)}
+	if features.HaveProgramHelper(ebpf.SockOps, asm.FnSkcToMptcpSock) == nil {
+		vars[toaVarMptcp] = uint8(1)
+	}
+	for name, v := range vars {
+		if err := spec.Variables[name].Set(v); err != nil {
+			return nil, fmt.Errorf("TOA program's %s: %w", name, err)
+		}
 	}
 	spec.Maps[toaMapSources].MaxEntries = uint32(len(o.From))
 	objs := new(toaObjects)

@@ -24,6 +24,7 @@ const (
 	toaProgL4fwdToaPeer4 = "l4fwd_toa_peer4"
 	toaProgL4fwdToaPeer6 = "l4fwd_toa_peer6"
 	toaVarKinds          = "kinds"
+	toaVarMptcp          = "mptcp"
 )
 
 // loadToa returns the embedded CollectionSpec for toa.
@@ -88,6 +89,7 @@ type toaMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type toaVariableSpecs struct {
 	Kinds *ebpf.VariableSpec `ebpf:"kinds"`
+	Mptcp *ebpf.VariableSpec `ebpf:"mptcp"`
 }
 
 // toaObjects contains all objects after they have been loaded into the kernel.
@@ -128,6 +130,7 @@ func (m *toaMaps) Close() error {
 // It can be passed to loadToaObjects or ebpf.CollectionSpec.LoadAndAssign.
 type toaVariables struct {
 	Kinds *ebpf.Variable `ebpf:"kinds"`
+	Mptcp *ebpf.Variable `ebpf:"mptcp"`
 }
 
 // toaPrograms contains all programs after they have been loaded into the kernel.

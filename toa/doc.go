@@ -21,10 +21,4 @@
 //
 // The address is what a balancer said that `l4fwd rs toa --from` trusts. A connection
 // from elsewhere has its peer's own.
-//
-// # Multipath TCP
-//
-// Listeners of the net package speak MPTCP by default since Go 1.24. Of a connection
-// whose client speaks it too, neither accept nor this package knows the client:
-// switch it off by net.ListenConfig.SetMultipathTCP(false). Others are not concerned.
 package toa
