@@ -95,6 +95,8 @@ type Service struct {
 	Protocol Protocol `yaml:"protocol"`
 	// Mode of forwarding.
 	Mode Mode `yaml:"mode"`
+	// Replies is where the backends' answers go. Default: here.
+	Replies Replies `yaml:"replies"`
 	// Scheduler chooses the backend of a new flow. Default: wrr.
 	Scheduler Scheduler `yaml:"scheduler"`
 	// ClientAddress is how a backend learns the client's address. Default: none.
@@ -208,7 +210,7 @@ func Defaults() *Config {
 // required or taken from the global keys when all of the file is read.
 func defaultService() Service {
 	return Service{
-		Scheduler: WRR, ClientAddress: ClientAddressNone, TOANoRoom: TOANoRoomSend, NoFlow: NoFlowDrop,
+		Replies: RepliesHere, Scheduler: WRR, ClientAddress: ClientAddressNone, TOANoRoom: TOANoRoomSend, NoFlow: NoFlowDrop,
 		Encapsulation: EncapsulationNone,
 		VXLANMAC:      MAC{0x02, 'l', '4', 'f', 'w', 'd'}, // locally administered
 	}

@@ -77,7 +77,7 @@ func TestContract(t *testing.T) {
 		{First: addr("2001:db8:1::10"), Last: addr("2001:db8:1::10"), Ports: PortRange{1024, 65535}},
 	}
 	want.Services = []Service{{
-		Name: "web", Address: addrPort("192.0.2.10:80"), Protocol: TCP, Mode: FullNAT,
+		Name: "web", Address: addrPort("192.0.2.10:80"), Protocol: TCP, Mode: FullNAT, Replies: RepliesHere,
 		Scheduler: WRR, ClientAddress: ClientAddressTOA, NoFlow: NoFlowDrop, TOAKind: 254, TCPChecks: TCPChecksNormal, Timeouts: want.Timeouts,
 		TOANoRoom: TOANoRoomSend, Timestamps: TimestampsStrip,
 		Backends: []Backend{{addrPort("10.0.1.20:8080"), 1}, {addrPort("10.0.1.21:8080"), 2}},
@@ -121,31 +121,31 @@ func TestAllKeys(t *testing.T) {
 		LocalPorts: PortRange{2000, 3000},
 		Services: []Service{
 			{
-				Name: "web", Address: addrPort("192.0.2.10:80"), Protocol: TCP, Mode: FullNAT, Scheduler: Maglev,
+				Name: "web", Address: addrPort("192.0.2.10:80"), Protocol: TCP, Mode: FullNAT, Replies: RepliesHere, Scheduler: Maglev,
 				ClientAddress: ClientAddressTOA, TOANoRoom: TOANoRoomDrop, Timestamps: TimestampsTranslate, MSSClamp: 1400,
 				NoFlow: NoFlowReset, TOAKind: 200, TCPChecks: TCPChecksStrict, Timeouts: webTimes,
 				Backends: []Backend{{addrPort("10.0.2.1:8080"), 1}, {addrPort("10.0.2.2:8080"), 0}},
 			},
 			{
-				Name: "web6", Address: addrPort("[2001:db8::10]:80"), Protocol: TCP, Mode: FullNAT, Scheduler: WRR,
+				Name: "web6", Address: addrPort("[2001:db8::10]:80"), Protocol: TCP, Mode: FullNAT, Replies: RepliesHere, Scheduler: WRR,
 				ClientAddress: ClientAddressNone, TOANoRoom: TOANoRoomSend, Timestamps: TimestampsKeep, MSSClamp: MSSMTU,
 				NoFlow: NoFlowDrop, TOAKind: 253, TCPChecks: TCPChecksOff, Timeouts: times,
 				Backends: []Backend{{addrPort("[2001:db8:2::1]:80"), 65535}},
 			},
 			{
-				Name: "dns", Address: addrPort("192.0.2.10:53"), Protocol: UDP, Mode: DNAT, Scheduler: SH, OnePacket: true,
+				Name: "dns", Address: addrPort("192.0.2.10:53"), Protocol: UDP, Mode: DNAT, Replies: RepliesHere, Scheduler: SH, OnePacket: true,
 				ClientAddress: ClientAddressNone, TOANoRoom: TOANoRoomSend, Timestamps: TimestampsKeep,
 				NoFlow: NoFlowDrop, TOAKind: 253, TCPChecks: TCPChecksOff, Timeouts: times,
 				Backends: []Backend{{addrPort("10.0.2.1:53"), 1}},
 			},
 			{
-				Name: "dns-tcp", Address: addrPort("192.0.2.10:53"), Protocol: TCP, Mode: DNAT, Scheduler: RR,
+				Name: "dns-tcp", Address: addrPort("192.0.2.10:53"), Protocol: TCP, Mode: DNAT, Replies: RepliesElsewhere, Scheduler: RR,
 				ClientAddress: ClientAddressNone, TOANoRoom: TOANoRoomSend, Timestamps: TimestampsStrip,
 				NoFlow: NoFlowDrop, TOAKind: 253, TCPChecks: TCPChecksOff, Timeouts: times,
 				Backends: []Backend{{addrPort("10.0.2.1:53"), 1}},
 			},
 			{
-				Name: "far", Address: addrPort("192.0.2.11:80"), Protocol: TCP, Mode: Tunnel, Scheduler: WRR,
+				Name: "far", Address: addrPort("192.0.2.11:80"), Protocol: TCP, Mode: Tunnel, Replies: RepliesHere, Scheduler: WRR,
 				Encapsulation: EncapsulationVXLAN, EncapsulationPort: 8472, EncapsulationSource: netip.MustParsePrefix("2001:db8:9::/96"),
 				VNI: 16777215, VXLANMAC: MAC{2, 0, 0, 0, 0, 0xff},
 				ClientAddress: ClientAddressNone, TOANoRoom: TOANoRoomSend, Timestamps: TimestampsKeep,

@@ -29,6 +29,18 @@ const (
 	DSRL2
 	// Tunnel is DSRL2 for backends beyond routers: packets travel in another one.
 	Tunnel
+	// SNAT is the other half of a DNAT whose Replies are RepliesElsewhere: only the
+	// backends' answers come here.
+	SNAT
+)
+
+// Replies is where a DNAT service's backends send their answers.
+type Replies uint8
+
+// Where answers go.
+const (
+	RepliesHere      Replies = iota + 1 // to this l4fwd, which rewrites them by their flow
+	RepliesElsewhere                    // to a service of mode snat, on another machine or on this one
 )
 
 // Scheduler chooses the backend of a new flow.
@@ -147,9 +159,10 @@ type names []string
 
 var (
 	protocolNames      = names{"tcp", "udp"}
-	modeNames          = names{"full-nat", "dnat", "dsr-l2", "tunnel"}
+	modeNames          = names{"full-nat", "dnat", "dsr-l2", "tunnel", "snat"}
 	encapsulationNames = names{"none", "ipip", "gre", "gue", "fou", "vxlan"}
 	schedulerNames     = names{"rr", "wrr", "sh", "maglev"}
+	repliesNames       = names{"here", "elsewhere"}
 	clientAddressNames = names{"none", "toa", "proxy-v1", "proxy-v2"}
 	toaNoRoomNames     = names{"send-without", "drop"}
 	timestampsNames    = names{"strip", "keep", "translate"}
@@ -186,6 +199,9 @@ func (p Protocol) String() string { return protocolNames.name(uint8(p)) }
 
 // Direct reports whether backends answer clients past l4fwd.
 func (m Mode) Direct() bool { return m == DSRL2 || m == Tunnel }
+
+// String returns the name used in the configuration.
+func (r Replies) String() string { return repliesNames.name(uint8(r)) }
 
 // String returns the name used in the configuration.
 func (m Mode) String() string { return modeNames.name(uint8(m)) }

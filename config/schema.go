@@ -189,7 +189,7 @@ var serviceFields = []field[Service]{
 		"full-nat: backends see a local address. dnat: they see the client, and must\n"+
 			"send replies through l4fwd. dsr-l2: neighbours that have the VIP get packets as\n"+
 			"they are, and answer past l4fwd. tunnel: the same for backends beyond routers.\n"+
-			"Required.").require(),
+			"snat: nothing but the answers of a dnat elsewhere. Required.").require(),
 	enum("encapsulation", encapsulationNames, func(s *Service) *Encapsulation { return &s.Encapsulation },
 		"What packets travel in to the backends (tunnel)."),
 	plain("encapsulation_port", number, wantInt(0, 65535), func(s *Service) *uint16 { return &s.EncapsulationPort },
@@ -206,6 +206,9 @@ var serviceFields = []field[Service]{
 	plain("vxlan_mac", text, wantMAC, func(s *Service) *MAC { return &s.VXLANMAC }, parseMAC,
 		func(m MAC) string { return strconv.Quote(m.String()) },
 		"MAC address of the backends' VXLAN interfaces, one for all (vxlan)."),
+	enum("replies", repliesNames, func(s *Service) *Replies { return &s.Replies },
+		"Where backends send their answers (dnat). here: through this l4fwd. elsewhere: to\n"+
+			"a service of mode snat, on whatever machine."),
 	enum("scheduler", schedulerNames, func(s *Service) *Scheduler { return &s.Scheduler },
 		"rr: in turn. wrr: in turn by weight. sh: by client address. maglev: by client\n"+
 			"address and port, with few changes when backends come and go."),

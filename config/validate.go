@@ -18,6 +18,8 @@ type validator struct {
 	locals map[netip.Addr]int
 	// vips maps each VIP to the first service that has it.
 	vips map[netip.Addr]int
+	// answers maps each backend of mode snat to the service it answers for.
+	answers map[endpoint]int
 	// local4 and local6 tell whether there is a local address of the family, or
 	// an entry that may have been meant as one.
 	local4, local6 bool
@@ -26,7 +28,7 @@ type validator struct {
 // validate returns everything that is wrong with c apart from the values
 // themselves.
 func (c *Config) validate() Errors {
-	v := &validator{c: c, locals: map[netip.Addr]int{}, vips: map[netip.Addr]int{}}
+	v := &validator{c: c, locals: map[netip.Addr]int{}, vips: map[netip.Addr]int{}, answers: map[endpoint]int{}}
 	v.interfaces()
 	v.resources()
 	v.localAddresses()
@@ -133,10 +135,6 @@ func (v *validator) services() {
 	if len(c.Services) == 0 && (c.Services != nil || !c.given("services")) {
 		v.fail("services", "at least one service is needed")
 	}
-	type endpoint struct {
-		addr  netip.AddrPort
-		proto Protocol
-	}
 	byName, byAddress := map[string]int{}, map[endpoint]int{}
 	for i, s := range c.Services {
 		path := fmt.Sprintf("services[%d]", i)
@@ -146,6 +144,7 @@ func (v *validator) services() {
 			byName[s.Name] = i
 		}
 		v.clientAddress(path, s)
+		v.halves(path, s)
 		if s.OnePacket && s.Protocol == TCP {
 			v.fail(path+".one_packet", "one_packet is for udp; a TCP connection stays with its backend")
 		}
@@ -154,7 +153,7 @@ func (v *validator) services() {
 		if !s.Address.IsValid() {
 			continue
 		}
-		e := endpoint{s.Address, s.Protocol}
+		e := endpoint{s.Address, s.Protocol, s.Mode == SNAT}
 		if j, again := byAddress[e]; again && s.Protocol != 0 {
 			v.fail(path+".address", "%v %v is already services[%d]", s.Address, s.Protocol, j)
 		} else {
@@ -166,6 +165,29 @@ func (v *validator) services() {
 		}
 		if j, ok := v.locals[vip]; ok {
 			v.fail(path+".address", "the VIP %v is also a local address (local_addresses[%d])", vip, j)
+		}
+	}
+}
+
+// endpoint is an address as one of the two halves of a DNAT, or the whole, has it.
+type endpoint struct {
+	addr    netip.AddrPort
+	proto   Protocol
+	answers bool
+}
+
+// halves checks what a service of mode snat, which keeps no flows, and one with
+// replies elsewhere can have.
+func (v *validator) halves(path string, s Service) {
+	if s.Replies == RepliesElsewhere && s.Mode != DNAT && s.Mode != 0 {
+		v.fail(path+".replies", "elsewhere is for dnat; in %v it is settled where replies go", s.Mode)
+	}
+	if s.Mode != SNAT {
+		return
+	}
+	for _, key := range []string{"scheduler", "client_address", "toa_no_room", "timestamps", "one_packet", "no_flow", "toa_kind", "tcp_checks", "timeouts"} {
+		if v.c.given(path + "." + key) {
+			v.fail(path+"."+key, "snat keeps no flows and chooses no backends: it cannot have %s", key)
 		}
 	}
 }
@@ -230,6 +252,14 @@ func (v *validator) backends(i int) {
 		} else {
 			first[b.Address] = j
 		}
+		if s.Mode == SNAT {
+			e := endpoint{b.Address, s.Protocol, true}
+			if k, again := v.answers[e]; again && k != i {
+				v.fail(path, "%v %v answers for services[%d] already", b.Address, s.Protocol, k)
+			} else {
+				v.answers[e] = i
+			}
+		}
 		if k, ok := v.vips[a]; ok {
 			v.fail(path, "%v is the VIP of services[%d]", a, k)
 		}
@@ -257,7 +287,7 @@ func (v *validator) families(s Service, base, path string, backend netip.Addr) {
 		vip := s.Address.Addr()
 		switch {
 		case vip.Is4() == backend.Is4():
-		case s.Mode == DNAT || s.Mode == DSRL2:
+		case s.Mode == DNAT || s.Mode == DSRL2 || s.Mode == SNAT:
 			v.fail(path, "%v keeps the family: an %s VIP cannot have %s backends", s.Mode, family(vip), family(backend))
 		case s.Mode == FullNAT && vip.Is4():
 			v.fail(path, "an IPv4 VIP cannot have IPv6 backends")

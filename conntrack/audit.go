@@ -55,7 +55,7 @@ func (t *Table) auditBuckets() error {
 	for r := range t.entries {
 		switch e := &t.entries[r]; {
 		case e.Proto == 0:
-		case e.Mode == DirectReturn, !e.linkedForward():
+		case e.Mode.OneWay(), !e.linkedForward():
 			want++
 		default:
 			want += 2

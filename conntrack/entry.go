@@ -24,7 +24,11 @@ const (
 	FullNAT      Mode = iota // reply: backend → local address, local port
 	DNAT                     // reply: backend → client
 	DirectReturn             // the reply never passes here; only the forward tuple is linked
+	DNATOneWay               // DNAT, but the reply is somebody else's to rewrite; else as DirectReturn
 )
+
+// OneWay reports whether only the client's packets of a flow come by.
+func (m Mode) OneWay() bool { return m >= DirectReturn }
 
 // Ref names an entry of one table. 0 is never a flow.
 type Ref uint32

@@ -3,9 +3,9 @@ package conntrack
 import "github.com/l4fwd/l4fwd/packet"
 
 // halfOpenAtFirst reports whether a new flow must prove that both ends exist.
-// UDP answered directly to the client never could.
+// UDP whose answers do not come by never could.
 func halfOpenAtFirst(e *Entry) bool {
-	return e.Proto == packet.ProtoTCP || e.Mode != DirectReturn
+	return e.Proto == packet.ProtoTCP || !e.Mode.OneWay()
 }
 
 // pushHalfOpen counts r as the youngest half-open flow.

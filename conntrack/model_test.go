@@ -41,7 +41,7 @@ func drawFlow(rt *rapid.T) Entry {
 		Client:     addr4(0xc6336401 + rapid.Uint32Range(0, 2).Draw(rt, "client")),
 		ClientPort: rapid.Uint16Range(1, 3).Draw(rt, "client port"),
 		Proto:      packet.ProtoTCP,
-		Mode:       rapid.SampledFrom([]Mode{FullNAT, FullNAT, DNAT, DirectReturn}).Draw(rt, "mode"),
+		Mode:       rapid.SampledFrom([]Mode{FullNAT, FullNAT, DNAT, DirectReturn, DNATOneWay}).Draw(rt, "mode"),
 	}
 	switch rapid.IntRange(0, 3).Draw(rt, "family") {
 	case 0:
@@ -240,7 +240,7 @@ func checkTable(rt *rapid.T, t *Table, tw *twin, dir *Directory) {
 		}
 	}
 	for r, e := range tw.flows {
-		links += 1 + b2i(e.Mode != DirectReturn)
+		links += 1 + b2i(!e.Mode.OneWay())
 		fwd, rev := tuples(&e, dir)
 		if !t.Entry(r).fits(&fwd, rev, dir) {
 			rt.Fatalf("flow %d is not what was inserted", r)

@@ -14,7 +14,7 @@ import "github.com/l4fwd/l4fwd/packet"
 func (e *Entry) Plain(p *packet.Packet) bool {
 	const deciding = packet.ACK | packet.FIN | packet.SYN | packet.RST
 	return p.TCPFlags&deciding == packet.ACK && e.State == Established &&
-		e.Flags&(HalfOpen|HasServerISN) == HasServerISN && e.Mode != DirectReturn
+		e.Flags&(HalfOpen|HasServerISN) == HasServerISN && !e.Mode.OneWay()
 }
 
 // Answered reports whether e is a UDP flow in which both sides have sent: one whose

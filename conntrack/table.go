@@ -178,7 +178,7 @@ const insertTicks = 3 * TicksPerSecond
 // Insert takes a new flow in. tmpl holds what the caller knows: Client,
 // ClientPort, LocalPort, Service, Backend, Local, Proto, Mode, SeqDelta, sums,
 // hop and V6 flags; everything else starts at zero. fwd is the tuple of the
-// client's packets, rev that of the server's, nil exactly for DirectReturn.
+// client's packets, rev that of the server's, nil exactly if the mode is OneWay.
 // Both must agree with tmpl and dir, or the status is Mismatch.
 //
 // The flow counts as half-open until both sides were heard (see Track). If
@@ -248,7 +248,7 @@ func (e *Entry) fits(fwd, rev *packet.Tuple, dir *Directory) bool {
 		return false
 	}
 	if rev == nil {
-		return e.Mode == DirectReturn
+		return e.Mode.OneWay()
 	}
 	return e.isReply(rev, dir)
 }
@@ -285,7 +285,7 @@ func (t *Table) Remove(r Ref) {
 	if e.linkedForward() {
 		t.unlink(e.fwdHash, cand(r, Forward))
 	}
-	if e.Mode != DirectReturn {
+	if !e.Mode.OneWay() {
 		t.unlink(e.revHash, cand(r, Reply))
 	}
 	t.unlinkWheel(r, e)

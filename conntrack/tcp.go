@@ -7,7 +7,7 @@ func (t *Table) trackTCP(r Ref, e *Entry, d Dir, p *packet.Packet, frame []byte,
 	if e.State >= UDPOneWay {
 		return Pass // a template of another protocol's state: nothing to judge by
 	}
-	if e.Mode == DirectReturn {
+	if e.Mode.OneWay() {
 		return t.trackOneWay(r, e, p, now, pol)
 	}
 	switch f := p.TCPFlags; {

@@ -8,7 +8,7 @@ import "github.com/l4fwd/l4fwd/packet"
 // packet is counted, dropped ones included.
 //
 // Only what fits the connection moves its state, whatever the policy's Checks;
-// they say what becomes of the rest. With DirectReturn all packets are taken for
+// they say what becomes of the rest. With a mode that is OneWay all packets are taken for
 // the client's. After Reopen nothing has changed but the counters: the caller
 // reads what it wants to keep from the Entry, Removes it, Inserts the flow anew
 // with a fresh backend, port and SeqDelta, and Tracks the packet again.

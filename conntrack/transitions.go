@@ -16,7 +16,7 @@ const (
 )
 
 // oneWay is the third view in transitions, after the two directions: the
-// client's segments where the server's take another way (DirectReturn).
+// client's segments where the server's take another way.
 const oneWay = 2
 
 // reopen in place of a state: the segment begins a new connection.

@@ -60,6 +60,9 @@ func (d *Daemon) checkHost(context.Context, *undo) error {
 func (h *hostPorts) conflicts(c *config.Config, own map[netip.Addr]bool) (errs []error) {
 	for i := range c.Services {
 		s := &c.Services[i]
+		if s.Mode == config.SNAT {
+			continue // takes nothing of its VIP
+		}
 		for _, b := range h.bound {
 			if vip := s.Address.Addr(); own[vip] && b.proto == s.Protocol && b.port == s.Address.Port() && b.takes(vip) {
 				errs = append(errs, fmt.Errorf("service %s: %v is an address of this host, and a program listens on its %v port %d (%v): "+

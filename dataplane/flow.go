@@ -152,11 +152,10 @@ var untracked = [conntrack.NumOutcomes]Verdict{
 	conntrack.DropNoFlow:   DropNoFlow,
 }
 
-// relayError translates an ICMP error about flow r and sends it the way it was
-// going.
-func (w *Worker) relayError(i int, r conntrack.Ref, dir conntrack.Dir) Verdict {
+// relayError translates row i, an ICMP error about flow e, and sends it the way it
+// was going.
+func (w *Worker) relayError(i int, e *conntrack.Entry, dir conntrack.Dir) Verdict {
 	p := &w.b.pkt[i]
-	e := w.table.Entry(r)
 	frame := w.frame(i)
 	if w.spent(p, frame) {
 		return DropTTL // no error about an error

@@ -16,10 +16,10 @@ func (w *Worker) aside(i int, r conntrack.Ref, dir conntrack.Dir, handed bool) V
 	case r == 0:
 		return w.miss(i, handed)
 	}
-	if w.table.Entry(r).Mode == conntrack.DirectReturn {
-		return w.direct(i, r)
+	if e := w.table.Entry(r); e.Mode != conntrack.DirectReturn {
+		return w.relayError(i, e, dir)
 	}
-	return w.relayError(i, r, dir)
+	return w.direct(i, r)
 }
 
 // fragment is aside for a fragment whose ports are known.

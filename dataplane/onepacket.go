@@ -26,14 +26,14 @@ func (w *Worker) fromClient(i int, r conntrack.Ref) Verdict {
 // one had flow r, unless the service does not want that any more.
 func (w *Worker) openAnother(i int, r conntrack.Ref) Verdict {
 	e := w.table.Entry(r)
-	id, direct := e.Service, e.Mode == conntrack.DirectReturn
+	id, mode := e.Service, e.Mode
 	if svc := &w.snap.Services[id]; svc.Set == nil || !svc.OnePacket {
-		if direct {
+		if mode == conntrack.DirectReturn {
 			return w.direct(i, r)
 		}
 		return w.forward(i, r)
 	}
-	if direct {
+	if mode.OneWay() {
 		w.close(r) // it has no answer to wait for
 	}
 	return w.begin(i, int32(id))

@@ -18,7 +18,11 @@ func (w *Worker) miss(i int, handed bool) Verdict {
 	if svc < 0 {
 		owned = w.snap.names.owner(p.Dst)
 	}
-	if w.owners.workers > 1 {
+	var from *answerer
+	if svc < 0 && owned == notOwned {
+		from = w.snap.answererOf(p)
+	}
+	if w.owners.workers > 1 && (from == nil || from.tracked) {
 		switch owner := w.ownerOf(p, svc, owned); {
 		case owner == w.id:
 		case handed:
@@ -34,6 +38,8 @@ func (w *Worker) miss(i int, handed bool) Verdict {
 		svc, owned = notOwned, w.snap.names.owner(p.Dst)
 	}
 	switch {
+	case from != nil:
+		return w.answerFor(i, from)
 	case svc < 0 && (owned == notOwned || owned == formerLocal):
 		return w.pass(i)
 	case svc < 0 && owned != ownedVIP:
@@ -68,7 +74,7 @@ func (w *Worker) begin(i int, id int32) Verdict {
 // p is addressed to, or negative; owned is what p's destination is then.
 func (w *Worker) ownerOf(p *packet.Packet, svc, owned int32) int {
 	switch {
-	case svc >= 0 && w.snap.Services[svc].Mode != conntrack.DNAT: // direct return has but one direction
+	case svc >= 0 && w.snap.Services[svc].Mode != conntrack.DNAT: // what is one-way has but one direction
 		return w.owners.forward(&p.Tuple)
 	case svc >= 0:
 		return w.owners.client(p.Src, p.SrcPort)
@@ -187,7 +193,7 @@ func (w *Worker) insert(i int, svc *Service, id, backend uint32) (conntrack.Ref,
 	switch svc.Mode {
 	case conntrack.DNAT:
 		w.table.Prefetch(rev) // Pick has seen to it where it chooses the tuple
-	case conntrack.DirectReturn:
+	case conntrack.DirectReturn, conntrack.DNATOneWay:
 		rev = nil // never seen
 	}
 	if v := w.fits(i, svc, &e); v != Forwarded {

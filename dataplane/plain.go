@@ -50,7 +50,7 @@ func (s *Snapshot) wayTo(backend, id uint32) way {
 	}
 	v4 := vip.Addr.Is4()
 	switch plain := !s.KeepTTL && svc.Proxy == nat.NoProxy && svc.Timestamps != nat.TSTranslate && svc.TOAKind != packet.OptTimestamps; {
-	case !plain || svc.Mode == conntrack.DirectReturn || v4 != server.Addr.Is4():
+	case !plain || svc.Mode.OneWay() || v4 != server.Addr.Is4():
 	case v4:
 		w.header, w.ttlAt = packet.IPv4MinLen, packet.IPv4TTL
 	default:

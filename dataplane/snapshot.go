@@ -26,6 +26,10 @@ type Snapshot struct {
 	// without a flow are answered by a RST.
 	resetting nameTable
 	dnat      bool // there is a service of this mode
+	// answering: (real server, port, protocol) of services with ReturnOnly → index in
+	// answerers.
+	answering nameTable
+	answerers []answerer
 	Locality  []Locality
 }
 
@@ -45,6 +49,9 @@ type Service struct {
 	// OnePacket gives every datagram of a client a flow, and so a backend, of its
 	// own; UDP only.
 	OnePacket bool
+	// ReturnOnly, with mode DNAT, makes it the other half of DNAT: only servers' answers
+	// come here, and their source becomes the VIP, see answerFor.
+	ReturnOnly bool
 	// ResetStray answers a segment without flow by a RST instead of silence, in
 	// Full-NAT also one of a backend's.
 	ResetStray bool
@@ -116,6 +123,7 @@ type ServiceSpec struct {
 	Timestamps nat.TSPolicy
 	MSSClamp   uint16
 	ResetStray bool
+	ReturnOnly bool
 	Timeouts   conntrack.Timeouts
 	TCPChecks  conntrack.Checks
 	OnePacket  bool
@@ -168,12 +176,17 @@ type serviceKey struct {
 	vip       conntrack.Endpoint
 	proxy     nat.ProxyVersion
 	translate bool
-	direct    bool
+	oneWay    conntrack.Mode // 0 unless it is one
+	answers   bool           // ReturnOnly: another l4fwd's, or this one's, other half has the VIP
 }
 
 // serviceID is the id of a service.
 func (r *Registry) serviceID(s *ServiceSpec) int {
-	id := r.services.id(serviceKey{s.VIP, s.Proxy, s.Timestamps == nat.TSTranslate, s.Mode == conntrack.DirectReturn})
+	k := serviceKey{vip: s.VIP, proxy: s.Proxy, translate: s.Timestamps == nat.TSTranslate, answers: s.ReturnOnly}
+	if s.Mode.OneWay() {
+		k.oneWay = s.Mode
+	}
+	id := r.services.id(k)
 	if id == len(r.vips) {
 		r.vips = append(r.vips, s.VIP)
 	}
@@ -253,12 +266,13 @@ func (r *Registry) Build(spec Spec) (*Snapshot, error) {
 	}
 	for id, svc := range all {
 		snap.Services[id] = svc
-		snap.dnat = snap.dnat || svc.Mode == conntrack.DNAT
+		snap.dnat = snap.dnat || svc.Mode == conntrack.DNAT && !svc.ReturnOnly
 	}
 	r.last = snap.Services
 	snap.names = snap.nameAll(spec.Locals)
 	snap.locals = snap.localsAlone()
 	snap.resetting = snap.resettingServers()
+	snap.answering, snap.answerers = snap.nameAnswerers()
 	snap.Locality = r.localities(snap, spec.Seed)
 	return snap, nil
 }
@@ -275,7 +289,7 @@ func (r *Registry) service(id int, s *ServiceSpec, seed uint64) (svc Service, er
 		Policy: conntrack.Policy{Timeouts: s.Timeouts, Checks: s.TCPChecks},
 		TOA:    s.TOA, TOAOnly: s.TOAOnly, TOAKind: s.TOAKind, Proxy: s.Proxy,
 		Timestamps: s.Timestamps, MSSClamp: s.MSSClamp,
-		OnePacket: s.OnePacket, ResetStray: s.ResetStray, Tunnel: s.Tunnel,
+		OnePacket: s.OnePacket, ResetStray: s.ResetStray, Tunnel: s.Tunnel, ReturnOnly: s.ReturnOnly,
 	}
 	set := make([]balance.Backend, 0, len(s.Backends))
 	for _, b := range s.Backends {
@@ -300,6 +314,9 @@ func (s *Snapshot) nameAll(locals []packet.Addr) nameTable {
 		keys[nameKey{addr: a}] = formerLocal
 	}
 	for id, vip := range s.Directory.Services {
+		if s.Services[id].ReturnOnly {
+			continue // the VIP is somebody else's
+		}
 		k := nameKey{vip.Addr, vip.Port, vip.Proto}
 		if s.Services[id].Set != nil {
 			keys[k], keys[nameKey{addr: vip.Addr}] = int32(id), ownedVIP

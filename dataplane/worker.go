@@ -78,6 +78,7 @@ type Worker struct {
 	refused refused         // SYNs that may come again
 	pace    pace
 	former  conntrack.Entry // the flow that a new one takes the place of
+	passing conntrack.Entry // see answerFor
 	count   Counts
 	stages  *StageClock // nil: nobody asks
 

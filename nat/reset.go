@@ -85,7 +85,7 @@ var _ [resetRoom - packet.VLANEthLen - MaxOverhead]byte
 // off.
 //
 // ok is false if the flow is not Resettable, if its ids mean nothing in dir, if the
-// chunk is shorter than 124 bytes, or, with direct return, towards the client, whose
+// chunk is shorter than 124 bytes, or, where replies take another way, towards the client, whose
 // numbers nobody here has seen; the server then gets a RST without ACK.
 func BuildReset(chunk []byte, e *conntrack.Entry, d conntrack.Dir, dir *conntrack.Directory, header int) (off, n int, ok bool) {
 	src, dst, ports, ok := serverSide(e, dir)
@@ -95,13 +95,13 @@ func BuildReset(chunk []byte, e *conntrack.Entry, d conntrack.Dir, dir *conntrac
 	}
 	seq, ack, flags := e.Win[conntrack.Forward].End+e.SeqDelta+uint32(header), e.Win[conntrack.Reply].End, uint8(packet.RST|packet.ACK)
 	switch {
-	case d == conntrack.Reply && e.Mode == conntrack.DirectReturn:
+	case d == conntrack.Reply && e.Mode.OneWay():
 		return 0, 0, false
 	case d == conntrack.Reply:
 		vip := &dir.Services[e.Service]
 		src, dst, ports = vip.Addr, e.Client, uint32(vip.Port)<<16|uint32(e.ClientPort)
 		seq, ack = ack, e.Win[conntrack.Forward].End
-	case e.Mode == conntrack.DirectReturn:
+	case e.Mode.OneWay():
 		ack, flags = 0, packet.RST
 	}
 	if src.Is4() != dst.Is4() {

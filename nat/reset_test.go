@@ -120,6 +120,7 @@ func TestBuildReset(t *testing.T) {
 		{name: "Full-NAT 6", f: flow6(conntrack.FullNAT), toClient: end{"2001:db8::10", "2001:db8:9::7"}, toServer: end{"2001:db8:1::10", "2001:db8:1::20"}, seq: 744},
 		{name: "NAT64", f: nat64, toClient: end{"2001:db8::10", "2001:db8:9::7"}, toServer: end{"10.0.1.10", "10.0.1.20"}, seq: 744},
 		{name: "DNAT", f: flow4(conntrack.DNAT), mode: conntrack.DNAT, toClient: end{"192.0.2.10", "198.51.100.7"}, toServer: end{"198.51.100.7", "10.0.1.20"}, seq: 744},
+		{name: "DNAT, one way", f: flow4(conntrack.DNAT), mode: conntrack.DNATOneWay, toServer: end{"198.51.100.7", "10.0.1.20"}, seq: 744, oneWay: true},
 		{name: "direct return", f: flow4(conntrack.DNAT), mode: conntrack.DirectReturn, toServer: end{"198.51.100.7", "192.0.2.10"}, seq: 744, oneWay: true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -145,7 +146,10 @@ func TestBuildReset(t *testing.T) {
 				if d == 1 {
 					sport, dport, seq, ack = 80, e.ClientPort, serverEnd, clientEnd
 				} else if c.oneWay {
-					dport, ack, flags = 80, 0, 4 // the server has the VIP
+					ack, flags = 0, 4
+				}
+				if c.mode == conntrack.DirectReturn {
+					dport = 80 // the server has the VIP
 				}
 				link := ether(src.Is4(), false)
 				clear(link[:12])

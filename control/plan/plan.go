@@ -44,6 +44,10 @@ func Spec(c *config.Config) dataplane.Spec {
 			TCPChecks:  checks[s.TCPChecks],
 			OnePacket:  s.OnePacket,
 			Tunnel:     tunnel(s),
+			ReturnOnly: s.Mode == config.SNAT,
+		}
+		if s.Mode == config.DNAT && s.Replies == config.RepliesElsewhere {
+			out.Mode = conntrack.DNATOneWay
 		}
 		for _, b := range s.Backends {
 			out.Backends = append(out.Backends, dataplane.BackendSpec{
@@ -91,6 +95,7 @@ var modes = map[config.Mode]conntrack.Mode{
 	config.DNAT:    conntrack.DNAT,
 	config.DSRL2:   conntrack.DirectReturn,
 	config.Tunnel:  conntrack.DirectReturn,
+	config.SNAT:    conntrack.DNAT,
 }
 
 var encapsulations = map[config.Encapsulation]nat.Encapsulation{
@@ -186,12 +191,14 @@ func Rules(c *config.Config, host []netip.Addr) (r steer.Rules, refused []netip.
 	for i := range c.Services {
 		s := &c.Services[i]
 		proto := protocol(s.Protocol)
-		if vip := s.Address.Addr(); own[vip] {
+		if vip := s.Address.Addr(); s.Mode == config.SNAT {
+			// The VIP is the other half's.
+		} else if own[vip] {
 			r.Services = append(r.Services, steer.ServiceRule{Addr: vip, Proto: proto, Port: s.Address.Port()})
 		} else {
 			r.Addrs = append(r.Addrs, vip)
 		}
-		if s.Mode != config.DNAT {
+		if s.Mode != config.SNAT && (s.Mode != config.DNAT || s.Replies == config.RepliesElsewhere) {
 			continue
 		}
 		for _, b := range s.Backends {

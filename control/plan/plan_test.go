@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"testing"
@@ -261,5 +262,38 @@ func TestRules(t *testing.T) {
 				t.Errorf("refused (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// TestHalves: the two halves of a DNAT, as two machines have them, or one.
+func TestHalves(t *testing.T) {
+	c := parse(t, `
+interfaces: [{name: eth1}]
+services:
+  - {name: there, address: "192.0.2.10:80", protocol: tcp, mode: dnat, replies: elsewhere, backends: [{address: "10.0.1.20:8080"}]}
+  - {name: back, address: "192.0.2.10:80", protocol: tcp, mode: snat, backends: [{address: "10.0.1.20:8080"}]}
+  - {name: back-only, address: "192.0.2.11:80", protocol: tcp, mode: snat, backends: [{address: "10.0.1.21:8080"}]}
+`[1:])
+	var got []string
+	for _, s := range Spec(c).Services {
+		got = append(got, fmt.Sprint(s.Name, " ", s.Mode, " ", s.ReturnOnly))
+	}
+	want := []string{
+		fmt.Sprint("there ", conntrack.DNATOneWay, " false"), fmt.Sprint("back ", conntrack.DNAT, " true"),
+		fmt.Sprint("back-only ", conntrack.DNAT, " true"),
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+	// The VIP is taken by the half that has it; what the servers send, by the other.
+	rules, _ := Rules(c, []netip.Addr{addr("192.0.2.11")})
+	if d := cmp.Diff(steer.Rules{
+		Addrs:     []netip.Addr{addr("192.0.2.10")},
+		HostAddrs: []netip.Addr{addr("192.0.2.11")},
+		Backends: []steer.ServiceRule{
+			{Addr: addr("10.0.1.20"), Proto: packet.ProtoTCP, Port: 8080}, {Addr: addr("10.0.1.21"), Proto: packet.ProtoTCP, Port: 8080},
+		},
+	}, rules, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); d != "" {
+		t.Error(d)
 	}
 }

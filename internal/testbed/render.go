@@ -16,7 +16,7 @@ type Service struct {
 	Port          uint16     // of the VIP
 	BackendPort   uint16
 	Protocol      string // tcp, udp
-	Mode          string // full-nat, dnat, dsr-l2, tunnel
+	Mode          string // full-nat, dnat, dsr-l2, tunnel, snat
 	ClientAddress string // none, toa; "" = left out
 	Scheduler     string // "" = wrr
 	Weights       []int  // of the servers in order; missing ones are 1
@@ -85,7 +85,10 @@ func (t *Topology) renderService(b *strings.Builder, s Service) {
 	}
 	fmt.Fprintf(b, "  - name: %s\n", s.Name)
 	fmt.Fprintf(b, "    address: %q\n", netip.AddrPortFrom(address, s.Port))
-	fmt.Fprintf(b, "    protocol: %s\n    mode: %s\n    scheduler: %s\n", s.Protocol, s.Mode, scheduler)
+	fmt.Fprintf(b, "    protocol: %s\n    mode: %s\n", s.Protocol, s.Mode)
+	if s.Mode != "snat" {
+		fmt.Fprintf(b, "    scheduler: %s\n", scheduler)
+	}
 	if s.ClientAddress != "" {
 		fmt.Fprintf(b, "    client_address: %s\n", s.ClientAddress)
 	}
