@@ -70,6 +70,7 @@ var Cold = map[string]string{
 	"dataplane/route/table.go:Size":               "counters are read for statistics",
 	"dataplane/route/table.go:WithHops":           "routes are built by the control plane",
 	"dataplane/route/table.go:index":              "routes are built by the control plane",
+	"dataplane/snat.go:nameAnswerers":             "part of a snapshot",
 	"dataplane/snapshot.go":                       "the control plane builds a snapshot",
 	"dataplane/spsc.go:newSPSC":                   "workers are made at start",
 	"dataplane/stages.go:String":                  "for people",
