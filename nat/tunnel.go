@@ -220,17 +220,21 @@ func sumOf(in []byte, p *packet.Packet) uint64 {
 // outerTTL is that of every tunnel's packets (RFC 1700, as RFC 2003 section 3.1 asks).
 const outerTTL = 64
 
-// putOuter4 writes the outer IPv4 header of a packet with size bytes behind it.
+// putOuter4 writes the outer IPv4 header of a packet with size bytes behind it. The
+// checksum is made of what is written, not of what stands there then: to read bytes
+// that were just stored in other pieces takes as long as all the rest.
 func putOuter4(h []byte, tos, proto uint8, size int, fragmentable bool, o *Outer) {
-	binary.BigEndian.PutUint32(h, 0x45<<24|uint32(tos)<<16|uint32(packet.IPv4MinLen+size))
-	binary.BigEndian.PutUint32(h[packet.IPv4ID:], packet.IPv4DontFragment)
+	h = h[:packet.IPv4MinLen]
+	first := 0x45<<24 | uint32(tos)<<16 | uint32(packet.IPv4MinLen+size)
+	second := uint32(packet.IPv4DontFragment)
 	if fragmentable {
-		binary.BigEndian.PutUint32(h[packet.IPv4ID:], uint32(o.ID)<<16)
+		second = uint32(o.ID) << 16
 	}
-	binary.BigEndian.PutUint32(h[packet.IPv4TTL:], outerTTL<<24|uint32(proto)<<16)
-	o.Src.Put4(h[packet.IPv4Src:])
-	o.Dst.Put4(h[packet.IPv4Dst:])
-	binary.BigEndian.PutUint16(h[packet.IPv4Checksum:], packet.Checksum(h, 0))
+	third, src, dst := outerTTL<<24|uint32(proto)<<16, o.Src.V4(), o.Dst.V4()
+	third |= uint32(^packet.Fold(uint64(first) + uint64(second) + uint64(third) + uint64(src) + uint64(dst)))
+	binary.BigEndian.PutUint64(h, uint64(first)<<32|uint64(second))
+	binary.BigEndian.PutUint64(h[packet.IPv4TTL:], uint64(third)<<32|uint64(src))
+	binary.BigEndian.PutUint32(h[packet.IPv4Dst:], dst)
 }
 
 // putOuter6 is putOuter4 for IPv6. The flow label is the flow's (RFC 6438), never 0.
