@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/netip"
@@ -72,6 +73,29 @@ func (wr wrapping) unwrap(t *testing.T, ns *testbed.Namespace, d *testbed.Device
 			wr.carry(t, c, tun)
 		}()
 	}
+}
+
+// byRS has `l4fwd rs decap` unwrap instead.
+func (wr wrapping) byRS(t *testing.T, r *rig, i int) {
+	t.Helper()
+	path, err := testbed.Build(t.Context(), "./cmd/l4fwd", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"rs", "decap", "--dev", r.ServerDevs[i].Name, "--fou-port", "5555"}
+	for _, f := range testbed.Families {
+		args = append(args, "--vip", r.VIP(f, 0).String(), "--from", r.LBServer.Addr(f).String())
+	}
+	// It has to live until the cleanup, at which t's context is over.
+	p, err := r.Topology.Servers[i].StartProcess(context.Background(), testbed.ProcessOptions{Path: path, Args: args, Ready: "ready"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := p.Terminate(limit); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // kernel makes a VXLAN interface with the MAC address that l4fwd sends to.
