@@ -172,18 +172,24 @@ func through(t testing.TB, d *Decap, frame []byte) (out []byte, counted map[stri
 	must(t, err)
 	verdict, out, err := d.objs.L4fwdDecap.Test(frame)
 	must(t, err)
-	after, err := d.Stats()
+	if verdict == 1 { // XDP_DROP
+		out = nil
+	}
+	return out, d.counted(t, before)
+}
+
+// counted is what has been counted since, zeros left out.
+func (d *Decap) counted(t testing.TB, since []Count) map[string]uint64 {
+	t.Helper()
+	now, err := d.Stats()
 	must(t, err)
-	counted = make(map[string]uint64)
-	for i, c := range after {
-		if n := c.Value - before[i].Value; n > 0 {
-			counted[c.Name] = n
+	out := make(map[string]uint64)
+	for i, c := range now {
+		if n := c.Value - since[i].Value; n > 0 {
+			out[c.Name] = n
 		}
 	}
-	if verdict == 1 { // XDP_DROP
-		return nil, counted
-	}
-	return out, counted
+	return out
 }
 
 // forms are all ways to wrap.
