@@ -48,14 +48,14 @@ names them in the TCP option TOA. Servers need no change and no restart.
 
 Only connections from the balancer's addresses are looked at. Runs until SIGINT,
 SIGTERM or SIGHUP.`,
-		Example: `  l4fwd rs toa --from 10.0.1.10 --from 2001:db8:1::10
+		Example: `  l4fwd rs toa --from 10.0.1.10-10.0.1.13 --from 2001:db8:1::10
   l4fwd rs toa --from 10.0.1.0/28 --cgroup /sys/fs/cgroup/system.slice/nginx.service
   l4fwd rs toa --from 10.0.1.0/28 --kind 254 --kind 252`,
 		Args: cobra.NoArgs,
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.Cgroup, "cgroup", "", "`PATH` of the cgroup2 directory; the root if not given")
-	f.StringSliceVar(&from, "from", nil, "address or `PREFIX` of balancers, the only ones that are believed; repeatable")
+	f.StringSliceVar(&from, "from", nil, "address, range or `PREFIX` of balancers, the only ones that are believed; repeatable")
 	f.UintSliceVar(&kinds, "kind", []uint{rs.DefaultTOAKind}, "`NUMBER` of the TCP option; repeatable")
 	f.BoolVar(&o.Getsockopt, "getsockopt", false, "answer the Go package toa too, at a small cost for every getsockopt in the cgroup")
 	must(cmd.MarkFlagRequired("from"))
@@ -95,7 +95,7 @@ Runs until SIGINT, SIGTERM or SIGHUP.`,
 	f := cmd.Flags()
 	f.StringSliceVar(&o.Interfaces, "dev", nil, "interface `NAME` that tunnels come in by; repeatable")
 	f.StringSliceVar(&vips, "vip", nil, "`ADDRESS` that the packets inside are for; repeatable")
-	f.StringSliceVar(&from, "from", nil, "address or `PREFIX` tunnels may come from; repeatable; everywhere if not given")
+	f.StringSliceVar(&from, "from", nil, "address, range or `PREFIX` tunnels may come from; repeatable; everywhere if not given")
 	f.Uint16Var(&o.GUEPort, "gue-port", rs.DefaultGUEPort, "UDP `PORT` of GUE, 0 for none")
 	f.Uint16Var(&o.FOUPort, "fou-port", 0, "UDP `PORT` of FOU, 0 for none")
 	f.StringVar(&mode, "xdp-mode", steer.Auto.String(), "`MODE` auto, native or generic")
@@ -142,20 +142,38 @@ func hold(cmd *cobra.Command, run func(context.Context, *zap.Logger) error) erro
 	return err
 }
 
-// prefixes are what --from names: prefixes, or addresses for themselves alone.
+// maxRange is how many addresses a range of --from may have.
+const maxRange = 1024
+
+// prefixes are what --from names: prefixes, addresses, or ranges of addresses as in
+// local_addresses.
 func prefixes(words []string) ([]netip.Prefix, error) {
 	var out []netip.Prefix
 	for _, w := range words {
-		p, err := netip.ParsePrefix(w)
-		if !strings.Contains(w, "/") {
-			var a netip.Addr
-			a, err = netip.ParseAddr(w)
-			p = netip.PrefixFrom(a, a.BitLen())
+		if strings.Contains(w, "/") {
+			p, err := netip.ParsePrefix(w)
+			if err != nil {
+				return nil, fmt.Errorf("--from: %w", err)
+			}
+			out = append(out, p)
+			continue
+		}
+		low, high, isRange := strings.Cut(w, "-")
+		first, err := netip.ParseAddr(low)
+		last := first
+		if isRange && err == nil {
+			last, err = netip.ParseAddr(high)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("--from: %w", err)
 		}
-		out = append(out, p)
+		end := len(out) + maxRange
+		for a := first; a.IsValid() && a.Compare(last) <= 0 && len(out) < end; a = a.Next() {
+			out = append(out, netip.PrefixFrom(a, a.BitLen()))
+		}
+		if first.BitLen() != last.BitLen() || last.Less(first) || out[len(out)-1].Addr() != last {
+			return nil, fmt.Errorf("--from: %s is no range of at most %d addresses", w, maxRange)
+		}
 	}
 	return out, nil
 }
