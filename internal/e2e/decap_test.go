@@ -2,15 +2,18 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
+	"syscall"
 	"testing"
 
 	"github.com/google/gopacket"
 	"github.com/google/gopacket/layers"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/l4fwd/l4fwd/internal/testbed"
 )
@@ -60,6 +63,9 @@ func (wr wrapping) unwrap(t *testing.T, ns *testbed.Namespace, d *testbed.Device
 			network, address = "udp", netip.AddrPortFrom(at, wr.port).String()
 		}
 		c, err := ns.ListenPacket(network, address)
+		if err == nil {
+			err = roomFor(c.(syscall.Conn))
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -73,6 +79,19 @@ func (wr wrapping) unwrap(t *testing.T, ns *testbed.Namespace, d *testbed.Device
 			wr.carry(t, c, tun)
 		}()
 	}
+}
+
+// roomFor lets a socket hold what all clients send at once.
+func roomFor(c syscall.Conn) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var set error
+	err = raw.Control(func(fd uintptr) {
+		set = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 16<<20)
+	})
+	return errors.Join(err, set)
 }
 
 // byRS has `l4fwd rs decap` unwrap instead.

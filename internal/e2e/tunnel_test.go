@@ -31,6 +31,9 @@ func TestTunnel(t *testing.T) {
 		t.Run(s.String(), func(t *testing.T) {
 			r := directNetwork(t, s, testbed.SnifferOptions{Every: 20})
 			for i, wr := range wrappings {
+				if !short && i > 0 && (i+k)%2 == 1 { // all but VXLAN in every other scene
+					continue
+				}
 				for o, outer := range testbed.Families {
 					if short && k != o {
 						continue
@@ -131,6 +134,10 @@ func TestTunnelPathMTU(t *testing.T) {
 // learns from its ICMP errors about the tunnel's packets, and tells the client.
 func TestTunnelLearnsPathMTU(t *testing.T) {
 	const mtu = 1400
+	size := int64(10 << 20)
+	if !testing.Short() {
+		size = 100 << 20
+	}
 	for i, wr := range []wrapping{wrappings[0], wrappings[3]} {
 		outer := testbed.Families[i]
 		if testing.Short() && i == 0 {
@@ -143,12 +150,12 @@ func TestTunnelLearnsPathMTU(t *testing.T) {
 			r.warmUp()
 			for _, f := range testbed.Families {
 				client.forgetPaths()
-				tr := testbed.Transfer{To: r.vip(f, 0, testbed.PortHash), Up: 10 << 20, Down: 1000, Timeout: limit}
+				tr := testbed.Transfer{To: r.vip(f, 0, testbed.PortHash), Up: size, Down: 1000, Timeout: limit}
 				res, err := tr.Run(t.Context(), r.Client)
 				if err != nil {
 					t.Fatalf("%s: %v", f, err)
 				}
-				t.Logf("%s: 10 MiB in %s", f, res.Duration)
+				t.Logf("%s: %d MiB in %s", f, size>>20, res.Duration)
 				k := kind{tunnel, f, f, 0, ""}
 				r.checkLearned(t, path{k, narrowing{upload: true}, mtu}, r.VIP(f, 0), mtu-wr.size[i])
 			}
