@@ -16,7 +16,7 @@ import (
 	"github.com/l4fwd/l4fwd/packet"
 )
 
-var kinds = []Kind{RoundRobin, WeightedRoundRobin, SourceHash, Maglev}
+var kinds = []Kind{RoundRobin, WeightedRoundRobin, LeastConn, WeightedLeastConn, SourceHash, Maglev, TwoChoices}
 
 // farm is backends 10.0.0.1:80, 10.0.0.2:80, ... with the weights given and
 // ids 100, 101, ...
@@ -33,28 +33,48 @@ func same(n int, w uint32) []uint32 { return slices.Repeat([]uint32{w}, n) }
 
 func mustNew(t testing.TB, k Kind, b []Backend, seed uint64) *Set {
 	t.Helper()
-	s, err := New(k, b, seed)
+	return mustNewOf(t, Policy{Kind: k}, b, seed)
+}
+
+func mustNewOf(t testing.TB, p Policy, b []Backend, seed uint64) *Set {
+	t.Helper()
+	s, err := New(p, b, seed)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return s
 }
 
+// begin is the State of the only worker, and the flows that it is told of.
+func begin(s *Set) (*State, *Loads) {
+	loads := NewLoads(1).Grow(1 << 16)
+	st := s.Start(0, 1, loads)
+	return &st, loads
+}
+
 func TestNewErrors(t *testing.T) {
 	tests := []struct {
 		name     string
-		kind     Kind
+		policy   Policy
 		backends []Backend
 		want     error
 	}{
-		{"zero kind", 0, farm(1), ErrKind},
-		{"unknown kind", 5, farm(1), ErrKind},
-		{"too many", RoundRobin, make65536(1), ErrTooManyBackends},
-		{"drained do not count", RoundRobin, make65536(0), nil},
+		{"zero kind", Policy{}, farm(1), ErrKind},
+		{"unknown kind", Policy{Kind: 8}, farm(1), ErrKind},
+		{"too many", Policy{Kind: RoundRobin}, make65536(1), ErrTooManyBackends},
+		{"drained do not count", Policy{Kind: RoundRobin}, make65536(0), nil},
+		{"most", Policy{Kind: WeightedRoundRobin}, farm(65535), nil},
+		{"too heavy", Policy{Kind: WeightedRoundRobin}, farm(65536), ErrWeight},
+		{"no prime", Policy{Kind: Maglev, Slots: 65536}, farm(1), ErrSlots},
+		{"few slots", Policy{Kind: SourceHash, Slots: 241}, farm(1), ErrSlots},
+		{"many slots", Policy{Kind: SourceHash, Slots: 8388619}, farm(1), ErrSlots},
+		{"fewer slots than backends", Policy{Kind: Maglev, Slots: 251}, farm(same(252, 1)...), ErrSlots},
+		{"least slots", Policy{Kind: Maglev, Slots: 251}, farm(same(251, 1)...), nil},
+		{"slots of the others", Policy{Kind: RoundRobin, Slots: 4}, farm(1), nil},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			if _, err := New(tt.kind, tt.backends, 1); !errors.Is(err, tt.want) {
+			if _, err := New(tt.policy, tt.backends, 1); !errors.Is(err, tt.want) {
 				t.Errorf("New() = %v, want %v", err, tt.want)
 			}
 		})
@@ -66,9 +86,11 @@ func make65536(w uint32) []Backend { return farm(same(65536, w)...) }
 func TestKindNames(t *testing.T) {
 	got := []string{Kind(0).String()}
 	for _, k := range kinds {
-		got = append(got, fmt.Sprint(k, k.KeyFields()))
+		got = append(got, fmt.Sprint(k, k.Hashed(), k.Counts()))
 	}
-	want := []string{"Kind(0)", "rr 0", "wrr 0", "sh 1", "maglev 3"}
+	got = append(got, Kind(8).String())
+	want := []string{"Kind(0)", "rr false false", "wrr false false", "lc false true", "wlc false true",
+		"sh true false", "maglev true false", "p2c false true", "Kind(8)"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
@@ -112,7 +134,7 @@ func TestPickNobody(t *testing.T) {
 	}
 	for name, s := range sets {
 		t.Run(name, func(t *testing.T) {
-			st := s.Start(1, 2)
+			st := s.Start(1, 2, NewLoads(2))
 			for try := -1; try < 3; try++ {
 				if id, ok := s.Pick(&st, 1, try); ok {
 					t.Errorf("try %d: Pick() = %d, true", try, id)
@@ -127,9 +149,9 @@ func TestPickNobody(t *testing.T) {
 func TestPickTriesCoverAll(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		kind := rapid.SampledFrom(kinds).Draw(t, "kind")
-		weights := rapid.SliceOfN(rapid.OneOf(rapid.Just(uint32(0)), rapid.Uint32Range(1, 3), rapid.Uint32()), 0, 40).Draw(t, "weights")
+		weights := rapid.SliceOfN(rapid.OneOf(rapid.Just(uint32(0)), rapid.Uint32Range(1, 3), rapid.Uint32Range(0, MaxWeight)), 0, 40).Draw(t, "weights")
 		b := farm(weights...)
-		s, err := New(kind, b, rapid.Uint64().Draw(t, "seed"))
+		s, err := New(Policy{Kind: kind, Slots: 251}, b, rapid.Uint64().Draw(t, "seed"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -142,12 +164,13 @@ func TestPickTriesCoverAll(t *testing.T) {
 		if s.Len() != len(want) || s.Kind() != kind {
 			t.Fatalf("Len() = %d, Kind() = %v", s.Len(), s.Kind())
 		}
-		st := State{next: rapid.Uint32().Draw(t, "state")}
+		st, _ := begin(s)
+		st.next = rapid.Uint32().Draw(t, "state")
 		for range 3 {
 			h := rapid.Uint64().Draw(t, "hash")
 			got := []uint32{}
 			for try := 0; ; try++ {
-				id, ok := s.Pick(&st, h, try)
+				id, ok := s.Pick(st, h, try)
 				if !ok {
 					break
 				}
@@ -183,15 +206,15 @@ func TestPickSecondChoiceSpreads(t *testing.T) {
 		t.Run(k.String(), func(t *testing.T) {
 			s := mustNew(t, k, farm(same(11, 1)...), 1)
 			r := rand.New(rand.NewPCG(1, 2))
-			var st State
+			st, _ := begin(s)
 			count := make([]float64, 11)
 			n := 0.0
 			for range 110_000 {
 				h := r.Uint64()
-				if id, _ := s.Pick(&st, h, 0); id != 105 {
+				if id, _ := s.Pick(st, h, 0); id != 105 {
 					continue
 				}
-				id, _ := s.Pick(&st, h, 1)
+				id, _ := s.Pick(st, h, 1)
 				count[id-100]++
 				n++
 			}
@@ -233,7 +256,7 @@ func TestDistribution(t *testing.T) {
 	for _, k := range kinds {
 		t.Run(k.String(), func(t *testing.T) {
 			s := mustNew(t, k, farm(weights...), 42)
-			st := s.Start(1, 3)
+			st := s.Start(1, 3, NewLoads(3).Grow(1<<10))
 			count := make([]float64, len(weights))
 			for i := range uint32(64_000) {
 				// Sequential addresses and ports, as bad as real ones get.
@@ -248,7 +271,7 @@ func TestDistribution(t *testing.T) {
 				t.Errorf("drained backend got %v", count[7])
 			}
 			want := live
-			if k == RoundRobin {
+			if k == RoundRobin || k == LeastConn {
 				want = same(len(live), 1)
 			}
 			checkChi(t, slices.Delete(count, 7, 8), want)
@@ -263,7 +286,7 @@ func TestPickWeakHash(t *testing.T) {
 		t.Run(fmt.Sprint(shift), func(t *testing.T) {
 			count := make([]float64, 10)
 			for i := range uint64(1 << 16) {
-				id, _ := s.Pick(nil, i<<shift, 0)
+				id, _ := s.Pick(&State{}, i<<shift, 0)
 				count[id-100]++
 			}
 			checkChi(t, count, same(10, 1))
@@ -274,12 +297,16 @@ func TestPickWeakHash(t *testing.T) {
 func TestKeyFields(t *testing.T) {
 	a, b := packet.Addr4([]byte{192, 0, 2, 1}), packet.AddrFrom(netip.MustParseAddr("2001:db8::1"))
 	for _, k := range kinds {
-		s, other := mustNew(t, k, farm(1), 1), mustNew(t, k, farm(1), 2)
-		if s.Key(a, 1) == s.Key(b, 1) || s.Key(a, 1) == other.Key(a, 1) {
-			t.Errorf("%v: Key ignores the address or the seed", k)
-		}
-		if port := s.Key(a, 1) != s.Key(a, 2); port != (k != SourceHash) {
-			t.Errorf("%v: Key uses the port: %v", k, port)
+		for _, f := range []Fields{0, ClientAddress, ClientAddress | ClientPort} {
+			p := Policy{Kind: k, Fields: f}
+			s, other := mustNewOf(t, p, farm(1), 1), mustNewOf(t, p, farm(1), 2)
+			if s.Key(a, 1) == s.Key(b, 1) || s.Key(a, 1) == other.Key(a, 1) {
+				t.Errorf("%v: Key ignores the address or the seed", p)
+			}
+			want := f&ClientPort != 0 || f == 0 && k != SourceHash
+			if port := s.Key(a, 1) != s.Key(a, 2); port != want {
+				t.Errorf("%v: Key uses the port: %v", p, port)
+			}
 		}
 	}
 }
@@ -289,7 +316,7 @@ func TestStart(t *testing.T) {
 	s := mustNew(t, WeightedRoundRobin, farm(same(8, 1)...), 1)
 	var got []uint32
 	for w := range 4 {
-		st := s.Start(w, 4)
+		st := s.Start(w, 4, nil)
 		id, _ := s.Pick(&st, 0, 0)
 		got = append(got, id)
 	}
@@ -297,7 +324,7 @@ func TestStart(t *testing.T) {
 		t.Error(diff)
 	}
 	for _, bad := range [][2]int{{-1, 4}, {4, 4}, {0, 0}, {5, -1}} {
-		if st := s.Start(bad[0], bad[1]); st != (State{}) {
+		if st := s.Start(bad[0], bad[1], nil); st != (State{}) {
 			t.Errorf("Start(%v) = %v", bad, st)
 		}
 	}
@@ -306,13 +333,17 @@ func TestStart(t *testing.T) {
 func TestPickAllocs(t *testing.T) {
 	client := packet.Addr4([]byte{192, 0, 2, 1})
 	for _, k := range kinds {
-		s := mustNew(t, k, farm(1, 2, 3, 0), 1)
-		var st State
+		s := mustNewOf(t, Policy{Kind: k, Refuses: true}, farm(1, 2, 3, 0), 1)
+		st, _ := begin(s)
+		tick := uint32(0)
 		n := testing.AllocsPerRun(1000, func() {
 			h := s.Key(client, 1)
+			s.Look(st, tick)
 			for try := range 4 {
-				s.Pick(&st, h, try)
+				s.Pick(st, h, try)
 			}
+			s.Refuse(st)
+			tick++
 		})
 		if n != 0 {
 			t.Errorf("%v: %v allocations", k, n)
@@ -320,31 +351,35 @@ func TestPickAllocs(t *testing.T) {
 	}
 }
 
-// A loose bound, ten times what is wanted (50 ms): other work shares the machine.
+// What is wanted is 50 ms; the best of several, since other work shares the machine.
 func TestNewTime(t *testing.T) {
 	weights := make([]uint32, 1000)
 	for i := range weights {
-		weights[i] = uint32(i)
+		weights[i] = uint32(i + 1)
 	}
-	best := time.Hour
-	for range 20 {
-		start := time.Now()
-		mustNew(t, Maglev, farm(weights...), 1)
-		if best = min(best, time.Since(start)); best <= 500*time.Millisecond {
-			return
+	for _, k := range kinds {
+		best := time.Hour
+		for range 40 {
+			start := time.Now()
+			mustNew(t, k, farm(weights...), 1)
+			if best = min(best, time.Since(start)); best <= 50*time.Millisecond {
+				break
+			}
+		}
+		if t.Logf("%v: %v", k, best); best > 50*time.Millisecond {
+			t.Errorf("%v: 1,000 backends took %v", k, best)
 		}
 	}
-	t.Errorf("1,000 backends took %v", best)
 }
 
 func BenchmarkNew(b *testing.B) {
-	for _, n := range []int{10, 1000} {
+	for _, n := range []int{10, 100, 1000} {
 		weights := make([]uint32, n)
 		for i := range weights {
 			weights[i] = uint32(i%100 + 1)
 		}
 		backends := farm(weights...)
-		for _, k := range []Kind{WeightedRoundRobin, Maglev} {
+		for _, k := range kinds {
 			b.Run(fmt.Sprintf("%v-%d", k, n), func(b *testing.B) {
 				for b.Loop() {
 					mustNew(b, k, backends, 1)
@@ -356,16 +391,21 @@ func BenchmarkNew(b *testing.B) {
 
 func BenchmarkPick(b *testing.B) {
 	client := packet.Addr4([]byte{192, 0, 2, 1})
-	for _, k := range kinds {
-		b.Run(k.String(), func(b *testing.B) {
-			s := mustNew(b, k, farm(same(100, 3)...), 1)
-			var st State
-			var port uint16
-			b.ReportAllocs()
-			for b.Loop() {
-				port++
-				s.Pick(&st, s.Key(client, port), 0)
-			}
-		})
+	for _, n := range []int{10, 1000} {
+		for _, k := range kinds {
+			b.Run(fmt.Sprintf("%v-%d", k, n), func(b *testing.B) {
+				s := mustNew(b, k, farm(same(n, 3)...), 1)
+				st := s.Start(0, 16, NewLoads(16).Grow(1<<11))
+				var picks uint32
+				b.ReportAllocs()
+				for b.Loop() {
+					picks++
+					if s.Looks() {
+						s.Look(&st, picks/1000) // 16,000 flows a second of one worker
+					}
+					s.Pick(&st, s.Key(client, uint16(picks)), 0)
+				}
+			})
+		}
 	}
 }

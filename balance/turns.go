@@ -3,8 +3,7 @@ package balance
 import "slices"
 
 // maxPeriod bounds the length of the sequence of turns, and with it what a
-// weighted Set costs to build and to keep in cache. It is below tableSize, so
-// that every live backend has a slot in a hash table.
+// weighted Set costs to build and to keep in cache.
 const maxPeriod = 1 << 16
 
 // reduce divides the weights by their greatest common divisor. Where the sum

@@ -5,20 +5,21 @@ import "github.com/l4fwd/l4fwd/nat"
 // Counts is what a worker has done since it started. Only its thread writes
 // it; Worker.Counts takes a copy.
 type Counts struct {
-	Verdicts   [NumVerdicts]uint64 // packets by outcome
-	TOA        [nat.NumTOAResults]uint64
-	Received   uint64 // frames from RX rings
-	Adopted    uint64 // frames handed over by other workers
-	Sent       uint64 // frames accepted by TX rings
-	Bursts     uint64 // receive calls that brought something
-	FullBursts uint64 // of those, the ones that filled the burst: a sign of load
-	Opened     uint64 // flows
-	Reopened   uint64 // flows started afresh by a new SYN
-	Expired    uint64 // flows that idled out
-	Evicted    uint64 // half-open flows that made room for newer ones
-	Refusals   uint64 // ICMP errors and RSTs sent of our own accord
-	Split      uint64 // packets that left in fragments of our making
-	LostEvents uint64 // words to the control plane that found no room
+	Verdicts         [NumVerdicts]uint64 // packets by outcome
+	TOA              [nat.NumTOAResults]uint64
+	Received         uint64 // frames from RX rings
+	Adopted          uint64 // frames handed over by other workers
+	Sent             uint64 // frames accepted by TX rings
+	Bursts           uint64 // receive calls that brought something
+	FullBursts       uint64 // of those, the ones that filled the burst: a sign of load
+	Opened           uint64 // flows
+	Reopened         uint64 // flows started afresh by a new SYN
+	Expired          uint64 // flows that idled out
+	Evicted          uint64 // half-open flows that made room for newer ones
+	TemplatesEvicted uint64 // templates of persistence that did
+	Refusals         uint64 // ICMP errors and RSTs sent of our own accord
+	Split            uint64 // packets that left in fragments of our making
+	LostEvents       uint64 // words to the control plane that found no room
 }
 
 // Add sums o into c.
@@ -38,6 +39,7 @@ func (c *Counts) Add(o *Counts) {
 	c.Reopened += o.Reopened
 	c.Expired += o.Expired
 	c.Evicted += o.Evicted
+	c.TemplatesEvicted += o.TemplatesEvicted
 	c.Refusals += o.Refusals
 	c.Split += o.Split
 	c.LostEvents += o.LostEvents

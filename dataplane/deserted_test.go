@@ -9,12 +9,11 @@ import (
 	"github.com/l4fwd/l4fwd/packet"
 )
 
-// TestSYNToABackendThatIsGone: a backend leaves the configuration or gets weight
-// 0. Its flows go on, forged SYNs or not; a SYN that it has not answered, and one
-// on a flow that has long been silent, go to another.
-func TestSYNToABackendThatIsGone(t *testing.T) {
+// TestSYNToADrainedBackend: a backend gets weight 0. Its flows go on, forged SYNs or
+// not; a SYN that it has not answered, and one on a flow that has long been silent, go
+// to another.
+func TestSYNToADrainedBackend(t *testing.T) {
 	changes := map[string]func(*ServiceSpec, int){
-		"removed":  func(s *ServiceSpec, i int) { s.Backends = append(s.Backends[:i:i], s.Backends[i+1:]...) },
 		"weight 0": func(s *ServiceSpec, i int) { s.Backends[i].Weight = 0 },
 		"none left": func(s *ServiceSpec, _ int) {
 			for i := range s.Backends {

@@ -23,6 +23,9 @@ func (w *Worker) direct(i int, r conntrack.Ref) Verdict {
 	if p.TCPFlags&packet.SYN != 0 && w.deserted(e, svc) {
 		return w.reopen(i, r)
 	}
+	if p.Kind != packet.KindICMPError && w.ways[e.Backend].marks&left != 0 {
+		return w.orphaned(i, r)
+	}
 	hop, v := w.directHop(e, svc)
 	switch {
 	case hop == nil:

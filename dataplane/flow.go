@@ -23,6 +23,9 @@ func (w *Worker) forward(i int, r conntrack.Ref) Verdict {
 	if p.TCPFlags&packet.SYN != 0 && w.deserted(e, svc) {
 		return w.reopen(i, r)
 	}
+	if w.ways[e.Backend].marks&left != 0 {
+		return w.orphaned(i, r)
+	}
 	hop, v := w.serverHop(e.Backend)
 	if hop == nil {
 		return v
@@ -85,6 +88,9 @@ func (w *Worker) reply(i int, r conntrack.Ref) Verdict {
 	frame := w.frame(i)
 	if w.spent(p, frame) {
 		return w.ttlExceeded(i, w.serverPeer(p, e))
+	}
+	if w.ways[e.Backend].marks&left != 0 && svc.OnBackendDown != BackendDownReschedule {
+		return w.orphaned(i, r)
 	}
 	hop, v := w.clientHop(e)
 	if hop == nil {

@@ -97,6 +97,10 @@ func (w *Worker) adopt(free rowSet) (handed rowSet) {
 		for _, v := range w.strays[:n] {
 			i := free.first()
 			w.b.desc[i], w.b.nic[i] = unpackDesc(v)
+			if w.b.nic[i]&asks != 0 {
+				w.finish(i, w.advise(i))
+				continue
+			}
 			free &= free - 1
 		}
 		w.count.Adopted += uint64(n)

@@ -115,18 +115,34 @@ func (w *Worker) openTo(i int, id uint32, was *conntrack.Entry) Verdict {
 		return DropHalfOpenFull
 	}
 	key := svc.Set.Key(p.Src, p.SrcPort)
+	if svc.looks {
+		svc.Set.Look(&w.here.Schedulers[id], w.tick)
+	}
 	verdict, choice := DropNoBackend, 0
-	keep := was != nil && svc.Set.Contains(was.Backend)
+	keep := nobody
+	if was != nil && svc.Set.Contains(was.Backend) {
+		keep = was.Backend
+	} else if svc.stick.timeout != 0 {
+		var v Verdict
+		if keep, v = w.persist(i, svc, id); v != Forwarded {
+			return v
+		}
+	}
 	for try := range conflictTries {
-		var backend uint32
-		if keep && try == 0 {
-			backend = was.Backend
+		backend := keep
+		if backend != nobody && try == 0 {
+			if svc.limited && !w.hold(backend) {
+				continue
+			}
 		} else {
 			var ok bool
-			if backend, ok = svc.Set.Pick(&w.here.Schedulers[id], key, choice); !ok {
+			if backend, ok = w.choose(svc, id, key, choice); !ok {
+				if choice == 0 && svc.Set.Len() > 0 {
+					return DropBackendsFull
+				}
 				return verdict
 			}
-			if choice++; keep && backend == was.Backend {
+			if choice++; backend == keep {
 				continue // would not do before
 			}
 		}
@@ -166,10 +182,14 @@ func (w *Worker) foresee() {
 		return
 	}
 	id := w.snap.names.find(p.Dst, p.DstPort, p.Proto)
-	if id < 0 || w.snap.Services[id].Mode != conntrack.DNAT || w.snap.Services[id].Set == nil {
+	if id < 0 {
 		return
 	}
-	set, turn := w.snap.Services[id].Set, w.here.Schedulers[id] // a copy: the turn is not over
+	svc := &w.snap.Services[id]
+	if svc.Mode != conntrack.DNAT || svc.Set == nil || svc.looks || svc.stick.timeout != 0 {
+		return // the choices that depend on more than the turn are not foreseen
+	}
+	set, turn := svc.Set, w.here.Schedulers[id] // a copy: the turn is not over
 	if backend, ok := set.Pick(&turn, set.Key(p.Src, p.SrcPort), 0); ok {
 		rs := &w.snap.Directory.Backends[backend]
 		w.table.Prefetch(&packet.Tuple{Src: rs.Addr, SrcPort: rs.Port, Dst: p.Src, DstPort: p.SrcPort, Proto: p.Proto})
@@ -220,7 +240,7 @@ func (w *Worker) insert(i int, svc *Service, id, backend uint32) (conntrack.Ref,
 	w.b.changed = true
 	r, status, evicted := w.table.Insert(&e, &p.Tuple, rev, dir, w.tick, &w.evicted)
 	if evicted {
-		w.here.Backends[w.evicted.Backend].Active--
+		w.ended(w.evicted.Backend)
 		w.count.Evicted++
 	}
 	switch status {
@@ -245,6 +265,9 @@ func (w *Worker) insert(i int, svc *Service, id, backend uint32) (conntrack.Ref,
 	c := &w.here.Backends[backend]
 	c.Flows++
 	c.Active++
+	if w.ways[backend].marks&told != 0 {
+		w.tell(backend)
+	}
 	w.count.Opened++
 	return r, Forwarded
 }

@@ -28,13 +28,22 @@ type way struct {
 	toa     bool  // tell the client's address by TOA
 	kind    uint8 // of TOA
 	strict  bool  // the service's checks are conntrack.ChecksStrict
+	marks   marks
 	count   *BackendCount
 }
 
 var _ [64 - unsafe.Sizeof(way{})]byte
 
-// wayTo is the way to a backend of service id.
-func (s *Snapshot) wayTo(backend, id uint32) way {
+// marks are what is special about a backend.
+type marks uint8
+
+const (
+	told marks = 1 << iota // how many flows it has is told to others, see Worker.tell
+	left                   // its service lives and has it no more, see Worker.orphaned
+)
+
+// wayTo is the way to a backend of service id, which it serves or used to.
+func (s *Snapshot) wayTo(backend, id uint32, serves bool) way {
 	svc, vip, server := &s.Services[id], &s.Directory.Services[id], &s.Directory.Backends[backend]
 	w := way{
 		addr:    [2]packet.Addr{server.Addr, vip.Addr},
@@ -45,12 +54,18 @@ func (s *Snapshot) wayTo(backend, id uint32) way {
 		timeout: svc.Policy.Timeouts[conntrack.UDPTwoWay],
 		oneWay:  svc.Policy.Timeouts[conntrack.UDPOneWay],
 	}
+	if svc.looks {
+		w.marks |= told
+	}
+	if svc.Set != nil && !serves {
+		w.marks |= left
+	}
 	if server.Proto == packet.ProtoTCP {
 		w.timeout = svc.Policy.Timeouts[conntrack.Established]
 	}
 	v4 := vip.Addr.Is4()
 	switch plain := !s.KeepTTL && svc.Proxy == nat.NoProxy && svc.Timestamps != nat.TSTranslate && svc.TOAKind != packet.OptTimestamps; {
-	case !plain || svc.Mode.OneWay() || v4 != server.Addr.Is4():
+	case !plain || svc.Mode.OneWay() || v4 != server.Addr.Is4() || w.marks&left != 0:
 	case v4:
 		w.header, w.ttlAt = packet.IPv4MinLen, packet.IPv4TTL
 	default:

@@ -103,7 +103,9 @@ func TestHandedToTheWrongOne(t *testing.T) {
 // TestWorkersShareNoCacheLine: what a worker counts with every packet must not
 // lie beside what its neighbour counts.
 func TestWorkersShareNoCacheLine(t *testing.T) {
-	snap, err := NewRegistry(8).Build(testSpec())
+	spec := testSpec()
+	spec.Services[0].Backends[0].MaxConnections = 9
+	snap, err := NewRegistry(8).Build(spec)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,6 +127,7 @@ func TestWorkersShareNoCacheLine(t *testing.T) {
 		claim(w, l.Schedulers)
 		claim(w, l.ways)
 		claim(w, l.Backends)
+		claim(w, l.held)
 	}
 }
 

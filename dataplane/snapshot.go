@@ -3,6 +3,7 @@ package dataplane
 import (
 	"errors"
 	"fmt"
+	"maps"
 
 	"github.com/l4fwd/l4fwd/balance"
 	"github.com/l4fwd/l4fwd/conntrack"
@@ -31,6 +32,8 @@ type Snapshot struct {
 	answering nameTable
 	answerers []answerer
 	Locality  []Locality
+	loads     *balance.Loads // the backends' flows, of services whose scheduler asks
+	leases    []lease        // by backend id; nil if none has a limit
 }
 
 // Service is one VIP, port and protocol.
@@ -60,6 +63,11 @@ type Service struct {
 	// Tunnel carries packets to the servers, with direct return only; without one
 	// they are neighbours.
 	Tunnel nat.Tunnel
+
+	OnBackendDown BackendDown
+	stick         stick
+	looks         bool // the scheduler does
+	limited       bool // some backend has MaxConnections
 }
 
 // ClampToMTU as Service.MSSClamp means what the MTUs of the next hops towards client
@@ -73,6 +81,9 @@ type Locality struct {
 	ways       []way           // by backend id
 	Backends   []BackendCount  // by backend id
 	Services   []ServiceCount  // by service id
+	templates  *templates      // nil until there is persistence
+	// held is how many flows the worker may have, by backend id; if any has a limit.
+	held []int64
 }
 
 // ServiceCount is what one worker has counted of one service as a whole; like
@@ -129,6 +140,11 @@ type ServiceSpec struct {
 	OnePacket  bool
 	Tunnel     nat.Tunnel
 	Backends   []BackendSpec
+
+	HashFields    balance.Fields // see balance.Policy
+	HashSlots     int            // see balance.Policy
+	OnBackendDown BackendDown
+	Persistence   Persistence
 }
 
 // BackendSpec is one real server of a service. One that two services share is
@@ -136,6 +152,9 @@ type ServiceSpec struct {
 type BackendSpec struct {
 	Endpoint conntrack.Endpoint
 	Weight   uint32
+	// MaxConnections is the most flows that it may have at a time, over all workers; 0
+	// is no limit.
+	MaxConnections uint32
 }
 
 // Spec is a whole configuration.
@@ -143,6 +162,9 @@ type Spec struct {
 	Services []ServiceSpec
 	Locals   []packet.Addr
 	KeepTTL  bool // see Snapshot
+	// Templates is how many prefixes are remembered for persistence, all workers
+	// together. The first Spec with persistence decides.
+	Templates int
 	// Seed makes scheduler positions and maglev tables; machines of one fleet
 	// share it, so that they choose alike.
 	Seed uint64
@@ -160,6 +182,11 @@ type Registry struct {
 	backends registryOf[backendKey]
 	reals    []conntrack.Endpoint // of backends, by id
 	locals   registryOf[packet.Addr]
+
+	sets      map[int]builtSet // by service id
+	loads     *balance.Loads
+	quotas    []*quota     // of backends, by id; nil without limit
+	templates []*templates // by worker; nil until there is persistence
 }
 
 // backendKey makes a real server that two services share two backends, so that
@@ -220,7 +247,9 @@ func (r *registryOf[K]) id(k K) int {
 }
 
 // NewRegistry returns an empty registry for so many workers.
-func NewRegistry(workers int) *Registry { return &Registry{workers: workers} }
+func NewRegistry(workers int) *Registry {
+	return &Registry{workers: workers, sets: make(map[int]builtSet), loads: balance.NewLoads(workers)}
+}
 
 // maxLocals is what Entry.Local can name.
 const maxLocals = 1 << 16
@@ -273,6 +302,10 @@ func (r *Registry) Build(spec Spec) (*Snapshot, error) {
 	snap.locals = snap.localsAlone()
 	snap.resetting = snap.resettingServers()
 	snap.answering, snap.answerers = snap.nameAnswerers()
+	r.loads = r.loads.Grow(len(r.reals))
+	snap.loads, snap.leases = r.loads, r.lend(&spec)
+	r.makeTemplates(&spec)
+	maps.DeleteFunc(r.sets, func(id int, _ builtSet) bool { return snap.Services[id].Set == nil })
 	snap.Locality = r.localities(snap, spec.Seed)
 	return snap, nil
 }
@@ -290,17 +323,22 @@ func (r *Registry) service(id int, s *ServiceSpec, seed uint64) (svc Service, er
 		TOA:    s.TOA, TOAOnly: s.TOAOnly, TOAKind: s.TOAKind, Proxy: s.Proxy,
 		Timestamps: s.Timestamps, MSSClamp: s.MSSClamp,
 		OnePacket: s.OnePacket, ResetStray: s.ResetStray, Tunnel: s.Tunnel, ReturnOnly: s.ReturnOnly,
+		OnBackendDown: s.OnBackendDown, stick: newStick(s.Persistence.Timeout, s.Persistence.Prefix, s.VIP.Addr.Is4()),
 	}
 	set := make([]balance.Backend, 0, len(s.Backends))
 	for _, b := range s.Backends {
 		svc.v4 = b.Endpoint.Addr.Is4()
+		svc.limited = svc.limited || b.MaxConnections > 0
 		svc.Backends = append(svc.Backends, r.backend(id, b.Endpoint))
 		set = append(set, balance.Backend{
 			ID: svc.Backends[len(svc.Backends)-1], Weight: b.Weight,
 			Identity: balance.Identity(b.Endpoint.Addr, b.Endpoint.Port),
 		})
 	}
-	svc.Set, err = balance.New(s.Scheduler, set, seed)
+	p := balance.Policy{Kind: s.Scheduler, Fields: s.HashFields, Slots: s.HashSlots, Refuses: svc.limited}
+	if svc.Set, err = r.set(id, p, set, seed); err == nil {
+		svc.looks = svc.Set.Looks()
+	}
 	return svc, err
 }
 
@@ -389,22 +427,26 @@ func (r *Registry) addLocals(addrs []packet.Addr) (v4, v6 []uint16, err error) {
 }
 
 func (r *Registry) localities(s *Snapshot, seed uint64) []Locality {
-	out := make([]Locality, r.workers)
+	out, serves := make([]Locality, r.workers), s.serving()
 	for w := range out {
 		l := &out[w]
 		l.Schedulers = apart[balance.State](len(s.Services))
 		for i := range l.Schedulers {
 			if s.Services[i].Set != nil {
-				l.Schedulers[i] = s.Services[i].Set.Start(w, r.workers)
+				l.Schedulers[i] = s.Services[i].Set.Start(w, r.workers, s.loads)
 			}
 		}
 		l.ways = apart[way](len(s.Directory.Backends))
 		l.Backends = apart[BackendCount](len(s.Directory.Backends))
 		for i := range l.ways {
-			l.ways[i] = s.wayTo(uint32(i), uint32(r.backends.list[i].service))
+			l.ways[i] = s.wayTo(uint32(i), uint32(r.backends.list[i].service), serves[i])
 			l.ways[i].count = &l.Backends[i]
 		}
 		l.Services = apart[ServiceCount](len(s.Services))
+		l.held = apart[int64](len(s.leases))
+		if r.templates != nil {
+			l.templates = r.templates[w]
+		}
 	}
 	return out
 }
@@ -419,7 +461,9 @@ func apart[T any](n int) []T {
 
 // adopt carries what worker state the old snapshot held over to the new one.
 func (l *Locality) adopt(old *Locality) {
-	copy(l.Schedulers, old.Schedulers)
+	for i := range min(len(l.Schedulers), len(old.Schedulers)) {
+		l.Schedulers[i].Carry(&old.Schedulers[i])
+	}
 	copy(l.Backends, old.Backends)
 	copy(l.Services, old.Services)
 }

@@ -13,6 +13,8 @@ const (
 	DropNoService                          // to a VIP, but no service on that port and protocol
 	DropNoFlow                             // belongs to no flow and may not start one
 	DropNoBackend                          // every backend has weight 0, or none is left
+	DropBackendsFull                       // every backend has as many flows as it may have
+	DropBackendGone                        // the flow's backend is no more, see BackendDown
 	DropPortsExhausted                     // no free local port towards the backend
 	DropTupleConflict                      // DNAT: another VIP's flow has this (client, backend) pair
 	DropTableFull                          // the flow table is full
@@ -78,8 +80,9 @@ const own = NumVerdicts
 
 var verdictNames = [...]string{
 	DropInternal: "internal", DropNoService: "no_service", DropNoFlow: "no_flow",
-	DropNoBackend: "no_backend", DropPortsExhausted: "ports_exhausted",
-	DropTupleConflict: "tuple_conflict", DropTableFull: "table_full",
+	DropNoBackend: "no_backend", DropBackendsFull: "backends_full", DropBackendGone: "backend_gone",
+	DropPortsExhausted: "ports_exhausted",
+	DropTupleConflict:  "tuple_conflict", DropTableFull: "table_full",
 	DropBucketFull: "bucket_full", DropHalfOpenFull: "half_open_full", DropTTL: "ttl_exceeded", DropFragment: "fragment",
 	DropFragmentDuplicate: "fragment_duplicate", DropFragmentOverlap: "fragment_overlap",
 	DropFragmentCondemned: "fragment_condemned", DropFragmentScattered: "fragment_scattered",

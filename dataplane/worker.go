@@ -186,12 +186,15 @@ func (w *Worker) Poll(now int64) int {
 // refresh takes over what the control plane has published.
 func (w *Worker) refresh() {
 	if s := w.nextSnap.Load(); s != w.snap {
-		l := &s.Locality[w.id]
-		if w.here != nil {
-			l.adopt(w.here)
+		l, was, old := &s.Locality[w.id], w.snap, w.here
+		if old != nil {
+			l.adopt(old)
 		}
 		w.snap, w.here = s, l
 		w.ways, w.locals = l.ways, s.Locals
+		if old != nil {
+			w.retell(was.leases, old.held)
+		}
 		if len(w.locals) == 0 {
 			w.locals = noLocals[:]
 		}
@@ -254,7 +257,7 @@ func (w *Worker) expire() {
 // close forgets a flow.
 func (w *Worker) close(r conntrack.Ref) {
 	e := w.table.Entry(r)
-	w.here.Backends[e.Backend].Active--
+	w.ended(e.Backend)
 	if e.Mode == conntrack.FullNAT && e.Proto == packet.ProtoTCP {
 		dir := &w.snap.Directory
 		rs := &dir.Backends[e.Backend]

@@ -13,6 +13,7 @@ import (
 	"github.com/google/gopacket"
 	"github.com/google/gopacket/layers"
 
+	"github.com/l4fwd/l4fwd/balance"
 	"github.com/l4fwd/l4fwd/conntrack"
 	"github.com/l4fwd/l4fwd/dataplane/memport"
 	"github.com/l4fwd/l4fwd/nat"
@@ -324,7 +325,13 @@ func TestManyThreads(t *testing.T) {
 	}
 	registry := NewRegistry(workers)
 	for i := range 30 {
-		snap, err := registry.Build(testSpec())
+		spec := testSpec()
+		for j := range spec.Services { // schedulers that ask all workers, limits that come and go
+			s := &spec.Services[j]
+			s.Scheduler = []balance.Kind{balance.LeastConn, balance.TwoChoices, balance.RoundRobin}[(i+j)%3]
+			s.Backends[0].MaxConnections = uint32(i % 3 * 50)
+		}
+		snap, err := registry.Build(spec)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,0 +1,57 @@
+package dataplane
+
+import (
+	"github.com/l4fwd/l4fwd/conntrack"
+	"github.com/l4fwd/l4fwd/packet"
+)
+
+// BackendDown is what becomes of a flow whose backend is gone: its service has it no
+// more. One of weight 0 is not gone but drained. Nor are the flows of a service that
+// is gone itself touched. The policy takes effect with the flow's next packet.
+type BackendDown uint8
+
+// The policies.
+const (
+	// BackendDownReset resets both ends and forgets the flow. One of UDP is
+	// forgotten.
+	BackendDownReset BackendDown = iota
+	// BackendDownDrop drops the flow's packets, in case the backend comes back.
+	BackendDownDrop
+	// BackendDownReschedule forgets the flow: the client's packet is one without a flow,
+	// so that a datagram goes to another backend at once, and a TCP segment is what the
+	// service makes of those. Replies go on until then.
+	BackendDownReschedule
+)
+
+// serving is whether each backend, by id, is one of its service's.
+func (s *Snapshot) serving() []bool {
+	out := make([]bool, len(s.Directory.Backends))
+	for i := range s.Services {
+		if s.Services[i].Set == nil {
+			continue
+		}
+		for _, id := range s.Services[i].Backends {
+			out[id] = true
+		}
+	}
+	return out
+}
+
+// orphaned is what becomes of row i, a packet of flow r, whose backend is gone.
+func (w *Worker) orphaned(i int, r conntrack.Ref) Verdict {
+	p, e := &w.b.pkt[i], w.table.Entry(r)
+	policy := w.snap.Services[e.Service].OnBackendDown
+	if p.TCPFlags&(packet.SYN|packet.ACK) == packet.SYN && (policy != BackendDownDrop || e.State == conntrack.TimeWait || e.State == conntrack.Closed) {
+		return w.reopen(i, r) // a client that begins anew
+	}
+	switch policy {
+	case BackendDownReset:
+		// Its time is over: who expires it tells both ends.
+		w.table.SetExpires(r, w.tick)
+	case BackendDownReschedule:
+		id := int32(e.Service)
+		w.close(r)
+		return w.begin(i, id)
+	}
+	return DropBackendGone
+}
