@@ -99,6 +99,12 @@ type Service struct {
 	Replies Replies `yaml:"replies"`
 	// Scheduler chooses the backend of a new flow. Default: wrr.
 	Scheduler Scheduler `yaml:"scheduler"`
+	// Hash is what a hashed scheduler chooses by. Default: the address for sh, else
+	// address and port.
+	Hash Hash `yaml:"hash"`
+	// HashTableSize is the number of slots of a hashed scheduler's table, a prime. 0 is
+	// chosen by the number of backends. Default: 0.
+	HashTableSize int `yaml:"hash_table_size"`
 	// ClientAddress is how a backend learns the client's address. Default: none.
 	ClientAddress ClientAddress `yaml:"client_address"`
 	// TOANoRoom is what becomes of a packet that has no room for TOA. Default:
@@ -128,6 +134,11 @@ type Service struct {
 	// NoFlow is what becomes of a TCP segment that belongs to no flow and opens
 	// none, in Full-NAT also of a backend's. Default: drop.
 	NoFlow NoFlow `yaml:"no_flow"`
+	// OnBackendDown is what becomes of a flow whose backend the service has no more.
+	// Default: reset for TCP, reschedule for UDP.
+	OnBackendDown OnBackendDown `yaml:"on_backend_down"`
+	// Persistence keeps the clients of a prefix with one backend.
+	Persistence Persistence `yaml:"persistence"`
 	// TOAKind is Config.TOAKind unless the service has its own.
 	TOAKind uint8 `yaml:"toa_kind"`
 	// TCPChecks is Config.TCPChecks unless the service has its own.
@@ -136,6 +147,17 @@ type Service struct {
 	Timeouts Timeouts `yaml:"timeouts"`
 	// Backends, at least one, all of one family.
 	Backends []Backend `yaml:"backends"`
+}
+
+// Persistence is for how long after their last new flow, and for which clients
+// together, the choice of a backend holds.
+type Persistence struct {
+	// Timeout is 0 for no persistence, else 100 ms to 30 days. Default: 0.
+	Timeout time.Duration `yaml:"timeout"`
+	// Prefix4 is the length in bits of an IPv4 client's prefix. Default: 32.
+	Prefix4 int `yaml:"prefix4"`
+	// Prefix6 is the same for IPv6. Default: 64.
+	Prefix6 int `yaml:"prefix6"`
 }
 
 // MSSClamp is a bound on the maximum segment size in bytes, or one of the two
@@ -154,6 +176,8 @@ type Backend struct {
 	Address netip.AddrPort `yaml:"address"`
 	// Weight is the share of new flows, 0 to 65535; 0 takes none. Default: 1.
 	Weight uint16 `yaml:"weight"`
+	// MaxConnections is the most flows it may have at a time. Default: 0, no limit.
+	MaxConnections int `yaml:"max_connections"`
 }
 
 // Timeouts are how long a flow may be idle in each of conntrack's states
@@ -213,6 +237,7 @@ func defaultService() Service {
 		Replies: RepliesHere, Scheduler: WRR, ClientAddress: ClientAddressNone, TOANoRoom: TOANoRoomSend, NoFlow: NoFlowDrop,
 		Encapsulation: EncapsulationNone,
 		VXLANMAC:      MAC{0x02, 'l', '4', 'f', 'w', 'd'}, // locally administered
+		Persistence:   Persistence{Prefix4: 32, Prefix6: 64},
 	}
 }
 

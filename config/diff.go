@@ -146,6 +146,10 @@ func diffServices(out []Change, a, b *Config) []Change {
 				}
 			case "timeouts":
 				out = diffTimeouts(out, path+"."+f.key, a, b, x, y)
+			case "persistence":
+				for _, p := range persistenceFields {
+					out = compare(out, path+"."+f.key+"."+p.key, p, &x.Persistence, &y.Persistence)
+				}
 			case "backends":
 				out = diffBackends(out, path+"."+f.key, x, y)
 			default:
@@ -170,11 +174,14 @@ func diffTimeouts(out []Change, path string, a, b *Config, x, y *Service) []Chan
 }
 
 func diffBackends(out []Change, path string, x, y *Service) []Change {
-	weight := backendFields[1]
+	weight, rest := backendFields[1], backendFields[1:] // all but the address
 	return diffList(out, path, x.Backends, y.Backends,
 		func(b *Backend) netip.AddrPort { return b.Address },
 		func(b *Backend) string { return "weight " + weight.text(b) },
 		func(out []Change, path string, p, q *Backend) []Change {
-			return compare(out, path+".weight", weight, p, q)
+			for _, f := range rest {
+				out = compare(out, path+"."+f.key, f, p, q)
+			}
+			return out
 		})
 }

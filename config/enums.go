@@ -50,8 +50,33 @@ type Scheduler uint8
 const (
 	RR     Scheduler = iota + 1 // in turn
 	WRR                         // in turn by weight
+	LC                          // fewest flows
+	WLC                         // fewest flows for its weight
 	SH                          // by client address
 	Maglev                      // by client address and port, consistent
+	P2C                         // fewer flows for its weight, of two drawn
+)
+
+// Hashed reports whether the scheduler chooses by the client's address, and port.
+func (s Scheduler) Hashed() bool { return s == SH || s == Maglev }
+
+// Hash is what the hashed schedulers choose by.
+type Hash uint8
+
+// Fields to choose by.
+const (
+	HashAddress     Hash = iota + 1 // the client's address
+	HashAddressPort                 // its address and port
+)
+
+// OnBackendDown is what becomes of a flow whose backend is gone.
+type OnBackendDown uint8
+
+// What to do with it.
+const (
+	OnBackendDownReset      OnBackendDown = iota + 1 // tell both ends
+	OnBackendDownDrop                                // say nothing, the backend may come back
+	OnBackendDownReschedule                          // forget it, the client may begin anew
 )
 
 // ClientAddress is how a backend learns the client's address in Full-NAT.
@@ -161,8 +186,10 @@ var (
 	protocolNames      = names{"tcp", "udp"}
 	modeNames          = names{"full-nat", "dnat", "dsr-l2", "tunnel", "snat"}
 	encapsulationNames = names{"none", "ipip", "gre", "gue", "fou", "vxlan"}
-	schedulerNames     = names{"rr", "wrr", "sh", "maglev"}
 	repliesNames       = names{"here", "elsewhere"}
+	schedulerNames     = names{"rr", "wrr", "lc", "wlc", "sh", "maglev", "p2c"}
+	hashNames          = names{"address", "address-port"}
+	onBackendDownNames = names{"reset", "drop", "reschedule"}
 	clientAddressNames = names{"none", "toa", "proxy-v1", "proxy-v2"}
 	toaNoRoomNames     = names{"send-without", "drop"}
 	timestampsNames    = names{"strip", "keep", "translate"}
@@ -208,6 +235,12 @@ func (m Mode) String() string { return modeNames.name(uint8(m)) }
 
 // String returns the name used in the configuration.
 func (s Scheduler) String() string { return schedulerNames.name(uint8(s)) }
+
+// String returns the name used in the configuration.
+func (h Hash) String() string { return hashNames.name(uint8(h)) }
+
+// String returns the name used in the configuration.
+func (o OnBackendDown) String() string { return onBackendDownNames.name(uint8(o)) }
 
 // String returns the name used in the configuration.
 func (c ClientAddress) String() string { return clientAddressNames.name(uint8(c)) }

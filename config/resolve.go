@@ -76,6 +76,18 @@ func (d *decoder) inherit(c *Config) {
 		if s.EncapsulationPort == 0 {
 			s.EncapsulationPort = s.Encapsulation.port()
 		}
+		if s.Hash == 0 {
+			s.Hash = HashAddressPort
+			if s.Scheduler == SH {
+				s.Hash = HashAddress
+			}
+		}
+		if s.OnBackendDown == 0 {
+			s.OnBackendDown = OnBackendDownReset
+			if s.Protocol == UDP {
+				s.OnBackendDown = OnBackendDownReschedule
+			}
+		}
 		if s.TCPChecks == 0 {
 			s.TCPChecks = c.TCPChecks
 		}

@@ -210,8 +210,16 @@ var serviceFields = []field[Service]{
 		"Where backends send their answers (dnat). here: through this l4fwd. elsewhere: to\n"+
 			"a service of mode snat, on whatever machine."),
 	enum("scheduler", schedulerNames, func(s *Service) *Scheduler { return &s.Scheduler },
-		"rr: in turn. wrr: in turn by weight. sh: by client address. maglev: by client\n"+
-			"address and port, with few changes when backends come and go."),
+		"rr: in turn. wrr: in turn by weight. lc: fewest flows. wlc: fewest flows for\n"+
+			"its weight. sh: by client address. maglev: by client address and port, with few\n"+
+			"changes when backends come and go. p2c: the better by wlc of two drawn."),
+	enum("hash", hashNames, func(s *Service) *Hash { return &s.Hash },
+		"What sh and maglev choose by: address or address-port. Default: address for sh,\n"+
+			"address-port for maglev."),
+	plain("hash_table_size", number, wantTableSize, func(s *Service) *int { return &s.HashTableSize },
+		parseTableSize, strconv.Itoa,
+		"Slots of the table of sh and maglev, two bytes each: a prime from 251 to\n"+
+			"8388617, more for more even shares. 0: 65537, more from 656 backends on."),
 	enum("client_address", clientAddressNames, func(s *Service) *ClientAddress { return &s.ClientAddress },
 		"How backends learn the client's address (full-nat, tcp). toa: by a TCP option.\n"+
 			"proxy-v1, proxy-v2: by a PROXY protocol header, which they must expect."),
@@ -232,6 +240,15 @@ var serviceFields = []field[Service]{
 	enum("no_flow", noFlowNames, func(s *Service) *NoFlow { return &s.NoFlow },
 		"What becomes of a TCP segment that belongs to no flow and opens none, also one\n"+
 			"of a full-nat backend. drop: it vanishes. reset: its sender gets a RST."),
+	enum("on_backend_down", onBackendDownNames, func(s *Service) *OnBackendDown { return &s.OnBackendDown },
+		"What becomes of a flow whose backend the service has no more, with its next\n"+
+			"packet. reset: both ends get a RST. drop: nothing goes on. reschedule: it is\n"+
+			"forgotten; a datagram goes to another backend. Default: reset for tcp,\n"+
+			"reschedule for udp."),
+	{key: "persistence", decode: func(d *decoder, path string, n ast.Node, s *Service) {
+		decodeMap(d, path, n, persistenceFields, &s.Persistence)
+	}, doc: "Clients of a prefix stay with one backend until no new flow of theirs has come\n" +
+		"for the timeout; 0s is no persistence. Prefix lengths of IPv4 and IPv6 clients."},
 	toaKind(func(s *Service) *uint8 { return &s.TOAKind }, "Default: the global toa_kind."),
 	enum("tcp_checks", tcpChecksNames, func(s *Service) *TCPChecks { return &s.TCPChecks },
 		"Default: the global tcp_checks."),
@@ -248,6 +265,15 @@ var backendFields = []field[Backend]{
 	plain("weight", number, wantInt(0, 65535), func(b *Backend) *uint16 { return &b.Weight }, parseWeight,
 		func(w uint16) string { return strconv.Itoa(int(w)) },
 		"Share of new flows, 0 to 65535. 0: no new flows, those there are go on."),
+	integer("max_connections", 0, maxMaxConnections, func(b *Backend) *int { return &b.MaxConnections },
+		"The most flows at a time, over all workers. 0: no limit."),
+}
+
+var persistenceFields = []field[Persistence]{
+	plain("timeout", anyPlain, wantPersistence, func(p *Persistence) *time.Duration { return &p.Timeout },
+		parsePersistence, formatDuration, ""),
+	integer("prefix4", 1, 32, func(p *Persistence) *int { return &p.Prefix4 }, ""),
+	integer("prefix6", 1, 128, func(p *Persistence) *int { return &p.Prefix6 }, ""),
 }
 
 var timeoutFields = []field[Timeouts]{

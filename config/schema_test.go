@@ -40,6 +40,7 @@ func TestSchemaComplete(t *testing.T) {
 		{"Interface", keys(interfaceFields), tags(Interface{})},
 		{"Service", keys(serviceFields), tags(Service{})},
 		{"Backend", keys(backendFields), tags(Backend{})},
+		{"Persistence", keys(persistenceFields), tags(Persistence{})},
 		{"Timeouts", keys(timeoutFields), tags(Timeouts{})},
 	}
 	for _, tt := range tests {
@@ -74,7 +75,7 @@ func TestShowDefaults(t *testing.T) {
 		t.Errorf("defaults (-want +got):\n%s", diff)
 	}
 	for _, key := range slices.Concat(keys(topFields), keys(interfaceFields), keys(localFields),
-		keys(serviceFields), keys(backendFields), keys(timeoutFields)) {
+		keys(serviceFields), keys(persistenceFields), keys(backendFields), keys(timeoutFields)) {
 		if !strings.Contains(out.String(), key+": ") && !strings.Contains(out.String(), key+":\n") {
 			t.Errorf("the key %s is not shown", key)
 		}
@@ -139,6 +140,10 @@ func TestDiff(t *testing.T) {
 		{"service option kind", "toa_kind: 200", "toa_kind: 201", []string{"services[web].toa_kind: 200 → 201"}},
 		{"global checks", "tcp_checks: off", "tcp_checks: normal", []string{"tcp_checks: off → normal"}},
 		{"service checks", "tcp_checks: strict", "tcp_checks: off", []string{"services[web].tcp_checks: strict → off"}},
+		{"persistence", "{timeout: 100ms, prefix4: 1, prefix6: 128}", "{prefix6: 128}", []string{
+			"services[web6].persistence.timeout: 100ms → 0s", "services[web6].persistence.prefix4: 1 → 32"}},
+		{"hash table", "hash_table_size: 251", "hash_table_size: 257", []string{"services[dns].hash_table_size: 251 → 257"}},
+		{"limit", "max_connections: 1_073_741_824", "max_connections: 5", []string{"services[web].backends[10.0.2.1:8080].max_connections: 1073741824 → 5"}},
 		{"locals", "10.0.1.20-10.0.1.21", "10.0.1.21-10.0.1.22", []string{
 			"local_addresses[10.0.1.22]: added, ports 20000-29999",
 			"local_addresses[10.0.1.20]: removed, was ports 20000-29999"}},
@@ -188,11 +193,18 @@ func TestRoundTripRapid(t *testing.T) {
 			s := defaultService()
 			s.Name = fmt.Sprintf("%s%d", rapid.StringMatching(`[A-Za-z0-9][A-Za-z0-9._-]{0,20}`).Draw(t, "name"), i)
 			s.Protocol = rapid.SampledFrom([]Protocol{TCP, UDP}).Draw(t, "protocol")
-			s.Mode, s.Scheduler = DNAT, rapid.SampledFrom([]Scheduler{RR, WRR, SH, Maglev}).Draw(t, "scheduler")
+			s.Mode, s.Scheduler = DNAT, Scheduler(rapid.IntRange(1, len(schedulerNames)).Draw(t, "scheduler"))
 			s.Address = netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}),
 				rapid.Uint16Range(1, 65535).Draw(t, "port"))
 			s.TOAKind, s.TCPChecks, s.Timeouts = c.TOAKind, c.TCPChecks, c.Timeouts
-			s.Timestamps = TimestampsKeep
+			s.Timestamps, s.Hash, s.OnBackendDown = TimestampsKeep, HashAddressPort, OnBackendDown(rapid.IntRange(2, 3).Draw(t, "down"))
+			if s.Scheduler.Hashed() {
+				s.Hash = Hash(rapid.IntRange(1, 2).Draw(t, "hash"))
+				s.HashTableSize = rapid.SampledFrom([]int{0, 251, 65537}).Draw(t, "slots")
+			}
+			if rapid.Bool().Draw(t, "persistence") {
+				s.Persistence = Persistence{minTimeout + timeDraw(t, "sticks"), rapid.IntRange(1, 32).Draw(t, "prefix4"), rapid.IntRange(1, 128).Draw(t, "prefix6")}
+			}
 			if s.Protocol == TCP {
 				s.Timestamps = rapid.SampledFrom([]Timestamps{TimestampsStrip, TimestampsKeep}).Draw(t, "timestamps")
 				s.MSSClamp = rapid.SampledFrom([]MSSClamp{MSSOff, MSSMTU, 536, 65495}).Draw(t, "mss")
@@ -201,7 +213,7 @@ func TestRoundTripRapid(t *testing.T) {
 			for j := range rapid.IntRange(1, 5).Draw(t, "backends") {
 				s.Backends = append(s.Backends, Backend{
 					netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 2, byte(j)}), 80),
-					rapid.Uint16().Draw(t, "weight")})
+					rapid.Uint16().Draw(t, "weight"), rapid.IntRange(0, maxMaxConnections).Draw(t, "limit")})
 			}
 			c.Services = append(c.Services, s)
 		}

@@ -159,6 +159,12 @@ func (w *writer) services(c *Config) {
 				w.serviceTimeouts(c, s, f.key)
 			case "backends":
 				w.backends(s, f.key)
+			case "persistence":
+				parts := make([]string, len(persistenceFields))
+				for k, f := range persistenceFields {
+					parts[k] = f.key + ": " + f.text(&s.Persistence)
+				}
+				w.line(2, "%s: {%s}", f.key, strings.Join(parts, ", "))
 			case "toa_kind", "tcp_checks":
 				if w.comments || f.text(s) != find(topFields, f.key).text(c) {
 					w.line(1, "%s%s: %s", dash, f.key, f.text(s))

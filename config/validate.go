@@ -36,6 +36,7 @@ func (c *Config) validate() Errors {
 	for i := range c.Services {
 		v.backends(i)
 	}
+	v.hashTables()
 	return v.errs
 }
 
@@ -150,6 +151,7 @@ func (v *validator) services() {
 		}
 		v.tcpOptions(path, s)
 		v.tunnel(path, s)
+		v.scheduler(path, s)
 		if !s.Address.IsValid() {
 			continue
 		}
@@ -225,6 +227,57 @@ func (v *validator) tcpOptions(path string, s Service) {
 	}
 	if s.Protocol == UDP && s.MSSClamp != MSSOff {
 		v.fail(path+".mss_clamp", "the MSS is TCP's; a udp service cannot have it")
+	}
+}
+
+// scheduler checks what a service asks of its scheduler.
+func (v *validator) scheduler(path string, s Service) {
+	if !s.Scheduler.Hashed() && s.Scheduler != 0 {
+		if s.Hash == HashAddress {
+			v.fail(path+".hash", "%v chooses by no hash; sh and maglev do", s.Scheduler)
+		}
+		if s.HashTableSize != 0 {
+			v.fail(path+".hash_table_size", "%v has no hash table; sh and maglev have", s.Scheduler)
+		}
+	}
+	if n := s.HashTableSize; n != 0 && n < len(s.Backends) {
+		v.fail(path+".hash_table_size", "%d slots for %d backends; expected one for each at least, better 100", n, len(s.Backends))
+	}
+	if s.OnePacket && s.Persistence.Timeout != 0 {
+		v.fail(path+".persistence", "one_packet gives every datagram a backend of its own; persistence keeps a client with one")
+	}
+	if s.Protocol == UDP && s.OnBackendDown == OnBackendDownReset {
+		v.fail(path+".on_backend_down", "reset is for TCP; a udp service cannot have it")
+	}
+}
+
+// maxTables bounds the memory of all hash tables together.
+const maxTables = 1 << 30
+
+// tableBytes is the memory of a service's hash table, at least half of it where the
+// size is not given.
+func tableBytes(s *Service) int {
+	n := s.HashTableSize
+	if n == 0 {
+		n = min(max(65537, 100*len(s.Backends)), maxTableSize)
+	}
+	return 2 * n
+}
+
+// hashTables checks that they are not too much together.
+func (v *validator) hashTables() {
+	total, first := 0, -1
+	for i := range v.c.Services {
+		if s := &v.c.Services[i]; s.Scheduler.Hashed() {
+			if total += tableBytes(s); first < 0 {
+				first = i
+			}
+		}
+	}
+	if total > maxTables {
+		v.fail(fmt.Sprintf("services[%d].scheduler", first),
+			"the hash tables of sh and maglev take %d MiB in all services; expected at most %d MiB: give the services a smaller hash_table_size",
+			(total+1<<20-1)>>20, maxTables>>20)
 	}
 }
 
@@ -327,11 +380,11 @@ func (c *Config) Warnings() []Problem {
 		if s.Timestamps == TimestampsKeep && s.Protocol == TCP && s.Mode == FullNAT {
 			warn(path+".timestamps", "keep in full-nat: a backend takes the clients behind one local address for one host, and drops segments whose timestamps seem old; strip or translate")
 		}
-		if s.OnePacket && s.Scheduler > WRR {
+		if s.OnePacket && s.Scheduler.Hashed() {
 			warn(path+".one_packet", fmt.Sprintf("%v sends all datagrams of a client's port to one backend; rr and wrr do not", s.Scheduler))
 		}
-		if s.Scheduler == RR && !alike {
-			warn(path+".scheduler", "rr does not look at weights; wrr does")
+		if (s.Scheduler == RR || s.Scheduler == LC) && !alike {
+			warn(path+".scheduler", fmt.Sprintf("%v does not look at weights; w%v does", s.Scheduler, s.Scheduler))
 		}
 	}
 	return out

@@ -239,6 +239,48 @@ func parseTOAKind(s string) (uint8, error) {
 
 // parseMSSClamp takes no number below 536, IPv4's segment size without the option:
 // no link needs less.
+const (
+	minTableSize      = 251
+	maxTableSize      = 8388617
+	wantTableSize     = "0 or a prime from 251 to 8388617"
+	maxMaxConnections = 1 << 30
+	wantPersistence   = "0s or " + wantDuration
+)
+
+func parsePersistence(s string) (time.Duration, error) {
+	if s == "0s" {
+		return 0, nil
+	}
+	d, err := parseDuration(s)
+	if err != nil {
+		return 0, expected(wantPersistence, s, "")
+	}
+	return d, nil
+}
+
+func parseTableSize(s string) (int, error) {
+	n, err := parseInt(s, 0, maxTableSize)
+	if err != nil || n != 0 && n < minTableSize {
+		return 0, expected(wantTableSize, s, "")
+	}
+	if n != 0 && !prime(n) {
+		for !prime(n) { // maxTableSize is one
+			n++
+		}
+		return 0, expected(wantTableSize, s, fmt.Sprintf("the next is %d", n))
+	}
+	return n, nil
+}
+
+func prime(n int) bool {
+	for d := 2; d*d <= n; d++ {
+		if n%d == 0 {
+			return false
+		}
+	}
+	return true
+}
+
 func parseMSSClamp(s string) (MSSClamp, error) {
 	switch s {
 	case "off":

@@ -1,9 +1,11 @@
 package config
 
 import (
+	"fmt"
 	"math/big"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -191,6 +193,40 @@ func TestDidYouMean(t *testing.T) {
 	for give, want := range tests {
 		if got := didYouMean(give, known); got != want {
 			t.Errorf("%q: %q, want %q", give, got, want)
+		}
+	}
+}
+
+// The memory of all hash tables is bounded, and who has fewer backends than slots
+// told so.
+func TestHashTables(t *testing.T) {
+	many := func(services, backends int, more string) error {
+		var b strings.Builder
+		b.WriteString("interfaces: [{name: eth1}]\nservices:\n")
+		for i := range services {
+			fmt.Fprintf(&b, "- {name: s%d, address: \"192.0.2.%d:%d\", protocol: udp, mode: dnat, scheduler: sh%s, backends: [", i, i%250+1, i/250+1, more)
+			for j := range backends {
+				fmt.Fprintf(&b, "{address: \"10.0.%d.%d:53\"},", j/250, j%250+1)
+			}
+			b.WriteString("]}\n")
+		}
+		_, err := Parse("f", []byte(b.String()))
+		return err
+	}
+	for _, c := range []struct {
+		services, backends int
+		more, want         string
+	}{
+		{63, 1, ", hash_table_size: 8388617", ""},
+		{64, 1, ", hash_table_size: 8388617", "f:3:76: services[0].scheduler: the hash tables of sh and maglev take 1025 MiB in all services; expected at most 1024 MiB: give the services a smaller hash_table_size"},
+		{1, 252, ", hash_table_size: 251", "f:3:97: services[0].hash_table_size: 251 slots for 252 backends; expected one for each at least, better 100"},
+	} {
+		got := ""
+		if err := many(c.services, c.backends, c.more); err != nil {
+			got = err.Error()
+		}
+		if got != c.want {
+			t.Errorf("%d services of %d backends%s:\n got %s\nwant %s", c.services, c.backends, c.more, got, c.want)
 		}
 	}
 }

@@ -21,18 +21,19 @@ import (
 // Stats is what the forwarder has done since it started, for people and
 // programs.
 type Stats struct {
-	Flows    int               `json:"flows"`    // in the table now
-	Opened   uint64            `json:"opened"`   // flows
-	Expired  uint64            `json:"expired"`  // flows that idled out
-	Evicted  uint64            `json:"evicted"`  // half-open flows that made room
-	Refusals uint64            `json:"refusals"` // ICMP errors and RSTs of our own
-	Split    uint64            `json:"split"`    // packets that left in fragments of our making
-	Verdicts map[string]uint64 `json:"verdicts"` // packets by outcome, drops by reason; zero ones left out
-	Dropped  uint64            `json:"dropped"`  // all drops together
-	Services []ServiceStats    `json:"services"`
-	Workers  []WorkerStats     `json:"workers"`
-	Links    []LinkStats       `json:"interfaces"`
-	TOA      map[string]uint64 `json:"toa"` // packets of new flows by what came of the option
+	Flows            int               `json:"flows"`             // in the table now
+	Opened           uint64            `json:"opened"`            // flows
+	Expired          uint64            `json:"expired"`           // flows that idled out
+	Evicted          uint64            `json:"evicted"`           // half-open flows that made room
+	TemplatesEvicted uint64            `json:"templates_evicted"` // templates of persistence that made room
+	Refusals         uint64            `json:"refusals"`          // ICMP errors and RSTs of our own
+	Split            uint64            `json:"split"`             // packets that left in fragments of our making
+	Verdicts         map[string]uint64 `json:"verdicts"`          // packets by outcome, drops by reason; zero ones left out
+	Dropped          uint64            `json:"dropped"`           // all drops together
+	Services         []ServiceStats    `json:"services"`
+	Workers          []WorkerStats     `json:"workers"`
+	Links            []LinkStats       `json:"interfaces"`
+	TOA              map[string]uint64 `json:"toa"` // packets of new flows by what came of the option
 }
 
 // ServiceStats counts by service.
@@ -163,6 +164,7 @@ func (d *Daemon) stats(ctx context.Context) (Stats, error) {
 		return Stats{}, err
 	}
 	out.Opened, out.Expired, out.Evicted = total.Opened, total.Expired, total.Evicted
+	out.TemplatesEvicted = total.TemplatesEvicted
 	out.Refusals, out.Split, out.Dropped = total.Refusals, total.Split, total.Drops()
 	for v := range dataplane.NumVerdicts {
 		if n := total.Verdicts[v]; n > 0 {

@@ -21,7 +21,7 @@ const fleetSeed = 0x6c34667764 // "l4fwd"
 
 // Spec is what the data plane is to do.
 func Spec(c *config.Config) dataplane.Spec {
-	spec := dataplane.Spec{Seed: fleetSeed, KeepTTL: !c.DecrementTTL}
+	spec := dataplane.Spec{Seed: fleetSeed, KeepTTL: !c.DecrementTTL, Templates: c.MaxFlows / 4}
 	for a := range c.Locals() {
 		spec.Locals = append(spec.Locals, packet.AddrFrom(a))
 	}
@@ -45,13 +45,23 @@ func Spec(c *config.Config) dataplane.Spec {
 			OnePacket:  s.OnePacket,
 			Tunnel:     tunnel(s),
 			ReturnOnly: s.Mode == config.SNAT,
+
+			HashFields:    hashes[s.Hash],
+			HashSlots:     s.HashTableSize,
+			OnBackendDown: backendDown[s.OnBackendDown],
+		}
+		if p := &s.Persistence; p.Timeout != 0 {
+			out.Persistence = dataplane.Persistence{Timeout: ticks(p.Timeout), Prefix: p.Prefix6}
+			if s.Address.Addr().Is4() {
+				out.Persistence.Prefix = p.Prefix4
+			}
 		}
 		if s.Mode == config.DNAT && s.Replies == config.RepliesElsewhere {
 			out.Mode = conntrack.DNATOneWay
 		}
 		for _, b := range s.Backends {
 			out.Backends = append(out.Backends, dataplane.BackendSpec{
-				Endpoint: endpoint(b.Address, proto), Weight: uint32(b.Weight),
+				Endpoint: endpoint(b.Address, proto), Weight: uint32(b.Weight), MaxConnections: uint32(b.MaxConnections),
 			})
 		}
 		spec.Services = append(spec.Services, out)
@@ -150,8 +160,22 @@ var checks = map[config.TCPChecks]conntrack.Checks{
 var schedulers = map[config.Scheduler]balance.Kind{
 	config.RR:     balance.RoundRobin,
 	config.WRR:    balance.WeightedRoundRobin,
+	config.LC:     balance.LeastConn,
+	config.WLC:    balance.WeightedLeastConn,
 	config.SH:     balance.SourceHash,
 	config.Maglev: balance.Maglev,
+	config.P2C:    balance.TwoChoices,
+}
+
+var hashes = map[config.Hash]balance.Fields{
+	config.HashAddress:     balance.ClientAddress,
+	config.HashAddressPort: balance.ClientAddress | balance.ClientPort,
+}
+
+var backendDown = map[config.OnBackendDown]dataplane.BackendDown{
+	config.OnBackendDownReset:      dataplane.BackendDownReset,
+	config.OnBackendDownDrop:       dataplane.BackendDownDrop,
+	config.OnBackendDownReschedule: dataplane.BackendDownReschedule,
 }
 
 // Timeouts converts to ticks, rounding up so that nothing ends early. States
@@ -171,10 +195,15 @@ func Timeouts(t *config.Timeouts) conntrack.Timeouts {
 		conntrack.UDPTwoWay:    t.UDPTwoWay,
 		conntrack.UDPOnePacket: t.UDPOnePacket,
 	} {
-		const tick = time.Second / conntrack.TicksPerSecond
-		out[state] = uint32((d + tick - 1) / tick)
+		out[state] = ticks(d)
 	}
 	return out
+}
+
+// ticks rounds up.
+func ticks(d time.Duration) uint32 {
+	const tick = time.Second / conntrack.TicksPerSecond
+	return uint32((d + tick - 1) / tick)
 }
 
 // Rules are what XDP is to take, given the addresses the host has now. Of a

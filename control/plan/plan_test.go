@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -32,9 +33,11 @@ services:
     protocol: tcp
     mode: full-nat
     scheduler: maglev
+    hash: address
+    hash_table_size: 1021
     client_address: toa
     timeouts: {tcp_established: 90s, tcp_close: 110ms}
-    backends: [{address: "10.0.1.20:8080", weight: 3}, {address: "10.0.1.21:8080", weight: 0}]
+    backends: [{address: "10.0.1.20:8080", weight: 3, max_connections: 70}, {address: "10.0.1.21:8080", weight: 0}]
   - name: dns
     address: "[2001:db8::10]:53"
     protocol: udp
@@ -48,11 +51,13 @@ services:
     mode: dnat
     scheduler: rr
     tcp_checks: strict
+    on_backend_down: drop
     backends: [{address: "[2001:db8:1::20]:53"}]
   - name: dns-again
     address: "[2001:db8::11]:53"
     protocol: tcp
     mode: dnat
+    persistence: {timeout: 110ms, prefix4: 24, prefix6: 56}
     backends: [{address: "[2001:db8:1::20]:53"}]
 `
 
@@ -78,8 +83,9 @@ func TestSpec(t *testing.T) {
 	web[conntrack.Established] = 90 * conntrack.TicksPerSecond
 	web[conntrack.Closed] = 2 // 110 ms are more than one tick of 62.5 ms
 	dns := conntrack.DefaultTimeouts()
+	const both = balance.ClientAddress | balance.ClientPort
 	want := dataplane.Spec{
-		Seed: fleetSeed,
+		Seed: fleetSeed, Templates: 1 << 18,
 		Locals: []packet.Addr{
 			packet.AddrFrom(addr("10.0.1.10")), packet.AddrFrom(addr("10.0.1.11")),
 			packet.AddrFrom(addr("10.0.1.2")), packet.AddrFrom(addr("2001:db8:1::10")),
@@ -87,25 +93,26 @@ func TestSpec(t *testing.T) {
 		Services: []dataplane.ServiceSpec{
 			{
 				Name: "web", VIP: end("192.0.2.10:80", packet.ProtoTCP), Mode: conntrack.FullNAT,
-				Scheduler: balance.Maglev, TOA: true, TOAKind: 200, Timestamps: nat.TSStrip, Timeouts: web,
+				Scheduler: balance.Maglev, HashFields: balance.ClientAddress, HashSlots: 1021, TOA: true, TOAKind: 200, Timestamps: nat.TSStrip, Timeouts: web,
 				Backends: []dataplane.BackendSpec{
-					{Endpoint: end("10.0.1.20:8080", packet.ProtoTCP), Weight: 3},
+					{Endpoint: end("10.0.1.20:8080", packet.ProtoTCP), Weight: 3, MaxConnections: 70},
 					{Endpoint: end("10.0.1.21:8080", packet.ProtoTCP)},
 				},
 			},
 			{
 				Name: "dns", VIP: end("[2001:db8::10]:53", packet.ProtoUDP), Mode: conntrack.DNAT,
-				Scheduler: balance.SourceHash, OnePacket: true, TOAKind: 200, Timeouts: dns,
+				Scheduler: balance.SourceHash, HashFields: balance.ClientAddress, OnBackendDown: dataplane.BackendDownReschedule, OnePacket: true, TOAKind: 200, Timeouts: dns,
 				Backends: []dataplane.BackendSpec{{Endpoint: end("[2001:db8:1::20]:53", packet.ProtoUDP), Weight: 1}},
 			},
 			{
 				Name: "dns-tcp", VIP: end("[2001:db8::10]:53", packet.ProtoTCP), Mode: conntrack.DNAT,
-				Scheduler: balance.RoundRobin, TCPChecks: conntrack.ChecksStrict, TOAKind: 200, Timeouts: dns,
+				Scheduler: balance.RoundRobin, HashFields: both, OnBackendDown: dataplane.BackendDownDrop, TCPChecks: conntrack.ChecksStrict, TOAKind: 200, Timeouts: dns,
 				Backends: []dataplane.BackendSpec{{Endpoint: end("[2001:db8:1::20]:53", packet.ProtoTCP), Weight: 1}},
 			},
 			{
 				Name: "dns-again", VIP: end("[2001:db8::11]:53", packet.ProtoTCP), Mode: conntrack.DNAT,
-				Scheduler: balance.WeightedRoundRobin, TOAKind: 200, Timeouts: dns,
+				Scheduler: balance.WeightedRoundRobin, HashFields: both,
+				Persistence: dataplane.Persistence{Timeout: 2, Prefix: 56}, TOAKind: 200, Timeouts: dns,
 				Backends: []dataplane.BackendSpec{{Endpoint: end("[2001:db8:1::20]:53", packet.ProtoTCP), Weight: 1}},
 			},
 		},
@@ -126,6 +133,9 @@ func TestPolicies(t *testing.T) {
 		"backends: [{address: \"10.0.1.20:80\"}]"
 	plainly := Spec(parse(t, head+service+"}]"))
 	for text, change := range map[string]func(*dataplane.Spec){
+		service + ", persistence: {timeout: 1s}}]": func(s *dataplane.Spec) {
+			s.Services[0].Persistence = dataplane.Persistence{Timeout: conntrack.TicksPerSecond, Prefix: 32}
+		},
 		service + ", timestamps: keep}]":          func(s *dataplane.Spec) { s.Services[0].Timestamps = nat.TSKeep },
 		service + ", timestamps: strip}]":         func(*dataplane.Spec) {},
 		service + ", timestamps: translate}]":     func(s *dataplane.Spec) { s.Services[0].Timestamps = nat.TSTranslate },
@@ -201,9 +211,15 @@ func TestPortRanges(t *testing.T) {
 
 // Every value the configuration knows means something to the data plane.
 func TestSchedulers(t *testing.T) {
-	for s := config.RR; s <= config.Maglev; s++ {
-		if _, ok := schedulers[s]; !ok {
-			t.Errorf("scheduler %v", s)
+	for s := config.RR; s <= config.P2C; s++ {
+		if k, ok := schedulers[s]; !ok || k.String() != s.String() || k.Hashed() != s.Hashed() {
+			t.Errorf("scheduler %v is %v", s, k)
+		}
+	}
+	for _, n := range []int{balance.MinSlots - 1, balance.MinSlots, balance.MaxSlots, balance.MaxSlots + 1} {
+		text := strings.Replace(text, "hash_table_size: 1021", fmt.Sprint("hash_table_size: ", n), 1)
+		if _, err := config.Parse("test.yaml", []byte(text)); (err == nil) != (n == balance.MinSlots || n == balance.MaxSlots) {
+			t.Errorf("%d slots: %v", n, err)
 		}
 	}
 }

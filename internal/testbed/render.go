@@ -21,6 +21,8 @@ type Service struct {
 	Scheduler     string // "" = wrr
 	Weights       []int  // of the servers in order; missing ones are 1
 	Extra         string // a line of the service's own, "mss_clamp: 1400" for example; "" = none
+
+	MaxConnections int // of each server; 0 = left out
 }
 
 // Services are the three services of a Server (web, hash, echo) in both
@@ -101,6 +103,10 @@ func (t *Topology) renderService(b *strings.Builder, s Service) {
 		if i < len(s.Weights) {
 			weight = s.Weights[i]
 		}
-		fmt.Fprintf(b, "      - {address: %q, weight: %d}\n", netip.AddrPortFrom(t.ServerAddr(s.Family, i), s.BackendPort), weight)
+		limit := ""
+		if s.MaxConnections != 0 {
+			limit = fmt.Sprintf(", max_connections: %d", s.MaxConnections)
+		}
+		fmt.Fprintf(b, "      - {address: %q, weight: %d%s}\n", netip.AddrPortFrom(t.ServerAddr(s.Family, i), s.BackendPort), weight, limit)
 	}
 }
