@@ -221,8 +221,9 @@ var serviceFields = []field[Service]{
 		"Slots of the table of sh and maglev, two bytes each: a prime from 251 to\n"+
 			"8388617, more for more even shares. 0: 65537, more from 656 backends on."),
 	enum("client_address", clientAddressNames, func(s *Service) *ClientAddress { return &s.ClientAddress },
-		"How backends learn the client's address (full-nat, tcp). toa: by a TCP option.\n"+
-			"proxy-v1, proxy-v2: by a PROXY protocol header, which they must expect."),
+		"How backends learn the client's address (full-nat). toa: by a TCP option.\n"+
+			"proxy-v1, proxy-v2: by a PROXY protocol header, which they must expect. For\n"+
+			"udp proxy-v2 alone, in the first datagram of a flow."),
 	enum("toa_no_room", toaNoRoomNames, func(s *Service) *TOANoRoom { return &s.TOANoRoom },
 		"What becomes of a packet that should bear TOA and has no room for it.\n"+
 			"send-without: it goes on. drop: it does not."),

@@ -199,7 +199,7 @@ func (v *validator) clientAddress(path string, s Service) {
 		return
 	}
 	switch {
-	case s.Protocol == UDP:
+	case s.Protocol == UDP && s.ClientAddress != ClientAddressProxyV2:
 		v.fail(path+".client_address", "%v is for TCP; a udp service cannot have it", s.ClientAddress)
 	case s.Mode == DNAT || s.Mode.Direct():
 		v.fail(path+".client_address", "%v is for full-nat; in %v the backend sees the client's address", s.ClientAddress, s.Mode)

@@ -42,8 +42,13 @@ func (w *Worker) forward(i int, r conntrack.Ref) Verdict {
 		w.editOptions(i, e, svc)
 		frame = w.frame(i)
 	}
-	if svc.Proxy != nat.NoProxy {
+	if svc.Proxy != nat.NoProxy && p.Kind == packet.KindTCP {
 		if v, goOn := w.forwardProxy(i, r, e, svc, mtu); !goOn {
+			return v
+		}
+		frame = w.frame(i)
+	} else if svc.Proxy != nat.NoProxy && nat.ProxyDue(e) {
+		if v, split = w.forwardProxyUDP(i, r, e, svc, mtu); v != Forwarded {
 			return v
 		}
 		frame = w.frame(i)
@@ -110,7 +115,7 @@ func (w *Worker) reply(i int, r conntrack.Ref) Verdict {
 			return w.tooBig(i, w.serverPeer(p, e), mtu)
 		}
 	}
-	if svc.Proxy != nat.NoProxy {
+	if svc.Proxy != nat.NoProxy && p.Kind == packet.KindTCP {
 		if v := w.replyProxy(i, r, e, svc); v != Replied {
 			return v
 		}
@@ -188,7 +193,7 @@ func (w *Worker) relayError(i int, e *conntrack.Entry, dir conntrack.Dir) Verdic
 	switch {
 	case svc.TOA:
 		room = nat.TOARoom(e)
-	case svc.Proxy != nat.NoProxy && dir == conntrack.Reply:
+	case svc.Proxy != nat.NoProxy && e.Proto == packet.ProtoTCP && dir == conntrack.Reply:
 		nat.ProxyError(frame, p, e, w.proxySize(e, svc))
 	}
 	if translated(e) {

@@ -30,7 +30,7 @@ func (w *Worker) fragment(i int, r conntrack.Ref, dir conntrack.Dir, handed bool
 		return w.miss(i, handed && w.b.nic[i]&known == 0)
 	}
 	p, e, frame := &w.b.pkt[i], w.table.Entry(r), w.frame(i)
-	if dir == conntrack.Forward && w.snap.Services[e.Service].Proxy != nat.NoProxy {
+	if dir == conntrack.Forward && w.snap.Services[e.Service].Proxy != nat.NoProxy && (e.Proto == packet.ProtoTCP || nat.ProxyDue(e)) {
 		return DropFragmentProxy
 	}
 	if dir == conntrack.Reply || e.Mode == conntrack.FullNAT {

@@ -1,14 +1,17 @@
 package dataplane
 
 import (
+	"math"
+
 	"github.com/l4fwd/l4fwd/conntrack"
 	"github.com/l4fwd/l4fwd/nat"
+	"github.com/l4fwd/l4fwd/packet"
 )
 
 // proxySize is how long the PROXY header of flow e is while it is on its way, 0
 // once the server has it, or if there is none.
 func (w *Worker) proxySize(e *conntrack.Entry, svc *Service) int {
-	if nat.ProxyDone(e) {
+	if udp := e.Proto == packet.ProtoUDP; udp && !nat.ProxyDue(e) || !udp && nat.ProxyDone(e) {
 		return 0
 	}
 	return nat.ProxyLen(e, &w.snap.Directory, svc.Proxy)
@@ -51,6 +54,30 @@ func (w *Worker) forwardProxy(i int, r conntrack.Ref, e *conntrack.Entry, svc *S
 	}
 	w.moved(i, off, n)
 	return Forwarded, true
+}
+
+// forwardProxyUDP is forwardProxy for the flow's datagram that the header is due in.
+// Where that makes it larger than the next hop's MTU it goes on in fragments, if it may:
+// split.
+func (w *Worker) forwardProxyUDP(i int, r conntrack.Ref, e *conntrack.Entry, svc *Service, mtu int) (v Verdict, split bool) {
+	p := &w.b.pkt[i]
+	size := nat.ProxyLen(e, &w.snap.Directory, svc.Proxy)
+	if p.IPLen()+size > mtu {
+		if !w.divides(i, e, conntrack.Forward) {
+			return w.tooBig(i, p.Dst, mtu-size), false
+		}
+		mtu, split = math.MaxInt, true
+	}
+	if out := w.table.Track(r, conntrack.Forward, p, w.frame(i), w.tick, &svc.Policy); out != conntrack.Pass {
+		return untracked[out], false
+	}
+	chunk, off := w.chunk(i)
+	off, n, res := nat.InsertProxyUDP(chunk, off, int(w.b.desc[i].Len), p, e, &w.snap.Directory, mtu)
+	if res.Drop() {
+		return DropProxy, false
+	}
+	w.moved(i, off, n)
+	return Forwarded, split
 }
 
 // replyProxy takes row i, a server's packet of a flow with PROXY, through Track.

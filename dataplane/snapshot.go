@@ -47,7 +47,7 @@ type Service struct {
 	v4       bool             // the backends are IPv4
 	TOA      bool             // tell the client's address by TOA
 	TOAOnly  bool             // nothing of the client's goes on without a TOA that it should bear
-	Proxy    nat.ProxyVersion // tell it by a PROXY header; Full-NAT TCP only
+	Proxy    nat.ProxyVersion // tell it by a PROXY header; Full-NAT only, with UDP version 2
 	TOAKind  uint8            // option kind, inserted if TOA and stripped from clients always
 	// OnePacket gives every datagram of a client a flow, and so a backend, of its
 	// own; UDP only.

@@ -31,6 +31,7 @@ const (
 	proxyCommand   = 0x21 // version 2, PROXY
 	proxyTCP4      = 0x11 // AF_INET, STREAM
 	proxyTCP6      = 0x21 // AF_INET6, STREAM
+	proxyDatagram  = 1    // DGRAM in place of STREAM
 	proxyAddrs4    = 12
 	proxyAddrs6    = 36
 	proxyFixed     = len(proxySignature) + 4
@@ -48,7 +49,8 @@ func ProxyLen(e *conntrack.Entry, dir *conntrack.Directory, version ProxyVersion
 // PutProxy writes the PROXY header of flow e to b: the connection is from the
 // client to the VIP, whatever family the real server has. It returns the length,
 // or 0, with b untouched, if b is too short, the version is unknown, or the
-// flow is no TCP flow of a service in dir that has the client's family.
+// flow is no flow of a service in dir that has the client's family. Version 1 is for
+// TCP only.
 func PutProxy(b []byte, e *conntrack.Entry, dir *conntrack.Directory, version ProxyVersion) int {
 	var h [MaxProxyLen]byte
 	n := proxyHeader(&h, e, dir, version)
@@ -60,14 +62,15 @@ func PutProxy(b []byte, e *conntrack.Entry, dir *conntrack.Directory, version Pr
 
 // proxyHeader writes the header to h.
 func proxyHeader(h *[MaxProxyLen]byte, e *conntrack.Entry, dir *conntrack.Directory, version ProxyVersion) int {
-	if e.Proto != packet.ProtoTCP || int(e.Service) >= len(dir.Services) {
+	tcp := e.Proto == packet.ProtoTCP
+	if !tcp && e.Proto != packet.ProtoUDP || int(e.Service) >= len(dir.Services) {
 		return 0
 	}
 	vip := &dir.Services[e.Service]
 	switch {
 	case e.Client.Is4() != vip.Addr.Is4():
 		return 0
-	case version == ProxyV1:
+	case version == ProxyV1 && tcp:
 		return proxyText(h, e, vip)
 	case version == ProxyV2:
 		return proxyBinary(h, e, vip)
@@ -94,6 +97,9 @@ func proxyBinary(h *[MaxProxyLen]byte, e *conntrack.Entry, vip *conntrack.Endpoi
 	size := proxyAddrs4
 	if !e.Client.Is4() {
 		h[at+1], size = proxyTCP6, proxyAddrs6
+	}
+	if e.Proto == packet.ProtoUDP {
+		h[at+1] += proxyDatagram
 	}
 	binary.BigEndian.PutUint16(h[at+2:], uint16(size))
 	a := h[proxyFixed:]

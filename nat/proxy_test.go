@@ -14,6 +14,12 @@ import (
 	"github.com/l4fwd/l4fwd/packet"
 )
 
+// udpFlow makes f one of UDP.
+func udpFlow(f *flow) *flow {
+	f.e.Proto = packet.ProtoUDP
+	return f
+}
+
 // TestProxyHeader is the header on the wire, byte for byte.
 func TestProxyHeader(t *testing.T) {
 	nat64 := newFlow("[2001:db8:9::7]:49153", "[2001:db8::10]:80", "10.0.1.10:20001", "10.0.1.20:8080", conntrack.FullNAT)
@@ -35,6 +41,9 @@ func TestProxyHeader(t *testing.T) {
 		{"v2", flow4(conntrack.FullNAT), ProxyV2, signature + "2111000cc6336407c000020ac0010050"},
 		{"v2, IPv6", flow6(conntrack.FullNAT), ProxyV2, signature + "2121002420010db800090000000000000000000720010db8000000000000000000000010c0010050"},
 		{"v2, IPv6 before IPv4", nat64, ProxyV2, signature + "2121002420010db800090000000000000000000720010db8000000000000000000000010c0010050"},
+		{"v2, UDP", udpFlow(flow4(conntrack.FullNAT)), ProxyV2, signature + "2112000cc6336407c000020ac0010050"},
+		{"v2, UDP over IPv6", udpFlow(flow6(conntrack.FullNAT)), ProxyV2, signature + "2122002420010db800090000000000000000000720010db8000000000000000000000010c0010050"},
+		{"v1, UDP", udpFlow(flow4(conntrack.FullNAT)), ProxyV1, ""},
 		{"no version", flow4(conntrack.FullNAT), 0, ""},
 		{"version 3", flow4(conntrack.FullNAT), 3, ""},
 	} {
@@ -63,7 +72,7 @@ func TestProxyHeaderRefuses(t *testing.T) {
 		name string
 		edit func(f *flow)
 	}{
-		{"UDP", func(f *flow) { f.e.Proto = packet.ProtoUDP }},
+		{"neither TCP nor UDP", func(f *flow) { f.e.Proto = 132 }},
 		{"service unknown", func(f *flow) { f.e.Service = 9 }},
 		{"VIP of another family", func(f *flow) { f.dir.Services[1].Addr = addr("2001:db8::1") }},
 	} {
