@@ -33,7 +33,10 @@ type Options struct {
 	// Calibrate is how long each arrangement is tried before the rounds; 0: the
 	// first of them is taken untried.
 	Calibrate time.Duration
-	CPUs      CPUs
+	// As, if not nil, is an earlier report: what it has tried is not tried again, and
+	// each forwarder gets the arrangement that was best for it there.
+	As   *Report
+	CPUs CPUs
 	// Only and Skip are names of forwarders and works. A kind of name that Only
 	// does not have any of is not restricted by it.
 	Only, Skip []string

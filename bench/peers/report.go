@@ -2,7 +2,9 @@ package peers
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -75,7 +77,28 @@ type rowData struct {
 	arrangement Arrangement
 	rounds      [][]float64
 	trials      []Trial
+	adopted     bool // of an earlier report
 	err         error
+}
+
+// adopt takes what an earlier report, or nil, has found out about a forwarder's
+// arrangements at a work, and reports whether that was anything.
+func (d *rowData) adopt(r *Report, work, forwarder string) bool {
+	if r == nil {
+		return false
+	}
+	for i := range r.Works {
+		if r.Works[i].Name != work {
+			continue
+		}
+		for _, m := range r.Works[i].Metrics {
+			if row := m.row(forwarder); row != nil {
+				d.arrangement, d.adopted = row.Arrangement, true
+				d.trials = append(d.trials, row.Trials...)
+			}
+		}
+	}
+	return d.adopted
 }
 
 // propose notes arrangements to be tried. A single one needs no trial.
@@ -206,4 +229,17 @@ func (r *Report) WriteJSON(w io.Writer) error {
 	e := json.NewEncoder(w)
 	e.SetIndent("", "  ")
 	return e.Encode(r)
+}
+
+// ReadReport reads what WriteJSON has written to a file.
+func ReadReport(name string) (*Report, error) {
+	b, err := os.ReadFile(name)
+	if err != nil {
+		return nil, fmt.Errorf("earlier report: %w", err)
+	}
+	var r Report
+	if err := json.Unmarshal(b, &r); err != nil {
+		return nil, fmt.Errorf("earlier report %s: %w", name, err)
+	}
+	return &r, nil
 }

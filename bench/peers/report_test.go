@@ -353,3 +353,34 @@ func TestCheckDir(t *testing.T) {
 		})
 	}
 }
+
+// TestAdopt: what an earlier report has found out stays, and is shown.
+func TestAdopt(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "peers.json")
+	f, err := os.Create(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(sample().WriteJSON(f), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	r, err := ReadReport(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := rowData{arrangement: Arrangement{NearRPS, FarRPS}}
+	if !d.adopt(r, HTTP, L4fwd) || d.arrangement != (Arrangement{NearSender, FarSender}) || len(d.trials) != 3 {
+		t.Errorf("%+v", d)
+	}
+	for _, c := range []struct {
+		r               *Report
+		work, forwarder string
+	}{{nil, HTTP, L4fwd}, {r, Iperf1, L4fwd}, {r, HTTP, Routing}} {
+		if d := (rowData{}); d.adopt(c.r, c.work, c.forwarder) || d.adopted {
+			t.Errorf("%s %s: %+v", c.work, c.forwarder, d)
+		}
+	}
+	if _, err := ReadReport(name + "x"); err == nil {
+		t.Error("read what is not there")
+	}
+}

@@ -183,17 +183,16 @@ const passes = 3
 // calibrate tries the arrangements of all and chooses each one's best by the
 // median of the work's chief metric. Only a done context is an error.
 func (r *run) calibrate(ctx context.Context, w *work, lanes []*lane, rows map[*lane]*rowData) error {
-	if r.o.Calibrate == 0 {
-		return nil
-	}
 	for _, l := range lanes {
-		rows[l].propose(l.candidates[w.traffic])
+		if !rows[l].adopt(r.o.As, w.name, l.name) && r.o.Calibrate > 0 {
+			rows[l].propose(l.candidates[w.traffic])
+		}
 	}
 	for range passes {
 		for _, l := range lanes {
 			for i := range rows[l].trials {
 				t := &rows[l].trials[i]
-				if t.Failed != "" {
+				if t.Failed != "" || rows[l].adopted {
 					continue
 				}
 				v, err := r.measure(ctx, w, l, t.Arrangement, r.o.Calibrate)
@@ -210,7 +209,9 @@ func (r *run) calibrate(ctx context.Context, w *work, lanes []*lane, rows map[*l
 		}
 	}
 	for _, l := range lanes {
-		rows[l].settle(&w.metrics[w.chief])
+		if !rows[l].adopted {
+			rows[l].settle(&w.metrics[w.chief])
+		}
 	}
 	return nil
 }

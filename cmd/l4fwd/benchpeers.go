@@ -42,6 +42,7 @@ long ones where the machine is slow and fast in turn.`,
 	f.IntVar(&o.Rounds, "rounds", peers.DefaultRounds, "how many times each is measured")
 	seconds := f.Float64("seconds", peers.DefaultDuration.Seconds(), "how long a measurement takes")
 	calibrate := f.Float64("calibrate", peers.DefaultCalibrate.Seconds(), "`SECONDS` for which each arrangement is tried at first; 0: none is")
+	as := f.String("as", "", "take arrangements from an earlier report, the JSON `FILE`, and try none that it has")
 	f.IntVar(&o.CPUs.Load, "load-cpu", 0, "`CPU` of generator, clients and servers")
 	f.IntVar(&o.CPUs.Forward, "forward-cpu", 1, "`CPU` of the forwarder")
 	f.StringSliceVar(&o.Only, "only", nil, "`NAMES` of forwarders and works")
@@ -51,6 +52,12 @@ long ones where the machine is slow and fast in turn.`,
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		o.Duration, o.Calibrate = inSeconds(*seconds), inSeconds(*calibrate)
 		o.Command = strings.Join(append([]string{"l4fwd"}, os.Args[1:]...), " ")
+		if *as != "" {
+			var err error
+			if o.As, err = peers.ReadReport(*as); err != nil {
+				return &exitError{exitUsage, err}
+			}
+		}
 		o.Note = func(line string) { cmd.PrintErrln(line) }
 		rep, err := runPeers(cmd.Context(), o, charts)
 		switch {
