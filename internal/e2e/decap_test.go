@@ -42,7 +42,10 @@ var wrappings = []wrapping{
 func (wr wrapping) unwrap(t *testing.T, ns *testbed.Namespace, d *testbed.Device, f testbed.Family) {
 	t.Helper()
 	if wr.name == "vxlan" {
-		wr.kernel(t, ns, d, f)
+		// With the MAC address that l4fwd sends to.
+		if err := d.VXLAN("vx"+f.String(), f, 7, wr.port, net.HardwareAddr{0x02, 0x6c, 0x34, 0x66, 0x77, 0x64}); err != nil {
+			t.Fatal(err)
+		}
 		return
 	}
 	tun := openTun(t, ns)
@@ -115,20 +118,6 @@ func (wr wrapping) byRS(t *testing.T, r *rig, i int) {
 			t.Error(err)
 		}
 	})
-}
-
-// kernel makes a VXLAN interface with the MAC address that l4fwd sends to.
-func (wr wrapping) kernel(t *testing.T, ns *testbed.Namespace, d *testbed.Device, f testbed.Family) {
-	t.Helper()
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.HardwareAddr = "vx"+f.String(), net.HardwareAddr{0x02, 0x6c, 0x34, 0x66, 0x77, 0x64}
-	link := &netlink.Vxlan{LinkAttrs: attrs, VxlanId: 7, VtepDevIndex: d.Index, Port: int(wr.port), SrcAddr: d.Addr(f).AsSlice()}
-	if err := ns.Netlink().LinkAdd(link); err != nil {
-		t.Fatal(err)
-	}
-	if err := ns.Netlink().LinkSetUp(link); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // carry writes what the tunnel's packets hold to the kernel. A raw IPv4 socket gives

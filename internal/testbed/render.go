@@ -3,6 +3,7 @@ package testbed
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -57,17 +58,28 @@ func (s Service) Direct() bool { return s.Mode == "dsr-l2" || s.Mode == "tunnel"
 // Config renders l4fwd's configuration file for the topology. extra are lines
 // of the top level, "workers: 2" for example.
 func (t *Topology) Config(services []Service, extra ...string) string {
+	return t.render(t.LBDevices(), services, extra)
+}
+
+// ReturnConfig is the same for the second l4fwd. Only with TopologyOptions.Return.
+func (t *Topology) ReturnConfig(services []Service, extra ...string) string {
+	return t.render([]string{t.ReturnDev.Name}, services, extra)
+}
+
+func (t *Topology) render(devices []string, services []Service, extra []string) string {
 	var b strings.Builder
 	for _, line := range extra {
 		fmt.Fprintln(&b, line)
 	}
 	fmt.Fprintln(&b, "interfaces:")
-	for _, d := range t.LBDevices() {
+	for _, d := range devices {
 		fmt.Fprintf(&b, "  - name: %s\n", d)
 	}
-	fmt.Fprintln(&b, "local_addresses:")
-	for _, f := range Families {
-		fmt.Fprintf(&b, "  - %s-%s\n", t.LocalAddr(f, 0), t.LocalAddr(f, locals-1))
+	if slices.ContainsFunc(services, func(s Service) bool { return s.Mode == "full-nat" }) {
+		fmt.Fprintln(&b, "local_addresses:")
+		for _, f := range Families {
+			fmt.Fprintf(&b, "  - %s-%s\n", t.LocalAddr(f, 0), t.LocalAddr(f, locals-1))
+		}
 	}
 	fmt.Fprintln(&b, "services:")
 	for _, s := range services {

@@ -33,6 +33,9 @@ type TopologyOptions struct {
 	// their loopback and without answering ARP for them, as direct return needs. In
 	// one-arm they then reach the client on the link.
 	ServerVIPs int
+	// Return adds a second namespace for l4fwd, by which the servers' answers go: the
+	// return half of a DNAT on two machines. One-arm only.
+	Return bool
 	// Impaired puts a Wire into each of l4fwd's arms. Two-arm only, and the arms
 	// stay: their devices cannot be deleted and connected again.
 	Impaired bool
@@ -49,6 +52,7 @@ var (
 // Last bytes of addresses within their networks.
 const (
 	hostLB     = 1
+	hostReturn = 2   // the second l4fwd
 	hostClient = 100 // the first; more follow
 	hostLocal  = 10  // Full-NAT sources: 4 of them
 	hostServer = 20  // rs1; rs2 is the next
@@ -78,6 +82,7 @@ func prefixesOf(nets map[Family]netip.Prefix, n int) []netip.Prefix {
 //
 //	two-arm: client[c0] ── [l0]lb[l1] ── switch ── [s0]rs1, [s0]rs2
 //	one-arm: client[c0], lb[l0], rs1[s0], rs2[s0] ── switch
+//	return: one-arm with return[b0] on the switch, the servers' default gateway
 //	impaired: two-arm with a namespace "wires" between client and lb, and lb and switch
 type Topology struct {
 	Options TopologyOptions
@@ -89,6 +94,10 @@ type Topology struct {
 	LBClient   *Device   // l0
 	LBServer   *Device   // l1; in one-arm the same as LBClient
 	ServerDevs []*Device // s0 of each real server
+
+	// Of a network with a second l4fwd; nil in others.
+	Return    *Namespace
+	ReturnDev *Device // b0
 
 	// Of an impaired network; nil in others.
 	Wires                  *Namespace
@@ -109,6 +118,9 @@ func NewTopology(o TopologyOptions) (*Topology, error) {
 	}
 	if o.Impaired && o.OneArm {
 		return nil, errors.New("topology: an impaired one has two arms")
+	}
+	if o.Return && !o.OneArm {
+		return nil, errors.New("topology: a second l4fwd is for one-arm")
 	}
 	t := &Topology{Options: o}
 	if err := t.build(); err != nil {
@@ -154,6 +166,9 @@ func (t *Topology) build() error {
 		if err := t.wireOneArmClient(); err != nil {
 			return err
 		}
+		if err := t.wireReturn(); err != nil {
+			return err
+		}
 		return t.ConnectLBServer()
 	}
 	if err := t.ConnectLBClient(); err != nil {
@@ -181,8 +196,12 @@ func (t *Topology) wireServer(i int) error {
 	t.ServerDevs = append(t.ServerDevs, d)
 	// Full-NAT needs no route at all; DNAT needs the way back to lead through
 	// the load balancer.
+	back := hostLB
+	if t.Options.Return {
+		back = hostReturn
+	}
 	for _, f := range Families {
-		if err := d.AddRoute(everything(f), hostOf(ServerNet[f], hostLB)); err != nil {
+		if err := d.AddRoute(everything(f), hostOf(ServerNet[f], back)); err != nil {
 			return err
 		}
 		if t.Options.OneArm && t.Options.ServerVIPs > 0 {
@@ -356,11 +375,11 @@ func (t *Topology) LBDevices() []string {
 	return []string{t.LBClient.Name, t.LBServer.Name}
 }
 
-// Namespaces are all of the topology, in the order client, lb, switch,
+// Namespaces are all of the topology, in the order client, lb, return, switch,
 // wires, servers.
 func (t *Topology) Namespaces() []*Namespace {
 	var out []*Namespace
-	for _, ns := range append([]*Namespace{t.Client, t.LB, t.Switch, t.Wires}, t.Servers...) {
+	for _, ns := range append([]*Namespace{t.Client, t.LB, t.Return, t.Switch, t.Wires}, t.Servers...) {
 		if ns != nil {
 			out = append(out, ns)
 		}
