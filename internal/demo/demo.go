@@ -26,6 +26,11 @@ const (
 // Options say how the demo is run. The zero value of each field means its
 // default.
 type Options struct {
+	// Mode is what to show, one of Modes; "": full-nat and, beside it, dnat.
+	Mode string
+	// Encapsulation is that of mode tunnel, one of Encapsulations; "": vxlan. No other
+	// mode has one.
+	Encapsulation string
 	// Executable is the l4fwd binary whose `run` is demonstrated; "": the
 	// running one.
 	Executable string
@@ -86,6 +91,10 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
+	shown, err := o.choose()
+	if err != nil {
+		return err
+	}
 	if err := need(o.Executable); err != nil {
 		return err
 	}
@@ -94,7 +103,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
 	defer stop()
 
-	d := &demo{o: o, scr: newScreen(o.Out), began: time.Now()}
+	d := &demo{o: o, scr: newScreen(o.Out), began: time.Now(), modes: shown, ended: make(chan *forwarder, maxForwarders)}
 	defer func() {
 		interrupted := ctx.Err() != nil && !d.judged
 		if cerr := d.down.run(); cerr != nil {
@@ -117,14 +126,16 @@ type demo struct {
 
 	dir    string // of the configuration and the stats
 	net    *network
-	fwd    *forwarder
+	modes  []*mode         // which are shown, on one network
+	fwds   []*forwarder    // the one with the VIPs first
+	ended  chan *forwarder // gets each once its process has ended
 	tests  []*scenario
 	judged bool // the verdict is out
 }
 
 func (d *demo) run(ctx context.Context) error {
-	d.scr.intro()
-	steps := []func(context.Context) error{d.sweep, d.buildNetwork, d.startForwarder, d.warmUp, d.sendTraffic}
+	d.scr.intro(d.modes)
+	steps := []func(context.Context) error{d.sweep, d.buildNetwork, d.startForwarders, d.warmUp, d.sendTraffic}
 	for _, step := range steps {
 		if err := step(ctx); err != nil {
 			return err
@@ -138,7 +149,7 @@ func (d *demo) run(ctx context.Context) error {
 		return ctx.Err()
 	}
 	if !d.o.Keep {
-		checks = append(checks, d.stopForwarder())
+		checks = append(checks, d.stopForwarders())
 	}
 	err := d.verdict(checks)
 	d.judged = true

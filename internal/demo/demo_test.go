@@ -23,8 +23,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(testbed.Guard(m)) }
 
-// binary is l4fwd, built once.
-func binary(t *testing.T) string {
+// l4fwd is the program, built once.
+func l4fwd(t *testing.T) string {
 	t.Helper()
 	path, err := testbed.Build(t.Context(), "./cmd/l4fwd", false)
 	if err != nil {
@@ -42,7 +42,7 @@ type child struct {
 
 func start(t *testing.T, args ...string) *child {
 	t.Helper()
-	c := &child{Cmd: exec.CommandContext(t.Context(), binary(t), append([]string{"demo"}, args...)...)}
+	c := &child{Cmd: exec.CommandContext(t.Context(), l4fwd(t), append([]string{"demo"}, args...)...)}
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -121,7 +121,7 @@ func TestVerdictGood(t *testing.T) {
 	begin := time.Now()
 	c := start(t, "--duration", "2s", "--requests", "90")
 	status, out := c.end(t)
-	if status != 0 || !strings.Contains(out, "all 13 checks ok") || strings.Contains(out, "FAILED") {
+	if status != 0 || !strings.Contains(out, "all 15 checks ok") || strings.Contains(out, "FAILED") {
 		t.Errorf("exit status %d:\n%s", status, out)
 	}
 	if took := time.Since(begin); took > 20*time.Second {
@@ -132,16 +132,61 @@ func TestVerdictGood(t *testing.T) {
 	}
 }
 
+// TestModes: every mode by itself, and every encapsulation.
+func TestModes(t *testing.T) {
+	var all []Options
+	for _, mode := range Modes() {
+		all = append(all, Options{Mode: mode})
+	}
+	for _, e := range Encapsulations() {
+		if !testing.Short() || e == "gue" {
+			all = append(all, Options{Mode: tunnel, Encapsulation: e})
+		}
+	}
+	for _, o := range all {
+		t.Run(strings.TrimSpace(o.Mode+" "+o.Encapsulation), func(t *testing.T) {
+			var out bytes.Buffer
+			o.Executable, o.Duration, o.Requests, o.Out = l4fwd(t), 300*time.Millisecond, 30, &out
+			if err := Run(t.Context(), o); err != nil || !strings.Contains(out.String(), "all 13 checks ok") {
+				t.Errorf("%v\n%s", err, out.String())
+			}
+			if l := left(t, os.Getpid()); len(l) > 0 {
+				t.Errorf("left: %v", l)
+			}
+		})
+	}
+}
+
 // TestVerdictBad runs l4fwd with another configuration than the demo wrote and
 // wants the judge to notice just that.
 func TestVerdictBad(t *testing.T) {
-	script := filepath.Join(t.TempDir(), "l4fwd")
-	text := "#!/bin/sh\nsed -i -e 's/weight: 2/weight: 1/' -e '/client_address: toa/d' \"$3\"\nexec " + binary(t) + " \"$@\"\n"
-	if err := os.WriteFile(script, []byte(text), 0o755); err != nil {
-		t.Fatal(err)
+	for _, tt := range []struct {
+		name, mode, edit string
+		want             []string
+	}{
+		{"weights and TOA", "", "-e 's/weight: 2/weight: 1/' -e '/client_address: toa/d'",
+			[]string{"backends used by weight", "full-nat: TOA names the client, address and port"}},
+		{"another mode", tunnel, "-e 's/mode: tunnel/mode: dsr-l2/' -e /encapsulation:/d", []string{"what arrives at servers is as it must be"}},
+		{"Full-NAT for DNAT", dnat, "-e 's/mode: dnat/mode: full-nat/' -e '$alocal_addresses: [10.0.1.10, \"2001:db8:1::a\"]'",
+			[]string{"dnat: servers see the client's own address", "dnat: and its own port", "what arrives at servers is as it must be"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			script := filepath.Join(t.TempDir(), "l4fwd")
+			text := "#!/bin/sh\nsed -i " + tt.edit + " \"$3\"\nexec " + l4fwd(t) + " \"$@\"\n"
+			if err := os.WriteFile(script, []byte(text), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			spoilt(t, Options{Mode: tt.mode, Executable: script, Duration: 500 * time.Millisecond, Requests: 60}, tt.want)
+		})
 	}
+}
+
+// spoilt wants just these checks to fail.
+func spoilt(t *testing.T, o Options, want []string) {
+	t.Helper()
 	var out bytes.Buffer
-	if err := Run(t.Context(), Options{Executable: script, Duration: time.Second, Requests: 60, Out: &out}); !errors.Is(err, ErrFailed) {
+	o.Out = &out
+	if err := Run(t.Context(), o); !errors.Is(err, ErrFailed) {
 		t.Errorf("%v, want %v", err, ErrFailed)
 	}
 	var failed []string
@@ -151,7 +196,6 @@ func TestVerdictBad(t *testing.T) {
 			failed = append(failed, name)
 		}
 	}
-	want := []string{"backends used by weight", "Full-NAT: TOA names the client, address and port"}
 	if diff := cmp.Diff(want, failed); diff != "" {
 		t.Errorf("failed checks (-want +got):\n%s\n%s", diff, out.String())
 	}
@@ -205,7 +249,7 @@ func TestInterrupt(t *testing.T) {
 
 // TestReaderGone: `l4fwd demo | head` must not leave anything either.
 func TestReaderGone(t *testing.T) {
-	cmd := exec.CommandContext(t.Context(), binary(t), "demo")
+	cmd := exec.CommandContext(t.Context(), l4fwd(t), "demo")
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -258,7 +302,7 @@ func TestKilledDemoIsSwept(t *testing.T) {
 func TestKeep(t *testing.T) {
 	c := start(t, "--keep", "--duration", "1s", "--requests", "30")
 	c.until(t, "Everything stays up")
-	c.until(t, "  stop it")
+	c.until(t, "            kill -TERM")
 	tried := 0
 	for line := range strings.Lines(c.seen.String()) {
 		if i := strings.Index(line, "nsenter"); i >= 0 && strings.Contains(line, " curl ") {
@@ -269,7 +313,7 @@ func TestKeep(t *testing.T) {
 			}
 		}
 	}
-	if tried != 3 {
+	if tried != 4 {
 		t.Errorf("%d commands tried", tried)
 	}
 	if err := c.Process.Signal(syscall.SIGINT); err != nil {
@@ -294,7 +338,7 @@ func TestWithoutRoot(t *testing.T) {
 		t.Fatal(err)
 	}
 	copied := filepath.Join(dir, "l4fwd")
-	b, err := os.ReadFile(binary(t))
+	b, err := os.ReadFile(l4fwd(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -317,10 +361,25 @@ func TestOptionsRefused(t *testing.T) {
 		"endless":           {Duration: MaxDuration + 1},
 		"negative requests": {Requests: -1},
 		"too many requests": {Requests: MaxRequests + 1},
+		"unknown mode":      {Mode: "half-nat"},
+		"unknown tunnel":    {Mode: tunnel, Encapsulation: "l2tp"},
+		"no tunnel":         {Mode: dsrL2, Encapsulation: vxlan},
 	} {
 		o.Out = io.Discard
 		if err := Run(context.Background(), o); err == nil {
 			t.Errorf("%s: no error", name)
+		}
+	}
+	for _, tt := range []struct {
+		o    Options
+		want string
+	}{
+		{Options{Mode: "half-nat"}, `mode "half-nat": expected one of full-nat, dnat, snat, dsr-l2, tunnel`},
+		{Options{Mode: tunnel, Encapsulation: "l2tp"}, `encapsulation "l2tp": expected one of vxlan, ipip, gre, gue, fou`},
+		{Options{Encapsulation: "gue"}, `encapsulation gue: only mode tunnel has one`},
+	} {
+		if _, err := tt.o.choose(); err == nil || err.Error() != tt.want {
+			t.Errorf("%v, want %s", err, tt.want)
 		}
 	}
 }

@@ -25,14 +25,20 @@ const (
 // leastFlows is a small flow table: the demo should not want a server's memory.
 const leastFlows = 65536
 
+// maxForwarders is how many l4fwd a mode has at most.
+const maxForwarders = 2
+
 // maxFlows makes sure that all flows fit, even if none expires meanwhile: HTTP
 // and UDP, two modes, two families.
 func maxFlows(requests int) int { return max(leastFlows, 8*requests) }
 
-// forwarder is the l4fwd process and the files it shares with the demo.
+// forwarder is an l4fwd process and the files it shares with the demo.
 type forwarder struct {
-	config, stats, ready string // paths
-	text                 string // the configuration
+	name                 string             // for people
+	ns                   *testbed.Namespace // where it runs
+	devices              []string           // its interfaces
+	config, stats, ready string             // paths
+	text                 string             // the configuration
 	proc                 *testbed.Process
 	up                   bool // it has taken traffic
 }
@@ -58,15 +64,30 @@ var notDrops = map[string]bool{
 	verdictForwarded: true, verdictReplied: true, verdictAnswered: true, "passed": true, "handed_over": true,
 }
 
-// startForwarder writes the configuration and starts `l4fwd run` with it in the
-// load balancer's namespace.
-func (d *demo) startForwarder(ctx context.Context) error {
-	f := &forwarder{
-		config: filepath.Join(d.dir, "l4fwd.yaml"),
-		stats:  filepath.Join(d.dir, "stats.json"),
-		ready:  filepath.Join(d.dir, "ready"),
-		text:   d.net.top.Config(services(), fmt.Sprintf("max_flows: %d", maxFlows(d.o.Requests))),
+// startForwarders starts the one that has the VIPs, and the one that answers go
+// through if that is another.
+func (d *demo) startForwarders(ctx context.Context) error {
+	top, flows := d.net.top, fmt.Sprintf("max_flows: %d", maxFlows(d.o.Requests))
+	first, back := d.net.services()
+	all := []*forwarder{{name: d.net.names[0], ns: top.LB, devices: top.LBDevices(), text: top.Config(first, flows)}}
+	if len(back) > 0 {
+		all = append(all, &forwarder{name: d.net.names[1], ns: top.Return, devices: []string{top.ReturnDev.Name}, text: top.ReturnConfig(back)})
 	}
+	for _, f := range all {
+		if err := d.startForwarder(ctx, f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// startForwarder writes the configuration and starts `l4fwd run` with it in the
+// forwarder's namespace.
+func (d *demo) startForwarder(ctx context.Context, f *forwarder) error {
+	file := func(suffix string) string {
+		return filepath.Join(d.dir, strings.ToLower(strings.ReplaceAll(f.name, " ", "-"))+suffix)
+	}
+	f.config, f.stats, f.ready = file(".yaml"), file(".json"), file(".ready")
 	if err := os.WriteFile(f.config, []byte(f.text), 0o600); err != nil {
 		return fmt.Errorf("configuration: %w", err)
 	}
@@ -75,13 +96,17 @@ func (d *demo) startForwarder(ctx context.Context) error {
 	var err error
 	// The process must outlive ctx, so that an interrupted demo can end it in
 	// the way that puts the interfaces back.
-	f.proc, err = d.net.top.LB.StartProcess(context.WithoutCancel(ctx), testbed.ProcessOptions{
+	f.proc, err = f.ns.StartProcess(context.WithoutCancel(ctx), testbed.ProcessOptions{
 		Path: d.o.Executable, Args: args, PrivateSysfs: true,
 	})
 	if err != nil {
 		return err
 	}
-	d.fwd = f
+	d.fwds = append(d.fwds, f)
+	go func() {
+		<-f.proc.Done()
+		d.ended <- f
+	}()
 	d.down.add(func() error {
 		if !f.proc.Running() {
 			return nil
@@ -94,14 +119,21 @@ func (d *demo) startForwarder(ctx context.Context) error {
 	})
 	if err := f.waitReady(ctx); err != nil {
 		if ctx.Err() == nil {
-			d.scr.log("l4fwd's log", f.proc.Output())
+			d.logs()
 		}
 		return err
 	}
 	f.up = true
 	done()
-	d.scr.config(f.config, f.text)
+	d.scr.config(f.text, d.modes)
 	return nil
+}
+
+// logs shows what the forwarders have logged.
+func (d *demo) logs() {
+	for _, f := range d.fwds {
+		d.scr.log(f.name+"'s log", f.proc.Output())
+	}
 }
 
 var errExitedZero = errors.New("exit status 0")
@@ -148,6 +180,23 @@ func (f *forwarder) read() (s stats) {
 	return s
 }
 
+// figures are the latest stats of all forwarders together.
+func (d *demo) figures() (sum stats) {
+	for _, f := range d.fwds {
+		s := f.read()
+		sum.Flows += s.Flows
+		sum.Opened += s.Opened
+		sum.Dropped += s.Dropped
+		for v, n := range s.Verdicts {
+			if sum.Verdicts == nil {
+				sum.Verdicts = make(map[string]uint64)
+			}
+			sum.Verdicts[v] += n
+		}
+	}
+	return sum
+}
+
 // settled waits until the stats are from after now.
 func (f *forwarder) settled(ctx context.Context) error {
 	now := time.Now()
@@ -173,6 +222,16 @@ func (f *forwarder) settled(ctx context.Context) error {
 	}
 }
 
+// settled waits until the stats of all forwarders are from after now.
+func (d *demo) settled(ctx context.Context) error {
+	for _, f := range d.fwds {
+		if err := f.settled(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // complaints are the lines of the log that are warnings or worse.
 func (f *forwarder) complaints() (out []string) {
 	for line := range strings.Lines(f.proc.Output()) {
@@ -186,29 +245,30 @@ func (f *forwarder) complaints() (out []string) {
 	return out
 }
 
-// stopForwarder ends l4fwd as a service manager would and looks whether the
+// stopForwarders ends l4fwd as a service manager would and looks whether the
 // interfaces are free again.
-func (d *demo) stopForwarder() check {
+func (d *demo) stopForwarders() check {
 	c := check{name: "l4fwd stops when told, its interfaces free again"}
 	begin := time.Now()
-	if err := d.fwd.proc.Terminate(stopPatience); err != nil {
-		c.detail = "see the log"
-		c.because = append(c.because, firstLine(err.Error()))
-		return c
-	}
-	took := time.Since(begin)
-	for _, name := range d.net.top.LBDevices() {
-		link, err := d.net.top.LB.Netlink().LinkByName(name)
-		if err != nil {
-			c.because = append(c.because, err.Error())
-			continue
+	for _, f := range d.fwds {
+		if err := f.proc.Terminate(stopPatience); err != nil {
+			c.detail = "see the log"
+			c.because = append(c.because, firstLine(err.Error()))
+			return c
 		}
-		if x := link.Attrs().Xdp; x != nil && x.Attached {
-			c.because = append(c.because, name+" still has an XDP program")
+		for _, name := range f.devices {
+			link, err := f.ns.Netlink().LinkByName(name)
+			if err != nil {
+				c.because = append(c.because, err.Error())
+				continue
+			}
+			if x := link.Attrs().Xdp; x != nil && x.Attached {
+				c.because = append(c.because, name+" still has an XDP program")
+			}
 		}
 	}
 	c.ok = len(c.because) == 0
-	c.detail = fmt.Sprintf("exit status 0 after %s", round(took))
+	c.detail = fmt.Sprintf("exit status 0 after %s", round(time.Since(begin)))
 	return c
 }
 

@@ -13,8 +13,9 @@ func (d *demo) keep(ctx context.Context) error {
 	top := d.net.top
 	say := d.scr.line
 	enter := func(ns *testbed.Namespace) string { return "nsenter --net=" + ns.Path() }
-	url := func(f testbed.Family, mode string) string {
-		return "http://" + bracketed(top.VIP(f, vipOf[mode])) + "/"
+	curl := func(f testbed.Family, m *mode) string {
+		url := fmt.Sprintf("http://%s/", netip.AddrPortFrom(d.net.vip(f, m), m.webPort()))
+		return fmt.Sprintf("  %-9s %s curl -g '%s'", m.name, enter(top.Client), url)
 	}
 	say("")
 	say("Everything stays up until Ctrl-C here. Meanwhile, as root in another terminal:")
@@ -23,37 +24,40 @@ func (d *demo) keep(ctx context.Context) error {
 		if ns == top.Switch {
 			continue
 		}
-		say(fmt.Sprintf("  %-8s %s", ns.Role(), enter(ns)))
+		say(fmt.Sprintf("  %-9s %s", ns.Role(), enter(ns)))
 	}
 	say("")
-	say("  Full-NAT  " + enter(top.Client) + " curl " + url(testbed.V4, fullNAT))
-	say("            " + enter(top.Client) + " curl -g '" + url(testbed.V6, fullNAT) + "'")
-	say("  DNAT      " + enter(top.Client) + " curl " + url(testbed.V4, dnat))
-	say("  frames    " + enter(top.Servers[0]) + " tcpdump -ni s0 tcp port 8080")
-	say("  figures   cat " + d.fwd.stats)
-	say("  settings  " + d.fwd.config)
-	say(fmt.Sprintf("  stop it   kill -TERM %d    (or -KILL, and watch the interfaces stay clean)", d.fwd.proc.PID()))
+	for _, m := range d.modes {
+		for _, f := range testbed.Families {
+			say(curl(f, m))
+		}
+	}
+	say(fmt.Sprintf("  frames    %s tcpdump -ni %s '%s'", enter(top.Switch), top.Servers[0].Role(), d.modes[0].filter()))
+	for _, f := range d.fwds {
+		say(fmt.Sprintf("  %-9s settings in %s, figures in %s", f.name, f.config, f.stats))
+		say(fmt.Sprintf("            kill -TERM %d stops it (or -KILL, and watch the interfaces stay clean)", f.proc.PID()))
+	}
 	say("")
 	select {
 	case <-ctx.Done():
 		say("")
 		say("taking everything down")
 		return nil
-	case <-d.fwd.proc.Done():
-		err := d.fwd.proc.Wait()
-		d.scr.log("l4fwd's log", d.fwd.proc.Output())
+	case f := <-d.ended:
+		err := f.proc.Wait()
+		d.scr.log(f.name+"'s log", f.proc.Output())
 		if err != nil {
-			return fmt.Errorf("l4fwd ended: %w", err)
+			return fmt.Errorf("%s ended: %w", f.name, err)
 		}
-		say("l4fwd has been stopped; taking everything down")
+		say(f.name + " has been stopped; taking everything down")
 		return nil
 	}
 }
 
-// bracketed is an address as a URL has it.
-func bracketed(a netip.Addr) string {
-	if a.Is6() {
-		return "[" + a.String() + "]"
+// filter is tcpdump's for the requests on a server's wire.
+func (m *mode) filter() string {
+	if m.name == tunnel {
+		return m.wrap.filter
 	}
-	return a.String()
+	return fmt.Sprintf("tcp port %d", testbed.PortHTTP)
 }

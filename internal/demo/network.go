@@ -5,19 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 	"sync"
 
 	"github.com/l4fwd/l4fwd/internal/testbed"
 )
-
-// Modes of a service, in the words of the configuration.
-const (
-	fullNAT = "full-nat"
-	dnat    = "dnat"
-)
-
-// VIPs by mode: the i-th of each family.
-var vipOf = map[string]int{fullNAT: 0, dnat: 1}
 
 // The real servers, as the topology names them, and their weights.
 var (
@@ -32,34 +25,58 @@ const pingBytes = 56
 // unless the machine is very busy.
 func snifferMiB(requests int) int { return min(8+requests/500, 64) }
 
-// network is everything around the forwarder.
+// network is everything around the forwarders.
 type network struct {
-	top     *testbed.Topology
-	client  *testbed.Sniffer
-	servers []*testbed.Sniffer
+	top    *testbed.Topology
+	modes  []*mode
+	names  []string // of the forwarders, the one with the VIPs first
+	owners map[mac]string
+	roles  map[netip.Addr]string
+
+	client               *testbed.Sniffer
+	servers              []*testbed.Sniffer
+	clientEar, serverEar ear
 }
 
-// buildNetwork makes namespaces, real servers and sniffers.
-func (d *demo) buildNetwork(context.Context) error {
-	done := d.scr.timed("network", "client, l4fwd, rs1, rs2 and a switch, each a namespace, joined by veth pairs")
-	top, err := testbed.NewTopology(testbed.TopologyOptions{Servers: len(serverNames)})
+// buildNetwork makes namespaces, real servers and sniffers. Where answers take another
+// way than requests everybody is on one switch, and asks by ARP and ND who has the VIP.
+func (d *demo) buildNetwork(ctx context.Context) error {
+	o := testbed.TopologyOptions{Servers: len(serverNames)}
+	first, names := d.modes[0], []string{"l4fwd"}
+	if first.answers != byForwarder {
+		o.OneArm, o.VIPs = true, testbed.VIPOnLink
+	}
+	if first.direct() {
+		o.ServerVIPs = len(d.modes)
+	}
+	if first.answers == byReturn {
+		o.Return, names = true, []string{"l4fwd A", "l4fwd B"}
+	}
+	done := d.scr.timed("network", fmt.Sprintf("client, %s, %s and a switch, each a namespace, joined by veth pairs",
+		strings.Join(names, ", "), strings.Join(serverNames, ", ")))
+	top, err := testbed.NewTopology(o)
 	if err != nil {
 		return fmt.Errorf("network of namespaces: %w", err)
 	}
 	d.down.add(top.Close)
-	n := &network{top: top}
+	n := &network{top: top, modes: d.modes, names: names}
 	d.net = n
-	if n.client, err = d.sniff(top.Client, top.ClientDev.Name); err != nil {
+	n.enrol()
+	if n.client, err = d.sniff(top.Client, top.ClientDev.Name, n.clientEar.watch(n.atClient)); err != nil {
 		return err
 	}
 	options := make([]testbed.ServerOptions, len(top.Servers))
 	for i, ns := range top.Servers {
-		s, err := d.sniff(ns, top.ServerDevs[i].Name)
+		// On the server's cable, but before an XDP program there takes off tunnels.
+		s, err := d.sniff(top.Switch, ns.Role(), n.serverEar.watch(n.atServer(mac(top.ServerDevs[i].MAC))))
 		if err != nil {
 			return err
 		}
 		n.servers = append(n.servers, s)
 		options[i].ClientOf = n.clientOf(s)
+	}
+	if err := d.unwrap(ctx); err != nil {
+		return err
 	}
 	servers, err := top.StartServers(options...)
 	if err != nil {
@@ -67,12 +84,40 @@ func (d *demo) buildNetwork(context.Context) error {
 	}
 	d.down.add(func() error { return testbed.CloseServers(servers) })
 	done()
-	d.scr.picture(top)
+	d.scr.picture(n)
 	return nil
 }
 
-func (d *demo) sniff(ns *testbed.Namespace, device string) (*testbed.Sniffer, error) {
-	s, err := ns.Sniff(device, testbed.SnifferOptions{BufferMiB: snifferMiB(d.o.Requests)})
+// enrol notes whose each address is.
+func (n *network) enrol() {
+	n.clientEar.seen, n.serverEar.seen = map[string]uint64{}, map[string]uint64{}
+	n.owners, n.roles = map[mac]string{}, map[netip.Addr]string{}
+	top := n.top
+	own := func(d *testbed.Device, owner, role string) {
+		n.owners[mac(d.MAC)] = owner
+		for _, p := range d.Addrs {
+			n.roles[p.Addr()] = role
+		}
+	}
+	own(top.ClientDev, roleClient, roleClient)
+	own(top.LBClient, n.names[0], n.names[0])
+	own(top.LBServer, n.names[0], n.names[0])
+	if top.ReturnDev != nil {
+		own(top.ReturnDev, n.names[1], n.names[1])
+	}
+	for i, d := range top.ServerDevs {
+		own(d, serverNames[i], roleServer)
+	}
+	for _, a := range n.vips() {
+		n.roles[a] = roleVIP
+	}
+	for _, a := range n.locals() {
+		n.roles[a] = roleLocal
+	}
+}
+
+func (d *demo) sniff(ns *testbed.Namespace, device string, watch func([]byte, bool)) (*testbed.Sniffer, error) {
+	s, err := ns.Sniff(device, testbed.SnifferOptions{BufferMiB: snifferMiB(d.o.Requests), Watch: watch})
 	if err != nil {
 		return nil, err
 	}
@@ -83,8 +128,8 @@ func (d *demo) sniff(ns *testbed.Namespace, device string) (*testbed.Sniffer, er
 	return s, nil
 }
 
-// clientOf asks the sniffer for the TOA option of a connection. A DNAT
-// connection comes from the client itself and has none to wait for.
+// clientOf asks the sniffer for the TOA option of a connection. One that comes from
+// the client itself has none to wait for.
 func (n *network) clientOf(s *testbed.Sniffer) func(peer, local netip.AddrPort) (netip.AddrPort, bool) {
 	return func(peer, local netip.AddrPort) (netip.AddrPort, bool) {
 		if !n.top.IsLocal(peer.Addr()) {
@@ -106,6 +151,13 @@ func (n *network) hidden() (out []netip.Addr) {
 		for i := range n.top.Servers {
 			out = append(out, n.top.ServerAddr(f, i))
 		}
+	}
+	return append(out, n.locals()...)
+}
+
+// locals are the sources of Full-NAT.
+func (n *network) locals() (out []netip.Addr) {
+	for _, f := range testbed.Families {
 		for i := 0; n.top.IsLocal(n.top.LocalAddr(f, i)); i++ {
 			out = append(out, n.top.LocalAddr(f, i))
 		}
@@ -113,43 +165,37 @@ func (n *network) hidden() (out []netip.Addr) {
 	return out
 }
 
-// services are those of the configuration: HTTP and UDP echo, Full-NAT and
-// DNAT, both families.
-func services() (out []testbed.Service) {
-	for _, mode := range []string{fullNAT, dnat} {
-		for _, f := range testbed.Families {
-			web := testbed.Service{
-				Name: fmt.Sprintf("web-%s-%s", mode, f), Family: f, VIP: vipOf[mode],
-				Port: testbed.VIPPortHTTP, BackendPort: testbed.PortHTTP, Protocol: "tcp",
-				Mode: mode, Scheduler: "wrr", Weights: weights,
-			}
-			if mode == fullNAT {
-				web.ClientAddress = "toa"
-			}
-			echo := testbed.Service{
-				Name: fmt.Sprintf("echo-%s-%s", mode, f), Family: f, VIP: vipOf[mode],
-				Port: testbed.PortEcho, BackendPort: testbed.PortEcho, Protocol: "udp",
-				Mode: mode, Scheduler: "wrr", Weights: weights,
-			}
-			out = append(out, web, echo)
-		}
-	}
-	return out
+// vip is a mode's VIP of a family.
+func (n *network) vip(f testbed.Family, m *mode) netip.Addr {
+	return n.top.VIP(f, slices.Index(n.modes, m))
 }
 
 // vips are all VIPs.
 func (n *network) vips() (out []netip.Addr) {
 	for _, f := range testbed.Families {
-		out = append(out, n.top.VIP(f, vipOf[fullNAT]), n.top.VIP(f, vipOf[dnat]))
+		for _, m := range n.modes {
+			out = append(out, n.vip(f, m))
+		}
 	}
 	return out
 }
 
-// gateways are the load balancer's own addresses, those of its kernel, on the
-// client's side.
+// arms are the forwarders' devices on the client's side.
+func (n *network) arms() []*testbed.Device {
+	if n.top.ReturnDev != nil {
+		return []*testbed.Device{n.top.LBClient, n.top.ReturnDev}
+	}
+	return []*testbed.Device{n.top.LBClient}
+}
+
+// gateways are the addresses of the forwarders' kernels in the client's networks.
 func (n *network) gateways() (out []netip.Addr) {
-	for _, f := range testbed.Families {
-		out = append(out, n.top.LBClient.Addr(f))
+	for _, d := range n.arms() {
+		for _, p := range d.Addrs {
+			if testbed.ClientNet[testbed.FamilyOf(p.Addr())].Contains(p.Addr()) {
+				out = append(out, p.Addr())
+			}
+		}
 	}
 	return out
 }

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -32,7 +33,7 @@ const (
 	styleOff   = "\x1b[0m"
 )
 
-// tableLines and tableWidth are what the live table takes of a terminal.
+// tableLines and tableWidth are what the live table takes of a terminal at most.
 const (
 	tableLines = 13
 	tableWidth = 100
@@ -74,8 +75,8 @@ func (s *screen) style(style, text string) string {
 	return style + text + styleOff
 }
 
-func (s *screen) intro() {
-	s.line(s.style(styleBold, "l4fwd demo") + ": a small network of its own, taken down at the end; Ctrl-C ends it early")
+func (s *screen) intro(modes []*mode) {
+	s.line(s.style(styleBold, "l4fwd demo") + ", " + names(modes) + ": a small network of its own, taken down at the end; Ctrl-C ends it early")
 	s.line("")
 }
 
@@ -90,23 +91,55 @@ func (s *screen) timed(name, what string) (done func()) {
 	return func() { s.step(name, fmt.Sprintf("%s (%s)", what, round(time.Since(begin)))) }
 }
 
-// picture draws the network with its addresses.
-func (s *screen) picture(top *testbed.Topology) {
+// picture draws the network with its addresses, and says what goes where.
+func (s *screen) picture(n *network) {
+	top := n.top
 	row := func(what string, of func(testbed.Family) netip.Addr, more string) {
 		s.line(fmt.Sprintf("    %-39s %-16s %-16s %s", what, of(testbed.V4), of(testbed.V6), more))
 	}
+	server := func(i int) func(testbed.Family) netip.Addr {
+		return func(f testbed.Family) netip.Addr { return top.ServerAddr(f, i) }
+	}
+	weight := func(i int) string { return fmt.Sprintf("weight %d", weights[i]) }
 	s.line("")
-	row("client ───── l4fwd ──┬── rs1", func(f testbed.Family) netip.Addr { return top.ServerAddr(f, 0) }, fmt.Sprintf("weight %d", weights[0]))
-	row("                     └── rs2", func(f testbed.Family) netip.Addr { return top.ServerAddr(f, 1) }, fmt.Sprintf("weight %d", weights[1]))
+	if n.modes[0].answers == byForwarder {
+		row("client ───── l4fwd ──┬── rs1", server(0), weight(0))
+		row("                     └── rs2", server(1), weight(1))
+	} else {
+		joint := "client ──┬── "
+		for i, d := range n.arms() {
+			row(joint+n.names[i], d.Addr, map[int]string{1: "the servers' default gateway"}[i])
+			joint = "         ├── "
+		}
+		row(joint+"rs1", server(0), weight(0))
+		row("         └── rs2", server(1), weight(1))
+	}
 	row("client", func(f testbed.Family) netip.Addr { return top.ClientAddr(f, 0) }, "")
-	row("VIPs in Full-NAT, with TOA over TCP", func(f testbed.Family) netip.Addr { return top.VIP(f, vipOf[fullNAT]) }, "")
-	row("VIPs in DNAT", func(f testbed.Family) netip.Addr { return top.VIP(f, vipOf[dnat]) }, "")
-	row("local addresses of l4fwd, for Full-NAT", func(f testbed.Family) netip.Addr { return top.LocalAddr(f, 0) }, "and the next 3")
+	for _, m := range n.modes {
+		row(m.vips, func(f testbed.Family) netip.Addr { return n.vip(f, m) }, "")
+		if m.name == fullNAT {
+			row("local addresses of l4fwd, for Full-NAT", func(f testbed.Family) netip.Addr { return top.LocalAddr(f, 0) }, "and the next 3")
+		}
+	}
+	s.line("")
+	for _, m := range n.modes {
+		s.line(fmt.Sprintf("    %-8s  request  %s", m.name, m.request))
+		s.line(fmt.Sprintf("    %-8s  answer   %s", "", m.answer))
+	}
 	s.line("")
 }
 
+// names are the modes' for people.
+func names(modes []*mode) string {
+	var out []string
+	for _, m := range modes {
+		out = append(out, m.name)
+	}
+	return strings.Join(out, " and ")
+}
+
 // config shows the configuration as far as its first service.
-func (s *screen) config(path, text string) {
+func (s *screen) config(text string, modes []*mode) {
 	lines := strings.Split(strings.TrimRight(text, "\n"), "\n")
 	shown, more, inServices := 0, 0, false
 	s.line("")
@@ -122,7 +155,11 @@ func (s *screen) config(path, text string) {
 		}
 	}
 	if more > 0 {
-		s.line(s.style(styleFaint, fmt.Sprintf("    # and %d services more: IPv4 and IPv6, HTTP and UDP, full-nat and dnat", more)))
+		all := fmt.Sprintf("    # and %d services more: IPv4 and IPv6, HTTP and UDP", more)
+		if len(modes) > 1 {
+			all += ", " + names(modes)
+		}
+		s.line(s.style(styleFaint, all))
 	}
 	s.line("")
 }
@@ -188,14 +225,18 @@ func (s *screen) table(tests []*scenario, st stats, width int) {
 		}
 		b.WriteString(line + "\n")
 	}
-	add(styleBold, fmt.Sprintf(columns, "mode", "", "", "answered", "rs1", "rs2", "the server's peer is", "TOA names"))
+	toa := ""
+	if slices.ContainsFunc(tests, func(sc *scenario) bool { return sc.mode.name == fullNAT }) {
+		toa = "TOA names"
+	}
+	add(styleBold, fmt.Sprintf(columns, "mode", "", "", "answered", "rs1", "rs2", "the server's peer is", toa))
 	for _, sc := range tests {
 		t := sc.tally()
 		style := ""
 		if t.Failed > 0 {
 			style = styleBad
 		}
-		add(style, fmt.Sprintf(columns, sc.mode, sc.protocol, "IP"+sc.family.String(), fmt.Sprintf("%d/%d", t.OK, t.Planned),
+		add(style, fmt.Sprintf(columns, sc.mode.name, sc.protocol, "IP"+sc.family.String(), fmt.Sprintf("%d/%d", t.OK, t.Planned),
 			strconv.Itoa(t.ByServer["rs1"]), strconv.Itoa(t.ByServer["rs2"]), place(t.Peer), place(t.Client)))
 	}
 	add("", "")

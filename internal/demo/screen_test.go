@@ -51,7 +51,7 @@ func TestDropsInOrder(t *testing.T) {
 func TestTableFitsTerminal(t *testing.T) {
 	var out bytes.Buffer
 	s := &screen{w: &out, redraw: true, color: true, width: tableWidth}
-	sc := &scenario{mode: fullNAT, protocol: "http", family: testbed.V6}
+	sc := &scenario{mode: modes[0], protocol: "http", family: testbed.V6}
 	sc.t = tally{Planned: MaxRequests, OK: MaxRequests, Failed: 1, Flows: MaxRequests,
 		ByServer: map[string]int{"rs1": MaxRequests, "rs2": MaxRequests},
 		Peer:     netip.MustParseAddrPort("[2001:db8:1::a]:65535"), Client: netip.MustParseAddrPort("[2001:db8:100::64]:65535")}
@@ -94,7 +94,7 @@ func TestCheckWeights(t *testing.T) {
 		{"nothing", 0, 0, false},
 		{"one cycle", 1, 2, true},
 	} {
-		s := &scenario{mode: dnat, protocol: "http", family: testbed.V4}
+		s := &scenario{mode: modes[1], protocol: "http", family: testbed.V4}
 		s.t = tally{Flows: tt.rs1 + tt.rs2, ByServer: map[string]int{"rs1": tt.rs1, "rs2": tt.rs2}}
 		d := &demo{tests: []*scenario{s}}
 		if c := d.checkWeights(); c.ok != tt.ok {

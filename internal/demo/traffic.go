@@ -30,7 +30,7 @@ const (
 
 // scenario is one VIP and port, with what came of asking it.
 type scenario struct {
-	mode     string
+	mode     *mode
 	family   testbed.Family
 	protocol string // "http" or "udp"
 	to       netip.AddrPort
@@ -68,18 +68,18 @@ func (s *scenario) tally() tally {
 }
 
 // name is for people.
-func (s *scenario) name() string { return fmt.Sprintf("%s %s IP%s", s.mode, s.protocol, s.family) }
+func (s *scenario) name() string { return fmt.Sprintf("%s %s IP%s", s.mode.name, s.protocol, s.family) }
 
 // scenarios are all combinations of mode, protocol and family.
-func scenarios(top *testbed.Topology, requests int) (out []*scenario) {
-	for _, mode := range []string{fullNAT, dnat} {
+func (n *network) scenarios(requests int) (out []*scenario) {
+	for _, m := range n.modes {
 		for _, protocol := range []string{"http", "udp"} {
 			for _, f := range testbed.Families {
-				port := uint16(testbed.VIPPortHTTP)
+				port := m.webPort()
 				if protocol == "udp" {
 					port = testbed.PortEcho
 				}
-				s := &scenario{mode: mode, family: f, protocol: protocol, to: netip.AddrPortFrom(top.VIP(f, vipOf[mode]), port)}
+				s := &scenario{mode: m, family: f, protocol: protocol, to: netip.AddrPortFrom(n.vip(f, m), port)}
 				s.t = tally{Planned: requests, ByServer: make(map[string]int)}
 				out = append(out, s)
 			}
@@ -101,7 +101,7 @@ func (d *demo) warmUp(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, warmPatience)
 	defer cancel()
-	d.tests = scenarios(d.net.top, d.o.Requests)
+	d.tests = d.net.scenarios(d.o.Requests)
 	turns := 0 // of a scheduler that goes round all servers by weight
 	for _, w := range weights {
 		turns += w
@@ -111,7 +111,7 @@ func (d *demo) warmUp(ctx context.Context) error {
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	var errs []error
-	for _, s := range d.of("", "http") {
+	for _, s := range d.of(nil, "http") {
 		for range turns {
 			wg.Go(func() {
 				if _, _, err := ask(ctx, &http.Client{Transport: transport}, s.to); err != nil {
@@ -125,7 +125,7 @@ func (d *demo) warmUp(ctx context.Context) error {
 	wg.Wait()
 	if err := errors.Join(errs...); err != nil {
 		// The traffic will show what works all the same.
-		d.scr.step("warm-up", fmt.Sprintf("%d of %d first requests were not answered within %s", len(errs), turns*len(d.of("", "http")), warmPatience))
+		d.scr.step("warm-up", fmt.Sprintf("%d of %d first requests were not answered within %s", len(errs), turns*len(d.of(nil, "http")), warmPatience))
 		return nil
 	}
 	done()
@@ -152,29 +152,27 @@ func (d *demo) sendTraffic(ctx context.Context) error {
 	<-done
 	if err := context.Cause(ctx); err != nil {
 		if errors.Is(err, errDied) {
-			d.scr.log("l4fwd's log", d.fwd.proc.Output())
+			d.logs()
 		}
 		return err
 	}
 	return nil
 }
 
-var errDied = errors.New("the forwarder ended while traffic was sent")
+var errDied = errors.New("a forwarder ended while traffic was sent")
 
-// watch shows how things stand until done, and cancels everything if the
+// watch shows how things stand until done, and cancels everything if a
 // forwarder dies.
 func (d *demo) watch(begin time.Time, done <-chan struct{}, cancel context.CancelCauseFunc) {
 	tick := time.NewTicker(d.scr.period())
 	defer tick.Stop()
-	died := d.fwd.proc.Done()
 	for {
-		d.scr.live(time.Since(begin), d.tests, d.fwd.read())
+		d.scr.live(time.Since(begin), d.tests, d.figures())
 		select {
 		case <-done:
 			return
-		case <-died:
-			cancel(fmt.Errorf("%w: %w", errDied, d.fwd.exit()))
-			died = nil
+		case f := <-d.ended:
+			cancel(fmt.Errorf("%w: %s: %w", errDied, f.name, f.exit()))
 		case <-tick.C:
 		}
 	}
@@ -241,7 +239,7 @@ func (s *scenario) get(ctx context.Context, top *testbed.Topology, client *http.
 	s.t.ByServer[reply.Server]++
 	s.t.Peer, s.t.Client = reply.Remote, reply.Client
 	peer, named := reply.Remote == mine, reply.Remote == mine
-	if s.mode == fullNAT {
+	if s.mode.name == fullNAT {
 		peer, named = top.IsLocal(reply.Remote.Addr()), reply.Client == mine
 	}
 	if peer {
@@ -310,7 +308,7 @@ func (s *scenario) echo(ctx context.Context, top *testbed.Topology, n int) {
 	}
 	for peer, n := range r.ByRemote {
 		s.t.Peer = netip.AddrPortFrom(peer, 0)
-		if s.mode == fullNAT && top.IsLocal(peer) || s.mode == dnat && peer == top.ClientAddr(s.family, 0) {
+		if s.mode.name == fullNAT && top.IsLocal(peer) || s.mode.name != fullNAT && peer == top.ClientAddr(s.family, 0) {
 			s.t.PeerRight += n
 		}
 	}

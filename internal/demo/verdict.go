@@ -24,23 +24,27 @@ func (d *demo) judge(ctx context.Context) []check {
 		d.checkAnswered("http", "every HTTP request answered"),
 		d.checkAnswered("udp", "every UDP datagram answered, and by the VIP"),
 		d.checkWeights(),
-		d.checkPeers(fullNAT, "Full-NAT: servers see only local addresses"),
-		d.checkClients(fullNAT, "Full-NAT: TOA names the client, address and port"),
-		d.checkPeers(dnat, "DNAT: servers see the client's own address"),
-		d.checkClients(dnat, "DNAT: and its own port"),
-		d.checkPing(d.net.vips(), "l4fwd answers for the VIPs"),
-		d.checkPing(d.net.gateways(), "the kernel answers for the host's own addresses"),
 	}
-	settled := d.fwd.settled(ctx)
-	d.scr.settled(d.tests, d.fwd.read())
-	checks = append(checks, d.checkHidden(), d.checkSums())
-	return append(checks, d.checkForwarder(settled))
+	for _, m := range d.modes {
+		peers, clients := "servers see the client's own address", "and its own port"
+		if m.name == fullNAT {
+			peers, clients = "servers see only local addresses", "TOA names the client, address and port"
+		}
+		checks = append(checks, d.checkPeers(m, m.name+": "+peers), d.checkClients(m, m.name+": "+clients))
+	}
+	checks = append(checks,
+		d.checkPing(d.net.vips(), d.net.names[0]+" answers for the VIPs"),
+		d.checkPing(d.net.gateways(), "the kernel answers for the host's own addresses"),
+	)
+	settled := d.settled(ctx)
+	d.scr.settled(d.tests, d.figures())
+	return append(checks, d.checkRoad(), d.checkArrivals(), d.checkHidden(), d.checkSums(), d.checkCounts(settled))
 }
 
-// of are the scenarios with a mode and a protocol; "" is any.
-func (d *demo) of(mode, protocol string) (out []*scenario) {
+// of are the scenarios with a mode and a protocol; nil and "" are any.
+func (d *demo) of(m *mode, protocol string) (out []*scenario) {
 	for _, s := range d.tests {
-		if (mode == "" || s.mode == mode) && (protocol == "" || s.protocol == protocol) {
+		if (m == nil || s.mode == m) && (protocol == "" || s.protocol == protocol) {
 			out = append(out, s)
 		}
 	}
@@ -50,7 +54,7 @@ func (d *demo) of(mode, protocol string) (out []*scenario) {
 func (d *demo) checkAnswered(protocol, name string) check {
 	c := check{name: name}
 	ok, planned := 0, 0
-	for _, s := range d.of("", protocol) {
+	for _, s := range d.of(nil, protocol) {
 		t := s.tally()
 		ok += t.OK
 		planned += t.Planned
@@ -95,10 +99,10 @@ func (d *demo) checkWeights() check {
 	return c
 }
 
-func (d *demo) checkPeers(mode, name string) check {
+func (d *demo) checkPeers(m *mode, name string) check {
 	c := check{name: name}
 	right, ok := 0, 0
-	for _, s := range d.of(mode, "") {
+	for _, s := range d.of(m, "") {
 		t := s.tally()
 		right += t.PeerRight
 		ok += t.OK
@@ -111,10 +115,10 @@ func (d *demo) checkPeers(mode, name string) check {
 	return c
 }
 
-func (d *demo) checkClients(mode, name string) check {
+func (d *demo) checkClients(m *mode, name string) check {
 	c := check{name: name}
 	right, ok := 0, 0
-	for _, s := range d.of(mode, "http") {
+	for _, s := range d.of(m, "http") {
 		t := s.tally()
 		right += t.ClientRight
 		ok += t.OK
@@ -182,25 +186,6 @@ func (d *demo) checkSums() check {
 	return c
 }
 
-// checkForwarder wants l4fwd's own figures to tell of the packets that the
-// client's wire saw: every TCP and UDP packet there goes to l4fwd or comes from
-// it. Flows cannot be compared, a UDP socket may get the port of an earlier one.
-func (d *demo) checkForwarder(settled error) check {
-	c := check{name: "l4fwd counts the packets that were on the client's wire"}
-	if settled != nil {
-		c.because = append(c.because, settled.Error())
-	}
-	st, r := d.fwd.read(), d.net.client.Report()
-	counted, seen := st.Verdicts[verdictForwarded]+st.Verdicts[verdictReplied], r.TCP+r.UDP
-	if max(counted, seen)-min(counted, seen) > st.Dropped+r.Dropped || counted == 0 {
-		c.because = append(c.because, fmt.Sprintf("counted %d, seen %d: not explained by %d drops and %d frames that the sniffer missed",
-			counted, seen, st.Dropped, r.Dropped))
-	}
-	c.ok = len(c.because) == 0
-	c.detail = fmt.Sprintf("%s counted, %s seen, %s dropped", thousands(counted), thousands(seen), thousands(st.Dropped))
-	return c
-}
-
 // verdict prints the checks and, if something failed, what may tell why.
 func (d *demo) verdict(checks []check) error {
 	failed := 0
@@ -215,10 +200,12 @@ func (d *demo) verdict(checks []check) error {
 		d.scr.line(fmt.Sprintf("all %d checks ok, %s in all", len(checks), round(took)))
 		return nil
 	}
-	if complaints := d.fwd.complaints(); len(complaints) > 0 && d.fwd.proc.Running() {
-		d.scr.log("what l4fwd complained about", strings.Join(complaints, "\n"))
-	} else {
-		d.scr.log("l4fwd's log", d.fwd.proc.Output())
+	for _, f := range d.fwds {
+		if complaints := f.complaints(); len(complaints) > 0 && f.proc.Running() {
+			d.scr.log("what "+f.name+" complained about", strings.Join(complaints, "\n"))
+		} else {
+			d.scr.log(f.name+"'s log", f.proc.Output())
+		}
 	}
 	d.scr.line(fmt.Sprintf("%d of %d checks FAILED, %s in all", failed, len(checks), round(took)))
 	return ErrFailed
