@@ -308,6 +308,10 @@ func TestManyThreads(t *testing.T) {
 		}
 		frames = append(frames, f)
 	}
+	for i := range 100 {
+		c := r.open(i%workers, fmt.Sprintf("198.51.100.8:%d", 1000+i), "192.0.2.10:80")
+		frames = append(frames, build(t, seg{src: c.backend, dst: c.local, ack: true, seq: 9001, ackNum: c.isn + 1, payload: i}))
+	}
 	for _, ports := range r.port {
 		ports[0].OnSend, ports[1].OnSend = nil, nil
 		ports[0].Feed(frames, 1<<30)
@@ -362,7 +366,7 @@ func TestManyThreads(t *testing.T) {
 	}
 	wg.Wait()
 	c := r.counts()
-	if c.Received < 10000 || c.Verdicts[HandedOver] == 0 || c.Sent == 0 || c.Verdicts[DropFragmentDuplicate] == 0 {
+	if c.Received < 10000 || c.Verdicts[HandedOver] == 0 || c.Sent == 0 || c.Verdicts[DropFragmentDuplicate] == 0 || c.Verdicts[Replied] < 1000 {
 		t.Errorf("%+v", c)
 	}
 	t.Logf("%d received, %d handed over, %d sent", c.Received, c.Verdicts[HandedOver], c.Sent)
