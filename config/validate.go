@@ -35,6 +35,7 @@ func (c *Config) validate() Errors {
 	v.services()
 	for i := range c.Services {
 		v.backends(i)
+		v.tunnelSource(i)
 	}
 	v.hashTables()
 	return v.errs
