@@ -110,9 +110,9 @@ func (w *Worker) sendDirect(i int, e *conntrack.Entry, svc *Service, hop *route.
 		}
 		return w.send(i, hop, done)
 	}
-	x, ok := w.crate(e, svc, hop)
+	var x crate
 	switch {
-	case !ok:
+	case !w.pack(&x, e, svc, hop):
 		return DropNoSource
 	case split:
 		return w.sendPieces(i, hop, &x, packet.Fragment{}, done)
@@ -143,14 +143,21 @@ type crate struct {
 	size   int // bytes of its headers
 }
 
-// crate returns that of flow e towards hop; false if there is no source address for
-// it.
-func (w *Worker) crate(e *conntrack.Entry, svc *Service, hop *route.Hop) (x crate, ok bool) {
-	dst := w.snap.Directory.Backends[e.Backend].Addr
-	x.tunnel, x.size = &svc.Tunnel, w.overhead(e, svc)
-	x.outer = nat.Outer{Dst: dst, Hash: e.Hash(), MAC: [6]byte(hop.Header[packet.EthSrc:])}
-	if x.outer.Src = svc.Tunnel.SourceFor(x.outer.Hash); x.outer.Src.IsZero() {
-		x.outer.Src = w.routes.Source(w.here.ways[e.Backend].id, dst.Is4())
+// pack fills x, all zero, for flow e towards hop; false if there is no source address
+// for it. Field by field: a struct that is returned is read back in other pieces than
+// it was written in, which takes longer than to fill it.
+func (w *Worker) pack(x *crate, e *conntrack.Entry, svc *Service, hop *route.Hop) bool {
+	x.tunnel = &svc.Tunnel
+	x.outer.Dst = w.snap.Directory.Backends[e.Backend].Addr
+	v4 := x.outer.Dst.Is4()
+	x.size = svc.Tunnel.Overhead(v4)
+	x.outer.Hash = e.Hash()
+	if svc.Tunnel.Kind == nat.VXLAN {
+		x.outer.MAC = [6]byte(hop.Header[packet.EthSrc:])
 	}
-	return x, !x.outer.Src.IsZero()
+	x.outer.Src = svc.Tunnel.SourceFor(x.outer.Hash)
+	if x.outer.Src.IsZero() {
+		x.outer.Src = w.routes.Source(w.here.ways[e.Backend].id, v4)
+	}
+	return !x.outer.Src.IsZero()
 }

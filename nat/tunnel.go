@@ -186,17 +186,15 @@ func (t *Tunnel) putInside(b []byte, six bool, size int, o *Outer) (proto uint8)
 	case GUE:
 		binary.BigEndian.PutUint32(b[packet.UDPLen:], uint32(inner)<<16)
 	case VXLAN:
-		const vniIsThere = 0x08 << 24
-		binary.BigEndian.PutUint32(b[packet.UDPLen:], vniIsThere)
-		binary.BigEndian.PutUint32(b[packet.UDPLen+4:], t.VNI<<8)
+		const vniIsThere = 0x08 << 56
+		binary.BigEndian.PutUint64(b[packet.UDPLen:], vniIsThere|uint64(t.VNI)<<8)
 		eth := b[packet.UDPLen+vxlanLen:]
 		copy(eth[packet.EthDst:], t.MAC[:])
 		copy(eth[packet.EthSrc:], o.MAC[:])
 		binary.BigEndian.PutUint16(eth[packet.EthType:], etherType)
 	}
-	binary.BigEndian.PutUint16(b[packet.UDPSrcPort:], uint16(firstTunnelPort+o.Hash%tunnelPorts))
-	binary.BigEndian.PutUint16(b[packet.UDPDstPort:], t.Port)
-	binary.BigEndian.PutUint32(b[packet.UDPLength:], uint32(size)<<16)
+	// In one piece, as Sum reads it.
+	binary.BigEndian.PutUint64(b, uint64(firstTunnelPort+o.Hash%tunnelPorts)<<48|uint64(t.Port)<<32|uint64(size)<<16)
 	return proto
 }
 
