@@ -138,7 +138,7 @@ func TestModes(t *testing.T) {
 	for _, mode := range Modes() {
 		all = append(all, Options{Mode: mode})
 	}
-	for _, e := range Encapsulations() {
+	for _, e := range Encapsulations()[1:] { // without one it is the first
 		if !testing.Short() || e == "gue" {
 			all = append(all, Options{Mode: tunnel, Encapsulation: e})
 		}
@@ -223,15 +223,18 @@ func TestInterrupt(t *testing.T) {
 	for _, tt := range []struct {
 		name, line string
 		sig        syscall.Signal
+		args       []string
 	}{
-		{"at once", "l4fwd demo", syscall.SIGINT},
-		{"while the forwarder starts", "network", syscall.SIGINT},
-		{"while it warms up", "forwarder", syscall.SIGTERM},
-		{"in the middle of the traffic", "    1.0 s", syscall.SIGINT},
-		{"terminal gone", "traffic", syscall.SIGHUP},
+		{"at once", "l4fwd demo", syscall.SIGINT, nil},
+		{"while the forwarder starts", "network", syscall.SIGINT, nil},
+		{"while it warms up", "forwarder", syscall.SIGTERM, nil},
+		{"in the middle of the traffic", "    1.0 s", syscall.SIGINT, nil},
+		{"terminal gone", "traffic", syscall.SIGHUP, nil},
+		{"while the second forwarder starts", "forwarder", syscall.SIGINT, []string{"--mode", snat}},
+		{"while servers begin to unwrap", "rs1", syscall.SIGINT, []string{"--mode", tunnel, "--encapsulation", "gue"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			c := start(t)
+			c := start(t, tt.args...)
 			c.until(t, tt.line)
 			if err := c.Process.Signal(tt.sig); err != nil {
 				t.Fatal(err)

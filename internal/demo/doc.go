@@ -1,11 +1,11 @@
 // Package demo is `l4fwd demo`: it builds a small network in namespaces, runs
 // the forwarder in it as `l4fwd run` would be run by hand, sends real HTTP and
-// UDP through VIPs in Full-NAT and DNAT over both families, shows what happens
-// and judges it.
+// UDP through VIPs over both families, shows what happens and judges it. Each mode
+// has a network that suits it (mode.go, network.go).
 //
 // It must never know how l4fwd works inside. It sees a binary that takes a
 // configuration file, that binary's log, its stats file, and frames on the
-// client's and the real servers' devices; whatever it claims comes from there.
+// client's device and the real servers' cables; whatever it claims comes from there.
 //
 // Cleaning up. Everything made is noted on one stack and taken back in reverse
 // order on every way out of Run, panics included. What a killed demo leaves,
