@@ -135,7 +135,7 @@ type demo struct {
 
 func (d *demo) run(ctx context.Context) error {
 	d.scr.intro(d.modes)
-	steps := []func(context.Context) error{d.sweep, d.buildNetwork, d.startForwarders, d.warmUp, d.sendTraffic}
+	steps := []func(context.Context) error{d.sweep, d.buildNetwork, d.unwrap, d.startForwarders, d.warmUp, d.sendTraffic}
 	for _, step := range steps {
 		if err := step(ctx); err != nil {
 			return err

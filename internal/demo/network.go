@@ -40,7 +40,7 @@ type network struct {
 
 // buildNetwork makes namespaces, real servers and sniffers. Where answers take another
 // way than requests everybody is on one switch, and asks by ARP and ND who has the VIP.
-func (d *demo) buildNetwork(ctx context.Context) error {
+func (d *demo) buildNetwork(context.Context) error {
 	o := testbed.TopologyOptions{Servers: len(serverNames)}
 	first, names := d.modes[0], []string{"l4fwd"}
 	if first.answers != byForwarder {
@@ -74,9 +74,6 @@ func (d *demo) buildNetwork(ctx context.Context) error {
 		}
 		n.servers = append(n.servers, s)
 		options[i].ClientOf = n.clientOf(s)
-	}
-	if err := d.unwrap(ctx); err != nil {
-		return err
 	}
 	servers, err := top.StartServers(options...)
 	if err != nil {
