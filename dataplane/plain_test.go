@@ -57,7 +57,9 @@ func twinSpec(rt *rapid.T) Spec {
 	one := service("one", "192.0.2.17:53", packet.ProtoUDP, conntrack.FullNAT, false, "10.0.1.20:5317")
 	one.OnePacket = true
 	toa6 := service("toa6", "[2001:db8::16]:80", packet.ProtoTCP, conntrack.FullNAT, true, "[2001:db8:1::20]:8017")
-	spec.Services = append(spec.Services, strict, shifted, odd, udp6, one, toa6)
+	direct := service("direct", "192.0.2.18:5000", packet.ProtoUDP, conntrack.DirectReturn, false, "10.0.1.20:5000")
+	half := service("half", "192.0.2.19:5000", packet.ProtoUDP, conntrack.DNATOneWay, false, "10.0.1.20:5019")
+	spec.Services = append(spec.Services, strict, shifted, odd, udp6, one, toa6, direct, half)
 	spec.KeepTTL = rapid.IntRange(0, 7).Draw(rt, "keep TTL") == 0
 	return spec
 }

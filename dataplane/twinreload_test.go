@@ -3,6 +3,7 @@ package dataplane
 import (
 	"pgregory.net/rapid"
 
+	"github.com/l4fwd/l4fwd/balance"
 	"github.com/l4fwd/l4fwd/conntrack"
 	"github.com/l4fwd/l4fwd/nat"
 	"github.com/l4fwd/l4fwd/packet"
@@ -18,7 +19,7 @@ func (tw *twins) reload() {
 		if seldom("without it") {
 			continue
 		}
-		if seldom("changed") {
+		for range rapid.IntRange(0, 2).Draw(rt, "changes") {
 			tw.change(&s)
 		}
 		kept = append(kept, s)
@@ -41,7 +42,7 @@ func (tw *twins) reload() {
 func (tw *twins) change(s *ServiceSpec) {
 	rt := tw.rt
 	tcp := s.VIP.Proto == packet.ProtoTCP
-	switch rapid.IntRange(0, 8).Draw(rt, "what") {
+	switch rapid.IntRange(0, 11).Draw(rt, "what") {
 	case 0:
 		s.TOA = !s.TOA && tcp && s.Mode == conntrack.FullNAT
 	case 1:
@@ -60,13 +61,25 @@ func (tw *twins) change(s *ServiceSpec) {
 			s.Timestamps = nat.TSKeep
 		}
 	case 6:
-		if s.VIP.Addr.Is4() == s.Backends[0].Endpoint.Addr.Is4() && s.Proxy == nat.NoProxy && s.Timestamps != nat.TSTranslate {
+		if len(s.Backends) > 0 && s.VIP.Addr.Is4() == s.Backends[0].Endpoint.Addr.Is4() && s.Proxy == nat.NoProxy && s.Timestamps != nat.TSTranslate {
 			s.Mode ^= conntrack.DNAT // the one becomes the other
 		}
 	case 7:
 		s.OnePacket = !tcp && !s.OnePacket
 	case 8:
-		s.Backends = s.Backends[1:]
+		s.Backends = s.Backends[min(1, len(s.Backends)):]
+	case 9:
+		s.Backends = s.Backends[min(1, len(s.Backends)):]
+		s.OnBackendDown = BackendDown(rapid.IntRange(0, int(BackendDownReschedule)).Draw(rt, "backend down"))
+	case 10:
+		s.Scheduler = balance.LeastConn
+		for i := range s.Backends {
+			s.Backends[i].MaxConnections = rapid.Uint32Range(0, 3).Draw(rt, "most")
+		}
+	case 11:
+		if s.Mode == conntrack.DNAT {
+			s.Mode, s.OnePacket = rapid.SampledFrom([]conntrack.Mode{conntrack.DirectReturn, conntrack.DNATOneWay}).Draw(rt, "mode"), false
+		}
 	}
 }
 
