@@ -7,5 +7,6 @@
 //
 // Hazard: such errors can be forged by anybody who knows the two ends of a tunnel. So
 // only a packet to a configured end counts, and nothing below what every path carries
-// is believed ([Least4], [Least6]).
+// is believed ([Least4], [Least6]), nor what would shut out all that is IPv6 within
+// ([End.Least]).
 package pathmtu

@@ -54,7 +54,7 @@ func Listen(ends Ends, told func(end netip.Addr, mtu int)) (*Listener, error) {
 					time.Sleep(pause) // not for ever so
 					continue
 				}
-				if r, ok := f.read(buf[:n]); ok && ends.have(&r) {
+				if r, ok := f.read(buf[:n]); ok && ends.heed(&r) {
 					told(r.Dst, r.MTU)
 				}
 			}

@@ -118,7 +118,10 @@ func TestListen(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = ns.Close() })
 	told := make(chan Report, 16)
-	ends := Ends{end4: {{17, 6080}, {4, 0}}, end6: {{17, 6080}}}
+	ends := Ends{
+		end4: {Looks: []Look{{17, 6080}, {4, 0}}, Least: 1312},
+		end6: {Looks: []Look{{17, 6080}}, Least: 1332},
+	}
 	var l *Listener
 	err = ns.Do(func() (err error) {
 		runtime.LockOSThread()
@@ -144,8 +147,11 @@ func TestListen(t *testing.T) {
 	send("ip4:icmp", "127.0.0.1", tooBig4(t, 1400, about(t, end4, 4, 0)))
 	send("ip6:ipv6-icmp", "::1", tooBig6(1400, about(t, end6, 17, 6081)))
 	send("ip6:ipv6-icmp", "::1", tooBig6(1350, about(t, end6, 17, 6080)))
+	// Too little for IPv6 within.
+	send("ip4:icmp", "127.0.0.1", tooBig4(t, 600, about(t, end4, 4, 0)))
+	send("ip6:ipv6-icmp", "::1", tooBig6(1280, about(t, end6, 17, 6080)))
 	got := map[Report]bool{}
-	for range 2 {
+	for range 4 {
 		select {
 		case r := <-told:
 			got[r] = true
@@ -153,7 +159,7 @@ func TestListen(t *testing.T) {
 			t.Fatalf("told %v", got)
 		}
 	}
-	if !got[Report{Dst: end4, MTU: 1400}] || !got[Report{Dst: end6, MTU: 1350}] {
+	if !got[Report{Dst: end4, MTU: 1400}] || !got[Report{Dst: end6, MTU: 1350}] || !got[Report{Dst: end4, MTU: 1312}] || !got[Report{Dst: end6, MTU: 1332}] {
 		t.Errorf("told %v", got)
 	}
 	if err := l.Close(); err != nil {

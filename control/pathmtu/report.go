@@ -72,14 +72,29 @@ func (r *Report) port(b []byte) {
 	}
 }
 
-// End is how tunnels' packets look at one of their ends: protocol, and port if that is
-// UDP.
-type End struct {
+// Look is how tunnels' packets look at one of their ends: protocol, and port if that
+// is UDP.
+type Look struct {
 	Proto uint8
 	Port  uint16
 }
 
-// Ends are the configured ends of tunnels.
-type Ends map[netip.Addr][]End
+// End is one of them, and what is believed of the way to it.
+type End struct {
+	Looks []Look
+	// Least is the narrowest that is believed, in bytes of IP packet, where that is
+	// more than Least4 or Least6. With IPv6 within, no sender makes its packets
+	// smaller than 1280 bytes (RFC 8200 section 5), whoever says so.
+	Least int
+}
 
-func (e Ends) have(r *Report) bool { return slices.Contains(e[r.Dst], End{r.Proto, r.Port}) }
+// Ends are the configured ends of tunnels.
+type Ends map[netip.Addr]End
+
+// heed reports whether r is about a packet to one of the ends, and raises its MTU to
+// what is believed.
+func (e Ends) heed(r *Report) bool {
+	end := e[r.Dst]
+	r.MTU = max(r.MTU, end.Least)
+	return slices.Contains(end.Looks, Look{r.Proto, r.Port})
+}

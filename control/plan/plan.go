@@ -81,11 +81,15 @@ func TunnelEnds(c *config.Config) pathmtu.Ends {
 		}
 		t := tunnel(s)
 		for _, b := range s.Backends {
-			a := b.Address.Addr()
-			e := pathmtu.End{Proto: t.Protocol(s.Address.Addr().Is4()), Port: t.Port}
-			if !slices.Contains(ends[a], e) {
-				ends[a] = append(ends[a], e)
+			a, six := b.Address.Addr(), s.Address.Addr().Is6()
+			end := ends[a]
+			if l := (pathmtu.Look{Proto: t.Protocol(!six), Port: t.Port}); !slices.Contains(end.Looks, l) {
+				end.Looks = append(end.Looks, l)
 			}
+			if six {
+				end.Least = max(end.Least, pathmtu.Least6+t.Overhead(a.Is4()))
+			}
+			ends[a] = end
 		}
 	}
 	return ends

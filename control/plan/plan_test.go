@@ -13,6 +13,7 @@ import (
 	"github.com/l4fwd/l4fwd/balance"
 	"github.com/l4fwd/l4fwd/config"
 	"github.com/l4fwd/l4fwd/conntrack"
+	"github.com/l4fwd/l4fwd/control/pathmtu"
 	"github.com/l4fwd/l4fwd/dataplane"
 	"github.com/l4fwd/l4fwd/dataplane/steer"
 	"github.com/l4fwd/l4fwd/nat"
@@ -311,5 +312,31 @@ services:
 		},
 	}, rules, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); d != "" {
 		t.Error(d)
+	}
+}
+
+// TestTunnelEnds: each backend of a tunnel with all its looks, and where IPv6 travels to
+// it, nothing is believed that a packet of 1280 bytes would not fit together with what
+// is put before it: nobody makes smaller ones, so one forged error would shut them out.
+func TestTunnelEnds(t *testing.T) {
+	c, err := config.Parse("test", []byte(`
+interfaces: [{name: eth1}]
+services:
+  - {name: a, address: "192.0.2.10:80", protocol: tcp, mode: tunnel, encapsulation: ipip, backends: [{address: "10.0.5.20:80"}, {address: "10.0.5.21:80"}]}
+  - {name: b, address: "[2001:db8::10]:80", protocol: tcp, mode: tunnel, encapsulation: ipip, backends: [{address: "10.0.5.20:80"}]}
+  - {name: c, address: "192.0.2.11:80", protocol: tcp, mode: tunnel, encapsulation: gue, backends: [{address: "10.0.5.20:80"}]}
+  - {name: d, address: "[2001:db8::11]:80", protocol: tcp, mode: tunnel, encapsulation: vxlan, backends: [{address: "[2001:db8:5::20]:80"}]}
+  - {name: e, address: "192.0.2.12:80", protocol: tcp, mode: tunnel, encapsulation: gre, encapsulation_source: 172.16.0.0/16, backends: [{address: "10.0.5.22:80"}]}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := pathmtu.Ends{
+		netip.MustParseAddr("10.0.5.20"):      {Looks: []pathmtu.Look{{Proto: 4}, {Proto: 41}, {Proto: 17, Port: 6080}}, Least: 1280 + 20},
+		netip.MustParseAddr("10.0.5.21"):      {Looks: []pathmtu.Look{{Proto: 4}}},
+		netip.MustParseAddr("2001:db8:5::20"): {Looks: []pathmtu.Look{{Proto: 17, Port: 4789}}, Least: 1280 + 70},
+	}
+	if diff := cmp.Diff(want, TunnelEnds(c), cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
 	}
 }
