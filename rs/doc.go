@@ -27,7 +27,7 @@
 // later one may be the client's. Servers have accepted by then: getpeername and package
 // toa know the client, accept did not. Of kind 254 with the client's port 63881 the
 // kernel believes that it is Fast Open's, so that it is missed when it is late. TOA on
-// a SYN alone is not read.
+// a SYN is not read, also if its data make a connection of it (RFC 7413).
 //
 // An IPv6 client of an IPv4 socket cannot be shown, the answer has no place for it:
 // it stays as it was, and is counted. A socket for both families shows it.

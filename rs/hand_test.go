@@ -115,12 +115,18 @@ type hand struct {
 // begin sends a SYN with options and waits for the SYN-ACK.
 func (n *network) begin(from netip.Addr, to netip.AddrPort, options []byte) *hand {
 	n.t.Helper()
+	return n.beginWith(from, to, options, nil)
+}
+
+// beginWith is begin with data on the SYN.
+func (n *network) beginWith(from netip.Addr, to netip.AddrPort, options, data []byte) *hand {
+	n.t.Helper()
 	n.mu.Lock()
 	n.port++
 	h := &hand{n: n, src: netip.AddrPortFrom(from, n.port), dst: to, in: make(chan *layers.TCP, 256), seq: rand.Uint32()}
 	n.from[h.src] = h.in
 	n.mu.Unlock()
-	h.send("S", options, nil)
+	h.send("S", options, data)
 	h.seq++
 	a := h.await("a SYN-ACK", func(s *layers.TCP) bool { return s.SYN && s.ACK })
 	h.ack = a.Seq + 1

@@ -66,9 +66,9 @@ INLINE void count(u32 what)
 		++*n;
 }
 
-// TCP: byte of the acknowledgement number, of the options, their end, and the two
-// options of one byte.
-enum { ACK_AT = 8, OPTIONS_AT = 20, OPTIONS_END = 60, OPT_END = 0, OPT_NOP = 1 };
+// TCP: byte of the acknowledgement number, of the flags and which is SYN, of the
+// options, their end, and the two options of one byte.
+enum { ACK_AT = 8, FLAGS_AT = 13, SYN = 2, OPTIONS_AT = 20, OPTIONS_END = 60, OPT_END = 0, OPT_NOP = 1 };
 // Lengths of TOA: kind, length, port, address.
 enum { TOA4 = 8, TOA6 = 20 };
 
@@ -136,6 +136,15 @@ INLINE int from_balancer(struct bpf_sock_ops *ctx)
 	return map_lookup(&sources, &p) != 0;
 }
 
+// on_syn reports whether a connection comes of a SYN with data (RFC 7413). No balancer
+// puts its option there, and some let the client's pass.
+INLINE int on_syn(struct bpf_sock_ops *ctx)
+{
+	u8 *data = ctx->skb_data, *end = ctx->skb_data_end;
+
+	return data + OPTIONS_AT <= end && data[FLAGS_AT] & SYN;
+}
+
 // in_time reports whether a segment of an open connection may still name its
 // client: no data has come from it, and it has not acknowledged any. Until then a
 // balancer's option goes before those that the client has made up.
@@ -178,7 +187,7 @@ int l4fwd_toa_ops(struct bpf_sock_ops *ctx)
 		return 1;
 	if (op == PARSE_HDR_OPT && !in_time(ctx))
 		return 1;
-	what = find_toa(ctx->skb_data, ctx->skb_data_end, &found);
+	what = on_syn(ctx) ? NONE : find_toa(ctx->skb_data, ctx->skb_data_end, &found);
 	if (what == NONE && op == PARSE_HDR_OPT)
 		return 1;
 	trusted = from_balancer(ctx);

@@ -150,6 +150,34 @@ func TestTOA(t *testing.T) {
 	})
 }
 
+// TestTOAOnFastOpen: the SYN of TCP Fast Open makes a connection by itself, but what
+// it bears is no balancer's: DPVS lets a client's own options pass there, and none puts
+// a TOA on it.
+func TestTOAOnFastOpen(t *testing.T) {
+	group := enter(t)
+	n := newNetwork(t)
+	noError(t, n.server.Sysctl("net.ipv4.tcp_fastopen", "1538")) // 2: servers; 0x200: without a cookie; 0x400: all of them
+	l := n.listen("tcp", ":8000", false)
+	a, err := AttachTOA(TOAOptions{Cgroup: group.Path, From: balancers, Getsockopt: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { noError(t, a.Close()) }()
+	to := netip.AddrPortFrom(serverNet[testbed.V4].Addr(), 8000)
+	h := n.beginWith(balancer[testbed.V4], to, toaOption(254, client4), []byte("early"))
+	conn, err := l.Accept() // before anything has proved that the sender is there
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { noError(t, conn.Close()); h.send("R", nil, nil) }()
+	if got := remote(conn); got != h.src {
+		t.Errorf("accept said %s", got)
+	}
+	if got := counts(t, a); got["handshake"] != 0 || got["without"] != 1 {
+		t.Errorf("%v", got)
+	}
+}
+
 // run makes the connection of a case.
 func (c toaCase) run(t *testing.T, n *network, a *TOA, l net.Listener, f testbed.Family, to netip.AddrPort, four bool) {
 	before := counts(t, a)
