@@ -188,9 +188,15 @@ func (v *validator) halves(path string, s Service) {
 	if s.Mode != SNAT {
 		return
 	}
-	for _, key := range []string{"scheduler", "client_address", "toa_no_room", "timestamps", "one_packet", "no_flow", "toa_kind", "tcp_checks", "timeouts"} {
+	for _, key := range []string{"scheduler", "client_address", "toa_no_room", "timestamps", "one_packet", "no_flow", "toa_kind", "tcp_checks", "timeouts",
+		"hash", "hash_table_size", "on_backend_down", "persistence"} {
 		if v.c.given(path + "." + key) {
 			v.fail(path+"."+key, "snat keeps no flows and chooses no backends: it cannot have %s", key)
+		}
+	}
+	for j, b := range s.Backends {
+		if b.MaxConnections != 0 {
+			v.fail(fmt.Sprintf("%s.backends[%d].max_connections", path, j), "snat keeps no flows to count")
 		}
 	}
 }
@@ -233,6 +239,9 @@ func (v *validator) tcpOptions(path string, s Service) {
 
 // scheduler checks what a service asks of its scheduler.
 func (v *validator) scheduler(path string, s Service) {
+	if s.Mode == SNAT {
+		return // it has none, as halves says
+	}
 	if !s.Scheduler.Hashed() && s.Scheduler != 0 {
 		if s.Hash == HashAddress {
 			v.fail(path+".hash", "%v chooses by no hash; sh and maglev do", s.Scheduler)
