@@ -426,3 +426,44 @@ func TestDirectFlowsEndAsTheyBegan(t *testing.T) {
 		}
 	}
 }
+
+// TestDirectBackendGone: a backend leaves the configuration. The client of a flow of
+// its hears so by its next segment, which tells what number it believes, and the
+// server when the flow ends.
+func TestDirectBackendGone(t *testing.T) {
+	r := newDirectRig(t, 1)
+	g := NewRegistry(1)
+	spec := directSpec()
+	for range 2 {
+		snap, err := g.Build(spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.dp.Publish(snap)
+		const client, vip = "198.51.100.7:4000", "192.0.2.20:80"
+		if len(spec.Services[0].Backends) == 2 {
+			r.toBackend(0, build(t, seg{src: client, dst: vip, syn: true, seq: 1000}))
+			if to := r.toBackend(0, build(t, seg{src: client, dst: vip, ack: true, seq: 1001, ackNum: 7777})); to != 0 {
+				t.Fatalf("backend %d", to)
+			}
+			spec.Services[0].Backends = spec.Services[0].Backends[1:]
+			continue
+		}
+		r.deliver(0, 0, build(t, seg{src: client, dst: vip, ack: true, seq: 1001, ackNum: 7777, payload: 10}))
+		r.now += int64(time.Second)
+		for range 10 {
+			r.step()
+		}
+		out := r.sent
+		if len(out) != 2 || out[0].nic != 0 || out[1].nic != 1 || [6]byte(out[1].bytes) != macOf(0) {
+			t.Fatalf("%+v", out)
+		}
+		back, on := tcpOf(verify(t, out[0].bytes)), tcpOf(verify(t, out[1].bytes))
+		if !back.RST || back.Seq != 7777 || !on.RST || on.Seq != 1001 {
+			t.Errorf("to the client %+v, to the server %+v", back, on)
+		}
+		if c := r.counts(); c.Verdicts[DropBackendGone] != 1 || c.Refusals != 2 || r.dp.Workers[0].Flows() != 0 {
+			t.Errorf("%+v", c)
+		}
+	}
+}

@@ -46,8 +46,12 @@ func (w *Worker) orphaned(i int, r conntrack.Ref) Verdict {
 	}
 	switch policy {
 	case BackendDownReset:
-		// Its time is over: who expires it tells both ends.
+		// Its time is over: who expires it tells both ends; of one whose answers are
+		// not seen only the server, and the client by what it has sent just now.
 		w.table.SetExpires(r, w.tick)
+		if e.Mode.OneWay() && p.Kind == packet.KindTCP {
+			w.resetFor(i, &w.resets, DropBackendGone)
+		}
 	case BackendDownReschedule:
 		id := int32(e.Service)
 		w.close(r)

@@ -63,7 +63,7 @@ func (w *Worker) tooBig(i int, src packet.Addr, mtu int) Verdict {
 // no flow and may not open one.
 func (w *Worker) stray(i int, svc *Service) Verdict {
 	if svc.ResetStray {
-		w.resetFor(i, &w.resets)
+		w.resetFor(i, &w.resets, DropNoFlow)
 	}
 	return DropNoFlow
 }
@@ -74,17 +74,18 @@ func (w *Worker) stray(i int, svc *Service) Verdict {
 func (w *Worker) strayReply(i int) Verdict {
 	p := &w.b.pkt[i]
 	if p.Kind == packet.KindTCP && w.snap.resetting.find(p.Src, p.SrcPort, p.Proto) >= 0 {
-		w.resetFor(i, &w.serverResets)
+		w.resetFor(i, &w.serverResets, DropNoFlow)
 	}
 	return DropNoFlow
 }
 
-// resetFor answers row i, a TCP segment, by a RST while limit has one to give.
-func (w *Worker) resetFor(i int, limit *nat.Bucket) {
+// resetFor answers row i, a TCP segment dropped as v, by a RST while limit has one to
+// give.
+func (w *Worker) resetFor(i int, limit *nat.Bucket, v Verdict) {
 	if limit.Has(w.nanos) {
 		chunk, off := w.chunk(i)
 		if off, n, ok := nat.ResetFor(chunk, off, int(w.b.desc[i].Len), &w.b.pkt[i]); ok {
-			w.answerWith(i, off, n, limit, DropNoFlow)
+			w.answerWith(i, off, n, limit, v)
 		}
 	}
 }
