@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+
+	"github.com/l4fwd/l4fwd/packet"
 )
 
 // Kind is a way to choose among backends.
@@ -119,6 +121,7 @@ type Set struct {
 	fields  Fields
 	hashed  bool
 	counts  bool
+	plain   bool // neither, and somebody can be chosen
 	seed    uint64
 }
 
@@ -177,6 +180,7 @@ func (s *Set) fill(live []Backend, weights []uint32, all int) error {
 		s.order = maglevTable(live, uint32(slots), s.seed)
 	case !s.counts || s.policy.Kind == TwoChoices:
 		s.order = turns(reduce(weights))
+		s.plain = !s.counts && len(live) > 0
 	}
 	return nil
 }
@@ -226,6 +230,17 @@ func (s *Set) Look(st *State, tick uint32) {
 
 // lookStep bounds how many counters one call of Look reads.
 const lookStep = 4096
+
+// PickFor is Pick for a client, whose Key it makes where that matters. port is in host
+// order.
+func (s *Set) PickFor(st *State, client packet.Addr, port uint16, try int) (id uint32, ok bool) {
+	if try == 0 && s.plain && st.view == nil {
+		st.first = uint32(s.order[st.turn(uint32(len(s.order)))])
+		st.slot = st.first
+		return s.ids[st.first], true
+	}
+	return s.Pick(st, s.Key(client, port), try)
+}
 
 // Pick chooses the backend of a new flow and returns its ID. The hash is that of
 // Key, or any other over the same fields; entropy in any of its bits is enough.

@@ -184,6 +184,28 @@ func TestPickTriesCoverAll(t *testing.T) {
 	})
 }
 
+// PickFor is Pick with the Key, for every kind and state.
+func TestPickFor(t *testing.T) {
+	for _, k := range kinds {
+		for _, refuses := range []bool{false, true} {
+			for _, weights := range [][]uint32{{}, {0}, {3}, {1, 2, 3, 0, 1}} {
+				s := mustNewOf(t, Policy{Kind: k, Refuses: refuses}, farm(weights...), 1)
+				a, _ := begin(s)
+				b, _ := begin(s)
+				for i := range 40 {
+					client := packet.Addr4([]byte{10, 0, 0, byte(i)})
+					try := i % 5 % 3
+					x, okx := s.PickFor(a, client, uint16(i), try)
+					y, oky := s.Pick(b, s.Key(client, uint16(i)), try)
+					if x != y || okx != oky {
+						t.Fatalf("%v, weights %v, try %d: %d, %v; Pick says %d, %v", k, weights, try, x, okx, y, oky)
+					}
+				}
+			}
+		}
+	}
+}
+
 // A second choice leaves the turns as they were and is the same when repeated.
 func TestPickTriesKeepTurns(t *testing.T) {
 	s := mustNew(t, RoundRobin, farm(1, 1, 1, 1), 1)

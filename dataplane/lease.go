@@ -1,6 +1,10 @@
 package dataplane
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+
+	"github.com/l4fwd/l4fwd/packet"
+)
 
 // quota is a backend's MaxConnections, which holds for all workers together, and what
 // is left of it. From that a worker takes leases: the right to so many flows. It opens
@@ -90,14 +94,14 @@ func (w *Worker) hold(backend uint32) bool {
 	return w.here.Backends[backend].Active < *held
 }
 
-// choose is the choice-th choice of a backend for a new flow of service id. What it
+// choose is the choice-th choice of a backend for the flow of service id that p opens. What it
 // finds full nobody here tries again in this tick.
-func (w *Worker) choose(svc *Service, id uint32, key uint64, choice int) (backend uint32, ok bool) {
+func (w *Worker) choose(svc *Service, id uint32, p *packet.Packet, choice int) (backend uint32, ok bool) {
 	st := &w.here.Schedulers[id]
-	backend, ok = svc.Set.Pick(st, key, choice)
+	backend, ok = svc.Set.PickFor(st, p.Src, p.SrcPort, choice)
 	for ok && svc.limited && !w.hold(backend) {
 		svc.Set.Refuse(st)
-		backend, ok = svc.Set.Pick(st, key, choice)
+		backend, ok = svc.Set.PickFor(st, p.Src, p.SrcPort, choice)
 	}
 	return backend, ok
 }

@@ -114,7 +114,6 @@ func (w *Worker) openTo(i int, id uint32, was *conntrack.Entry) Verdict {
 	if p.End == p.Payload && svc.Set.Len() > 0 && w.crowdedOut(p) {
 		return DropHalfOpenFull
 	}
-	key := svc.Set.Key(p.Src, p.SrcPort)
 	if svc.looks {
 		svc.Set.Look(&w.here.Schedulers[id], w.tick)
 	}
@@ -136,7 +135,7 @@ func (w *Worker) openTo(i int, id uint32, was *conntrack.Entry) Verdict {
 			}
 		} else {
 			var ok bool
-			if backend, ok = w.choose(svc, id, key, choice); !ok {
+			if backend, ok = w.choose(svc, id, p, choice); !ok {
 				if choice == 0 && svc.Set.Len() > 0 {
 					return DropBackendsFull
 				}
@@ -190,7 +189,7 @@ func (w *Worker) foresee() {
 		return // the choices that depend on more than the turn are not foreseen
 	}
 	set, turn := svc.Set, w.here.Schedulers[id] // a copy: the turn is not over
-	if backend, ok := set.Pick(&turn, set.Key(p.Src, p.SrcPort), 0); ok {
+	if backend, ok := set.PickFor(&turn, p.Src, p.SrcPort, 0); ok {
 		rs := &w.snap.Directory.Backends[backend]
 		w.table.Prefetch(&packet.Tuple{Src: rs.Addr, SrcPort: rs.Port, Dst: p.Src, DstPort: p.SrcPort, Proto: p.Proto})
 	}

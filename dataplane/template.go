@@ -208,7 +208,7 @@ func (w *Worker) advice(prefix packet.Addr, id uint32, h uint64) uint32 {
 		if svc.looks {
 			svc.Set.Look(st, w.tick)
 		}
-		backend, ok := svc.Set.Pick(st, svc.Set.Key(prefix, 0), 0)
+		backend, ok := svc.Set.PickFor(st, prefix, 0, 0)
 		if !ok {
 			return nobody
 		}
