@@ -42,13 +42,9 @@ func (w *Worker) forward(i int, r conntrack.Ref) Verdict {
 		w.editOptions(i, e, svc)
 		frame = w.frame(i)
 	}
-	if svc.Proxy != nat.NoProxy && p.Kind == packet.KindTCP {
-		if v, goOn := w.forwardProxy(i, r, e, svc, mtu); !goOn {
-			return v
-		}
-		frame = w.frame(i)
-	} else if svc.Proxy != nat.NoProxy && nat.ProxyDue(e) {
-		if v, split = w.forwardProxyUDP(i, r, e, svc, mtu); v != Forwarded {
+	if svc.Proxy != nat.NoProxy {
+		var goOn bool
+		if v, split, goOn = w.forwardProxy(i, r, e, svc, mtu, split); !goOn {
 			return v
 		}
 		frame = w.frame(i)

@@ -31,8 +31,18 @@ func (w *Worker) growth(e *conntrack.Entry, svc *Service) int {
 
 // forwardProxy takes row i, a client's packet of a flow with PROXY, through
 // Track and puts the header in. Unless it is to go on, the verdict is what has
-// become of it: reopened, it has been sent already, and e is nobody's.
-func (w *Worker) forwardProxy(i int, r conntrack.Ref, e *conntrack.Entry, svc *Service, mtu int) (v Verdict, goOn bool) {
+// become of it: reopened, it has been sent already, and e is nobody's. split is
+// whether it goes on in fragments, as far as that is known, and then.
+func (w *Worker) forwardProxy(i int, r conntrack.Ref, e *conntrack.Entry, svc *Service, mtu int, split bool) (v Verdict, now, goOn bool) {
+	if e.Proto == packet.ProtoUDP {
+		v, split = w.forwardProxyUDP(i, r, e, svc, mtu, split)
+		return v, split, v == Forwarded
+	}
+	v, goOn = w.forwardProxyTCP(i, r, e, svc, mtu)
+	return v, split, goOn
+}
+
+func (w *Worker) forwardProxyTCP(i int, r conntrack.Ref, e *conntrack.Entry, svc *Service, mtu int) (v Verdict, goOn bool) {
 	p := &w.b.pkt[i]
 	w.b.desc[i].Len = uint32(nat.CutSYN(w.frame(i), p))
 	mark := nat.MarkProxy(e)
@@ -56,13 +66,12 @@ func (w *Worker) forwardProxy(i int, r conntrack.Ref, e *conntrack.Entry, svc *S
 	return Forwarded, true
 }
 
-// forwardProxyUDP is forwardProxy for the flow's datagram that the header is due in.
-// Where that makes it larger than the next hop's MTU it goes on in fragments, if it may:
-// split.
-func (w *Worker) forwardProxyUDP(i int, r conntrack.Ref, e *conntrack.Entry, svc *Service, mtu int) (v Verdict, split bool) {
+// forwardProxyUDP is forwardProxy for a datagram. Where the header, if it is due, makes
+// it larger than the next hop's MTU it goes on in fragments, if it may.
+func (w *Worker) forwardProxyUDP(i int, r conntrack.Ref, e *conntrack.Entry, svc *Service, mtu int, split bool) (Verdict, bool) {
 	p := &w.b.pkt[i]
-	size := nat.ProxyLen(e, &w.snap.Directory, svc.Proxy)
-	if p.IPLen()+size > mtu {
+	due, size := nat.ProxyDue(e), nat.ProxyLen(e, &w.snap.Directory, svc.Proxy)
+	if due && p.IPLen()+size > mtu {
 		if !w.divides(i, e, conntrack.Forward) {
 			return w.tooBig(i, p.Dst, mtu-size), false
 		}
@@ -70,6 +79,9 @@ func (w *Worker) forwardProxyUDP(i int, r conntrack.Ref, e *conntrack.Entry, svc
 	}
 	if out := w.table.Track(r, conntrack.Forward, p, w.frame(i), w.tick, &svc.Policy); out != conntrack.Pass {
 		return untracked[out], false
+	}
+	if !due {
+		return Forwarded, split
 	}
 	chunk, off := w.chunk(i)
 	off, n, res := nat.InsertProxyUDP(chunk, off, int(w.b.desc[i].Len), p, e, &w.snap.Directory, mtu)
