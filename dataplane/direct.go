@@ -23,8 +23,10 @@ func (w *Worker) direct(i int, r conntrack.Ref) Verdict {
 	if p.TCPFlags&packet.SYN != 0 && w.deserted(e, svc) {
 		return w.reopen(i, r)
 	}
-	if p.Kind != packet.KindICMPError && w.ways[e.Backend].marks&left != 0 {
-		return w.orphaned(i, r)
+	if p.Kind != packet.KindICMPError && w.ways[e.Backend].marks&(left|cids) != 0 {
+		if v := w.elsewhere(i, r); v != undecided {
+			return v
+		}
 	}
 	hop, v := w.directHop(e, svc)
 	switch {

@@ -114,6 +114,11 @@ func (w *Worker) openTo(i int, id uint32, was *conntrack.Entry) Verdict {
 	if p.End == p.Payload && svc.Set.Len() > 0 && w.crowdedOut(p) {
 		return DropHalfOpenFull
 	}
+	if svc.quic != nil {
+		if backend := w.quicServer(i, svc, id); backend != nobody {
+			return w.openNamed(i, svc, id, backend)
+		}
+	}
 	if svc.looks {
 		svc.Set.Look(&w.here.Schedulers[id], w.tick)
 	}
@@ -150,15 +155,7 @@ func (w *Worker) openTo(i int, id uint32, was *conntrack.Entry) Verdict {
 		}
 		r, v := w.insert(i, svc, id, backend)
 		if v == Forwarded {
-			// Should the way back be unresolved, the kernel is asked now and not
-			// only when the answer stands waiting.
-			if svc.Mode == conntrack.DirectReturn {
-				return w.direct(i, r)
-			}
-			if hop, v := w.clientHop(w.table.Entry(r)); hop == nil && v == DropNeighbour {
-				w.learn(i, w.table.Entry(r))
-			}
-			return w.forward(i, r)
+			return w.begun(i, r)
 		}
 		if verdict = v; v != DropTupleConflict && v != DropPortsExhausted {
 			break
@@ -193,6 +190,19 @@ func (w *Worker) foresee() {
 		rs := &w.snap.Directory.Backends[backend]
 		w.table.Prefetch(&packet.Tuple{Src: rs.Addr, SrcPort: rs.Port, Dst: p.Src, DstPort: p.SrcPort, Proto: p.Proto})
 	}
+}
+
+// begun forwards row i, which has opened flow r.
+func (w *Worker) begun(i int, r conntrack.Ref) Verdict {
+	if w.table.Entry(r).Mode == conntrack.DirectReturn {
+		return w.direct(i, r)
+	}
+	// Should the way back be unresolved, the kernel is asked now and not only when the
+	// answer stands waiting.
+	if hop, v := w.clientHop(w.table.Entry(r)); hop == nil && v == DropNeighbour {
+		w.learn(i, w.table.Entry(r))
+	}
+	return w.forward(i, r)
 }
 
 // insert fills an entry for row i towards backend.

@@ -40,6 +40,7 @@ type marks uint8
 const (
 	told marks = 1 << iota // how many flows it has is told to others, see Worker.tell
 	left                   // its service lives and has it no more, see Worker.orphaned
+	cids                   // its service routes by connection ID, see Worker.misrouted
 )
 
 // wayTo is the way to a backend of service id, which it serves or used to.
@@ -59,6 +60,9 @@ func (s *Snapshot) wayTo(backend, id uint32, serves bool) way {
 	}
 	if svc.Set != nil && !serves {
 		w.marks |= left
+	}
+	if svc.Set != nil && svc.quic != nil {
+		w.marks |= cids
 	}
 	if server.Proto == packet.ProtoTCP {
 		w.timeout = svc.Policy.Timeouts[conntrack.Established]
@@ -115,6 +119,9 @@ func (w *Worker) plain(i int, p *packet.Packet, e *conntrack.Entry, d conntrack.
 	}
 	timeout := to.timeout
 	if p.Kind == packet.KindUDP {
+		if to.marks&cids != 0 && d == conntrack.Forward {
+			return w.plainQUIC(i, p, e, to, hop, q)
+		}
 		if !e.Answered() {
 			if !w.table.Unanswered(e, d) {
 				return undecided
@@ -179,6 +186,31 @@ func (w *Worker) plainTOA(i int, p *packet.Packet, e *conntrack.Entry, to *way, 
 	w.count.TOA[nat.TOAInserted]++
 	to.count.sent(conntrack.Forward, n)
 	return w.sendPlain(at, p, e, conntrack.Forward, to, hop, q, h)
+}
+
+// plainQUIC is the rest of plain for row i, a client's datagram to a service that routes
+// by connection ID.
+func (w *Worker) plainQUIC(i int, p *packet.Packet, e *conntrack.Entry, to *way, hop *route.Hop, q *queue) Verdict {
+	if w.misrouted(i, e) {
+		return undecided
+	}
+	timeout := to.timeout
+	if !e.Answered() {
+		if !w.table.Unanswered(e, conntrack.Forward) {
+			return undecided
+		}
+		timeout = to.oneWay
+	}
+	deadline := w.tick + timeout
+	if !e.CanPutOff(deadline) {
+		return undecided
+	}
+	at, n := w.headersAt(i, p), p.IPLen()
+	e.Expires = deadline
+	e.Packets[conntrack.Forward]++
+	e.Bytes[conntrack.Forward] += uint64(n)
+	to.count.sent(conntrack.Forward, n)
+	return w.sendPlain(at, p, e, conntrack.Forward, to, hop, q, w.headers(at))
 }
 
 // sendPlain rewrites p, which is plain and whose headers h are at at in the UMEM, and

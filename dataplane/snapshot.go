@@ -66,8 +66,9 @@ type Service struct {
 
 	OnBackendDown BackendDown
 	stick         stick
-	looks         bool // the scheduler does
-	limited       bool // some backend has MaxConnections
+	quic          *quicRoutes // nil without a layout
+	looks         bool        // the scheduler does
+	limited       bool        // some backend has MaxConnections
 }
 
 // ClampToMTU as Service.MSSClamp means what the MTUs of the next hops towards client
@@ -90,10 +91,20 @@ type Locality struct {
 // BackendCount.
 type ServiceCount struct {
 	PortsExhausted uint64 // packets dropped as DropPortsExhausted
+	// Datagrams that were to open a flow of a service with a QUICLayout: whose
+	// connection ID names a backend, or somebody else, or nobody.
+	QUICRouted, QUICUnknown, QUICNone uint64
+	QUICMoved                         uint64 // flows that ended since a datagram of theirs names another backend
 }
 
 // Add sums o into c.
-func (c *ServiceCount) Add(o *ServiceCount) { c.PortsExhausted += o.PortsExhausted }
+func (c *ServiceCount) Add(o *ServiceCount) {
+	c.PortsExhausted += o.PortsExhausted
+	c.QUICRouted += o.QUICRouted
+	c.QUICUnknown += o.QUICUnknown
+	c.QUICNone += o.QUICNone
+	c.QUICMoved += o.QUICMoved
+}
 
 // BackendCount is what one worker has done for one backend. Counts are carried
 // over from snapshot to snapshot, as the ids are.
@@ -145,6 +156,7 @@ type ServiceSpec struct {
 	HashSlots     int            // see balance.Policy
 	OnBackendDown BackendDown
 	Persistence   Persistence
+	QUIC          QUICSpec // UDP, without OnePacket
 }
 
 // BackendSpec is one real server of a service. One that two services share is
@@ -155,6 +167,7 @@ type BackendSpec struct {
 	// MaxConnections is the most flows that it may have at a time, over all workers; 0
 	// is no limit.
 	MaxConnections uint32
+	ServerID       uint64 // by which connection IDs name it; not for QUICDPVS
 }
 
 // Spec is a whole configuration.
@@ -336,6 +349,7 @@ func (r *Registry) service(id int, s *ServiceSpec, seed uint64) (svc Service, er
 		})
 	}
 	p := balance.Policy{Kind: s.Scheduler, Fields: s.HashFields, Slots: s.HashSlots, Refuses: svc.limited}
+	svc.quic = newQUICRoutes(s, svc.Backends)
 	if svc.Set, err = r.set(id, p, set, seed); err == nil {
 		svc.looks = svc.Set.Looks()
 	}

@@ -72,6 +72,7 @@ var Cold = map[string]string{
 	"dataplane/memport/memport.go:newRing":        "a port is made at start",
 	"dataplane/names.go:newNameTable":             "part of a snapshot",
 	"dataplane/orphan.go:serving":                 "part of a snapshot",
+	"dataplane/quic.go:newQUICRoutes":             "part of a snapshot",
 	"dataplane/owner.go:newOwnership":             "workers are made at start",
 	"dataplane/route/hop.go:NewHop":               "routes are built by the control plane",
 	"dataplane/route/hop.go:String":               "for people",
