@@ -139,6 +139,8 @@ type Service struct {
 	OnBackendDown OnBackendDown `yaml:"on_backend_down"`
 	// Persistence keeps the clients of a prefix with one backend.
 	Persistence Persistence `yaml:"persistence"`
+	// QUIC routes by connection ID.
+	QUIC QUIC `yaml:"quic"`
 	// TOAKind is Config.TOAKind unless the service has its own.
 	TOAKind uint8 `yaml:"toa_kind"`
 	// TCPChecks is Config.TCPChecks unless the service has its own.
@@ -160,6 +162,17 @@ type Persistence struct {
 	Prefix6 int `yaml:"prefix6"`
 }
 
+// QUIC is where QUIC connection IDs say which backend a connection is of.
+type QUIC struct {
+	// Layout of connection IDs. Default: none.
+	Layout QUICLayout `yaml:"layout"`
+	// ConfigID is what the first three bits of an ID are, 0 to 6; layout quic-lb only.
+	// Default: 0.
+	ConfigID int `yaml:"config_id"`
+	// IDLength is the bytes of a server id, 1 to 8; layout quic-lb only. Default: 4.
+	IDLength int `yaml:"server_id_length"`
+}
+
 // MSSClamp is a bound on the maximum segment size in bytes, or one of the two
 // values below.
 type MSSClamp uint16
@@ -178,6 +191,9 @@ type Backend struct {
 	Weight uint16 `yaml:"weight"`
 	// MaxConnections is the most flows it may have at a time. Default: 0, no limit.
 	MaxConnections int `yaml:"max_connections"`
+	// ServerID names it in QUIC connection IDs, unique within the service, where the
+	// layout is katran or quic-lb. Default: 0, none.
+	ServerID uint64 `yaml:"server_id"`
 }
 
 // Timeouts are how long a flow may be idle in each of conntrack's states
@@ -238,6 +254,7 @@ func defaultService() Service {
 		Encapsulation: EncapsulationNone,
 		VXLANMAC:      MAC{0x02, 'l', '4', 'f', 'w', 'd'}, // locally administered
 		Persistence:   Persistence{Prefix4: 32, Prefix6: 64},
+		QUIC:          QUIC{Layout: QUICNone, IDLength: 4},
 	}
 }
 

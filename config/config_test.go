@@ -80,8 +80,8 @@ func TestContract(t *testing.T) {
 		Name: "web", Address: addrPort("192.0.2.10:80"), Protocol: TCP, Mode: FullNAT, Replies: RepliesHere,
 		Scheduler: WRR, ClientAddress: ClientAddressTOA, NoFlow: NoFlowDrop, TOAKind: 254, TCPChecks: TCPChecksNormal, Timeouts: want.Timeouts,
 		TOANoRoom: TOANoRoomSend, Timestamps: TimestampsStrip,
-		Persistence: Persistence{0, 32, 64}, OnBackendDown: OnBackendDownReset, Hash: HashAddressPort,
-		Backends: []Backend{{addrPort("10.0.1.20:8080"), 1, 0}, {addrPort("10.0.1.21:8080"), 2, 0}},
+		Persistence: Persistence{0, 32, 64}, QUIC: QUIC{QUICNone, 0, 4}, OnBackendDown: OnBackendDownReset, Hash: HashAddressPort,
+		Backends: []Backend{{addrPort("10.0.1.20:8080"), 1, 0, 0}, {addrPort("10.0.1.21:8080"), 2, 0, 0}},
 	}}
 	withoutTunnels(want)
 	got := mustLoad(t, "testdata/good/contract.yaml")
@@ -125,29 +125,36 @@ func TestAllKeys(t *testing.T) {
 				Name: "web", Address: addrPort("192.0.2.10:80"), Protocol: TCP, Mode: FullNAT, Replies: RepliesHere, Scheduler: Maglev,
 				ClientAddress: ClientAddressTOA, TOANoRoom: TOANoRoomDrop, Timestamps: TimestampsTranslate, MSSClamp: 1400,
 				NoFlow: NoFlowReset, TOAKind: 200, TCPChecks: TCPChecksStrict, Timeouts: webTimes,
-				Persistence: Persistence{0, 32, 64}, OnBackendDown: OnBackendDownReschedule, Hash: HashAddressPort,
-				Backends: []Backend{{addrPort("10.0.2.1:8080"), 1, 1 << 30}, {addrPort("10.0.2.2:8080"), 0, 0}},
+				Persistence: Persistence{0, 32, 64}, QUIC: QUIC{QUICNone, 0, 4}, OnBackendDown: OnBackendDownReschedule, Hash: HashAddressPort,
+				Backends: []Backend{{addrPort("10.0.2.1:8080"), 1, 1 << 30, 0}, {addrPort("10.0.2.2:8080"), 0, 0, 0}},
 			},
 			{
 				Name: "web6", Address: addrPort("[2001:db8::10]:80"), Protocol: TCP, Mode: FullNAT, Replies: RepliesHere, Scheduler: WRR,
 				ClientAddress: ClientAddressNone, TOANoRoom: TOANoRoomSend, Timestamps: TimestampsKeep, MSSClamp: MSSMTU,
 				NoFlow: NoFlowDrop, TOAKind: 253, TCPChecks: TCPChecksOff, Timeouts: times,
-				Persistence: Persistence{100 * time.Millisecond, 1, 128}, OnBackendDown: OnBackendDownDrop, Hash: HashAddressPort,
-				Backends: []Backend{{addrPort("[2001:db8:2::1]:80"), 65535, 0}},
+				Persistence: Persistence{100 * time.Millisecond, 1, 128}, QUIC: QUIC{QUICNone, 0, 4}, OnBackendDown: OnBackendDownDrop, Hash: HashAddressPort,
+				Backends: []Backend{{addrPort("[2001:db8:2::1]:80"), 65535, 0, 0}},
 			},
 			{
 				Name: "dns", Address: addrPort("192.0.2.10:53"), Protocol: UDP, Mode: DNAT, Replies: RepliesHere, Scheduler: SH, OnePacket: true,
 				ClientAddress: ClientAddressNone, TOANoRoom: TOANoRoomSend, Timestamps: TimestampsKeep,
 				NoFlow: NoFlowDrop, TOAKind: 253, TCPChecks: TCPChecksOff, Timeouts: times,
-				Persistence: Persistence{0, 32, 64}, OnBackendDown: OnBackendDownReschedule, Hash: HashAddressPort, HashTableSize: 251,
-				Backends: []Backend{{addrPort("10.0.2.1:53"), 1, 0}},
+				Persistence: Persistence{0, 32, 64}, QUIC: QUIC{QUICNone, 0, 4}, OnBackendDown: OnBackendDownReschedule, Hash: HashAddressPort, HashTableSize: 251,
+				Backends: []Backend{{addrPort("10.0.2.1:53"), 1, 0, 0}},
 			},
 			{
 				Name: "dns-tcp", Address: addrPort("192.0.2.10:53"), Protocol: TCP, Mode: DNAT, Replies: RepliesElsewhere, Scheduler: RR,
 				ClientAddress: ClientAddressNone, TOANoRoom: TOANoRoomSend, Timestamps: TimestampsStrip,
 				NoFlow: NoFlowDrop, TOAKind: 253, TCPChecks: TCPChecksOff, Timeouts: times,
-				Persistence: Persistence{0, 32, 64}, OnBackendDown: OnBackendDownReset, Hash: HashAddressPort,
-				Backends: []Backend{{addrPort("10.0.2.1:53"), 1, 0}},
+				Persistence: Persistence{0, 32, 64}, QUIC: QUIC{QUICNone, 0, 4}, OnBackendDown: OnBackendDownReset, Hash: HashAddressPort,
+				Backends: []Backend{{addrPort("10.0.2.1:53"), 1, 0, 0}},
+			},
+			{
+				Name: "quic", Address: addrPort("192.0.2.10:443"), Protocol: UDP, Mode: DNAT, Replies: RepliesHere, Scheduler: WRR,
+				ClientAddress: ClientAddressNone, TOANoRoom: TOANoRoomSend, Timestamps: TimestampsKeep,
+				NoFlow: NoFlowDrop, TOAKind: 253, TCPChecks: TCPChecksOff, Timeouts: times,
+				Persistence: Persistence{0, 32, 64}, QUIC: QUIC{QUICLB, 6, 8}, OnBackendDown: OnBackendDownReschedule, Hash: HashAddressPort,
+				Backends: []Backend{{addrPort("10.0.2.1:443"), 1, 0, 0xffffffffffffffff}},
 			},
 			{
 				Name: "far", Address: addrPort("192.0.2.11:80"), Protocol: TCP, Mode: Tunnel, Replies: RepliesHere, Scheduler: WRR,
@@ -155,8 +162,8 @@ func TestAllKeys(t *testing.T) {
 				VNI: 16777215, VXLANMAC: MAC{2, 0, 0, 0, 0, 0xff},
 				ClientAddress: ClientAddressNone, TOANoRoom: TOANoRoomSend, Timestamps: TimestampsKeep,
 				NoFlow: NoFlowDrop, TOAKind: 253, TCPChecks: TCPChecksOff, Timeouts: times,
-				Persistence: Persistence{0, 32, 64}, OnBackendDown: OnBackendDownReset, Hash: HashAddressPort,
-				Backends: []Backend{{addrPort("[2001:db8:2::9]:80"), 1, 0}},
+				Persistence: Persistence{0, 32, 64}, QUIC: QUIC{QUICNone, 0, 4}, OnBackendDown: OnBackendDownReset, Hash: HashAddressPort,
+				Backends: []Backend{{addrPort("[2001:db8:2::9]:80"), 1, 0, 0}},
 			},
 		},
 		Workers: 3, CPUs: []int{4, 5, 2}, PollMode: PollBusy, BusyPoll: true,
@@ -314,7 +321,7 @@ func TestOverrideErrors(t *testing.T) {
 		{"interfaces", "eth1,", `--flag: expected an interface name of 1 to 15 characters, got ""`},
 		{"services", "x", "--flag: no flag can set the key services"},
 		{"nonsense", "x", "--flag: no flag can set the key nonsense"},
-		{"ring_size", "128", "all.yaml:58:19: frames_per_queue: frames_per_queue must be at least twice ring_size, 256; it is 128"},
+		{"ring_size", "128", "all.yaml:59:19: frames_per_queue: frames_per_queue must be at least twice ring_size, 256; it is 128"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.key, func(t *testing.T) {

@@ -150,6 +150,10 @@ func diffServices(out []Change, a, b *Config) []Change {
 				for _, p := range persistenceFields {
 					out = compare(out, path+"."+f.key+"."+p.key, p, &x.Persistence, &y.Persistence)
 				}
+			case "quic":
+				for _, q := range quicFields {
+					out = compare(out, path+"."+f.key+"."+q.key, q, &x.QUIC, &y.QUIC)
+				}
 			case "backends":
 				out = diffBackends(out, path+"."+f.key, x, y)
 			default:

@@ -79,6 +79,17 @@ const (
 	OnBackendDownReschedule                          // forget it, the client may begin anew
 )
 
+// QUICLayout is where in a QUIC connection ID a server says who it is.
+type QUICLayout uint8
+
+// Layouts.
+const (
+	QUICNone   QUICLayout = iota + 1 // nothing is looked at
+	QUICKatran                       // katran's versions 1 to 3
+	QUICDPVS                         // DPVS's, with the server's address and port
+	QUICLB                           // draft-ietf-quic-load-balancers, in plaintext
+)
+
 // ClientAddress is how a backend learns the client's address in Full-NAT.
 type ClientAddress uint8
 
@@ -190,6 +201,7 @@ var (
 	schedulerNames     = names{"rr", "wrr", "lc", "wlc", "sh", "maglev", "p2c"}
 	hashNames          = names{"address", "address-port"}
 	onBackendDownNames = names{"reset", "drop", "reschedule"}
+	quicLayoutNames    = names{"none", "katran", "dpvs", "quic-lb"}
 	clientAddressNames = names{"none", "toa", "proxy-v1", "proxy-v2"}
 	toaNoRoomNames     = names{"send-without", "drop"}
 	timestampsNames    = names{"strip", "keep", "translate"}
@@ -241,6 +253,9 @@ func (h Hash) String() string { return hashNames.name(uint8(h)) }
 
 // String returns the name used in the configuration.
 func (o OnBackendDown) String() string { return onBackendDownNames.name(uint8(o)) }
+
+// String returns the name used in the configuration.
+func (q QUICLayout) String() string { return quicLayoutNames.name(uint8(q)) }
 
 // String returns the name used in the configuration.
 func (c ClientAddress) String() string { return clientAddressNames.name(uint8(c)) }

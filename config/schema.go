@@ -250,6 +250,11 @@ var serviceFields = []field[Service]{
 		decodeMap(d, path, n, persistenceFields, &s.Persistence)
 	}, doc: "Clients of a prefix stay with one backend until no new flow of theirs has come\n" +
 		"for the timeout; 0s is no persistence. Prefix lengths of IPv4 and IPv6 clients."},
+	{key: "quic", decode: func(d *decoder, path string, n ast.Node, s *Service) {
+		decodeMap(d, path, n, quicFields, &s.QUIC)
+	}, doc: "Where QUIC connection IDs say which backend a connection is of (udp), so that it\n" +
+		"stays there when its client moves: katran, dpvs or quic-lb; the rest is for\n" +
+		"quic-lb."},
 	toaKind(func(s *Service) *uint8 { return &s.TOAKind }, "Default: the global toa_kind."),
 	enum("tcp_checks", tcpChecksNames, func(s *Service) *TCPChecks { return &s.TCPChecks },
 		"Default: the global tcp_checks."),
@@ -268,6 +273,15 @@ var backendFields = []field[Backend]{
 		"Share of new flows, 0 to 65535. 0: no new flows, those there are go on."),
 	integer("max_connections", 0, maxMaxConnections, func(b *Backend) *int { return &b.MaxConnections },
 		"The most flows at a time, over all workers. 0: no limit."),
+	plain("server_id", number, wantServerID, func(b *Backend) *uint64 { return &b.ServerID }, parseServerID,
+		func(id uint64) string { return strconv.FormatUint(id, 10) },
+		"Its name in connection IDs (quic: katran or quic-lb). 0: none."),
+}
+
+var quicFields = []field[QUIC]{
+	enum("layout", quicLayoutNames, func(q *QUIC) *QUICLayout { return &q.Layout }, ""),
+	integer("config_id", 0, 6, func(q *QUIC) *int { return &q.ConfigID }, ""),
+	integer("server_id_length", 1, 8, func(q *QUIC) *int { return &q.IDLength }, ""),
 }
 
 var persistenceFields = []field[Persistence]{

@@ -41,6 +41,7 @@ func TestSchemaComplete(t *testing.T) {
 		{"Service", keys(serviceFields), tags(Service{})},
 		{"Backend", keys(backendFields), tags(Backend{})},
 		{"Persistence", keys(persistenceFields), tags(Persistence{})},
+		{"QUIC", keys(quicFields), tags(QUIC{})},
 		{"Timeouts", keys(timeoutFields), tags(Timeouts{})},
 	}
 	for _, tt := range tests {
@@ -75,7 +76,7 @@ func TestShowDefaults(t *testing.T) {
 		t.Errorf("defaults (-want +got):\n%s", diff)
 	}
 	for _, key := range slices.Concat(keys(topFields), keys(interfaceFields), keys(localFields),
-		keys(serviceFields), keys(persistenceFields), keys(backendFields), keys(timeoutFields)) {
+		keys(serviceFields), keys(persistenceFields), keys(quicFields), keys(backendFields), keys(timeoutFields)) {
 		if !strings.Contains(out.String(), key+": ") && !strings.Contains(out.String(), key+":\n") {
 			t.Errorf("the key %s is not shown", key)
 		}
@@ -179,6 +180,24 @@ func TestDiff(t *testing.T) {
 	}
 }
 
+// drawQUIC gives a service a layout that it may have, and its backends ids by their
+// number.
+func drawQUIC(t *rapid.T, s *Service) func(backend int) uint64 {
+	if s.Protocol == UDP {
+		s.QUIC.Layout = QUICLayout(rapid.IntRange(1, len(quicLayoutNames)).Draw(t, "layout"))
+	}
+	most := uint64(1<<32 - 1)
+	switch s.QUIC.Layout {
+	case QUICLB:
+		s.QUIC.ConfigID, s.QUIC.IDLength = rapid.IntRange(0, 6).Draw(t, "config"), rapid.IntRange(1, 8).Draw(t, "length")
+		most = ^uint64(0) >> (64 - 8*s.QUIC.IDLength)
+	case QUICKatran:
+	default:
+		return func(int) uint64 { return 0 }
+	}
+	return func(backend int) uint64 { return most - uint64(backend) }
+}
+
 // Whatever services, backends and addresses there are, the effective
 // configuration says the same.
 func TestRoundTripRapid(t *testing.T) {
@@ -210,10 +229,11 @@ func TestRoundTripRapid(t *testing.T) {
 				s.MSSClamp = rapid.SampledFrom([]MSSClamp{MSSOff, MSSMTU, 536, 65495}).Draw(t, "mss")
 			}
 			s.Timeouts.TCPClose = minTimeout + timeDraw(t, "close")
+			ids := drawQUIC(t, &s)
 			for j := range rapid.IntRange(1, 5).Draw(t, "backends") {
 				s.Backends = append(s.Backends, Backend{
 					netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 2, byte(j)}), 80),
-					rapid.Uint16().Draw(t, "weight"), rapid.IntRange(0, maxMaxConnections).Draw(t, "limit")})
+					rapid.Uint16().Draw(t, "weight"), rapid.IntRange(0, maxMaxConnections).Draw(t, "limit"), ids(j)})
 			}
 			c.Services = append(c.Services, s)
 		}

@@ -160,11 +160,9 @@ func (w *writer) services(c *Config) {
 			case "backends":
 				w.backends(s, f.key)
 			case "persistence":
-				parts := make([]string, len(persistenceFields))
-				for k, f := range persistenceFields {
-					parts[k] = f.key + ": " + f.text(&s.Persistence)
-				}
-				w.line(2, "%s: {%s}", f.key, strings.Join(parts, ", "))
+				w.line(2, "%s: %s", f.key, inBraces(persistenceFields, &s.Persistence))
+			case "quic":
+				w.line(2, "%s: %s", f.key, inBraces(quicFields, &s.QUIC))
 			case "toa_kind", "tcp_checks":
 				if w.comments || f.text(s) != find(topFields, f.key).text(c) {
 					w.line(1, "%s%s: %s", dash, f.key, f.text(s))
@@ -174,6 +172,15 @@ func (w *writer) services(c *Config) {
 			}
 		}
 	}
+}
+
+// inBraces is a mapping of plain values on one line.
+func inBraces[T any](fields []field[T], t *T) string {
+	parts := make([]string, len(fields))
+	for i, f := range fields {
+		parts[i] = f.key + ": " + f.text(t)
+	}
+	return "{" + strings.Join(parts, ", ") + "}"
 }
 
 // serviceTimeouts writes those that are not the global ones.
@@ -196,13 +203,11 @@ func (w *writer) serviceTimeouts(c *Config, s *Service, key string) {
 func (w *writer) backends(s *Service, key string) {
 	w.empty(2, key, len(s.Backends))
 	for i := range s.Backends {
-		parts := make([]string, len(backendFields))
-		for j, f := range backendFields {
+		for _, f := range backendFields {
 			if i == 0 && w.comments {
 				w.doc(3, f.key+": "+f.doc)
 			}
-			parts[j] = f.key + ": " + f.text(&s.Backends[i])
 		}
-		w.line(3, "- {%s}", strings.Join(parts, ", "))
+		w.line(3, "- %s", inBraces(backendFields, &s.Backends[i]))
 	}
 }

@@ -153,6 +153,7 @@ func (v *validator) services() {
 		v.tcpOptions(path, s)
 		v.tunnel(path, s)
 		v.scheduler(path, s)
+		v.quic(path, s)
 		if !s.Address.IsValid() {
 			continue
 		}

@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -245,6 +246,7 @@ const (
 	wantTableSize     = "0 or a prime from 251 to 8388617"
 	maxMaxConnections = 1 << 30
 	wantPersistence   = "0s or " + wantDuration
+	wantServerID      = "a whole number of 64 bits, in hexadecimal after 0x"
 )
 
 func parsePersistence(s string) (time.Duration, error) {
@@ -256,6 +258,19 @@ func parsePersistence(s string) (time.Duration, error) {
 		return 0, expected(wantPersistence, s, "")
 	}
 	return d, nil
+}
+
+// parseServerID takes hexadecimal digits too, in which the bytes show.
+func parseServerID(s string) (uint64, error) {
+	s = strings.ReplaceAll(s, "_", "")
+	if digits, hex := strings.CutPrefix(s, "0x"); hex {
+		if n, err := strconv.ParseUint(digits, 16, 64); err == nil {
+			return n, nil
+		}
+	} else if n, err := parseDecimal(s, math.MaxUint64); err == nil {
+		return n, nil
+	}
+	return 0, expected(wantServerID, s, "")
 }
 
 func parseTableSize(s string) (int, error) {

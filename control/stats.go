@@ -42,7 +42,17 @@ type ServiceStats struct {
 	// PortsExhausted are packets that would have opened a flow, had there been a
 	// local port free towards its backend.
 	PortsExhausted uint64         `json:"ports_exhausted"`
+	QUIC           *QUICStats     `json:"quic,omitempty"` // of services that route by connection ID
 	Backends       []BackendStats `json:"backends"`
+}
+
+// QUICStats counts by what connection IDs say. The first three add up to the datagrams
+// that were to open a flow.
+type QUICStats struct {
+	Routed  uint64 `json:"routed"`  // a backend
+	Unknown uint64 `json:"unknown"` // what no backend is called
+	None    uint64 `json:"none"`    // nothing: a new connection's first, or none of the layout
+	Moved   uint64 `json:"moved"`   // datagrams of a flow to another backend, which ended it
 }
 
 // BackendStats counts one real server.
@@ -81,6 +91,7 @@ type LinkStats struct {
 type serviceNames struct {
 	name     string
 	id       int
+	quic     bool // it routes by connection ID
 	backends []backendName
 }
 
@@ -98,7 +109,7 @@ func namesOf(c *config.Config, s *dataplane.Snapshot) []serviceNames {
 	}
 	var out []serviceNames
 	for _, svc := range c.Services {
-		n := serviceNames{name: svc.Name, id: ids[svc.Name]}
+		n := serviceNames{name: svc.Name, id: ids[svc.Name], quic: svc.QUIC.Layout != config.QUICNone}
 		for i, b := range svc.Backends {
 			n.backends = append(n.backends, backendName{b.Address, int(s.Services[n.id].Backends[i])})
 		}
@@ -177,7 +188,11 @@ func (d *Daemon) stats(ctx context.Context) (Stats, error) {
 		}
 	}
 	for _, s := range d.names {
-		svc := ServiceStats{Name: s.name, PortsExhausted: services[s.id].PortsExhausted}
+		c := &services[s.id]
+		svc := ServiceStats{Name: s.name, PortsExhausted: c.PortsExhausted}
+		if s.quic {
+			svc.QUIC = &QUICStats{Routed: c.QUICRouted, Unknown: c.QUICUnknown, None: c.QUICNone, Moved: c.QUICMoved}
+		}
 		for _, b := range s.backends {
 			c := backends[b.id]
 			svc.Backends = append(svc.Backends, BackendStats{

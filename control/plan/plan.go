@@ -56,12 +56,15 @@ func Spec(c *config.Config) dataplane.Spec {
 				out.Persistence.Prefix = p.Prefix4
 			}
 		}
+		if q := &s.QUIC; q.Layout != config.QUICNone {
+			out.QUIC = dataplane.QUICSpec{Layout: quicLayouts[q.Layout], ConfigID: uint8(q.ConfigID), IDLength: uint8(q.IDLength)}
+		}
 		if s.Mode == config.DNAT && s.Replies == config.RepliesElsewhere {
 			out.Mode = conntrack.DNATOneWay
 		}
 		for _, b := range s.Backends {
 			out.Backends = append(out.Backends, dataplane.BackendSpec{
-				Endpoint: endpoint(b.Address, proto), Weight: uint32(b.Weight), MaxConnections: uint32(b.MaxConnections),
+				Endpoint: endpoint(b.Address, proto), Weight: uint32(b.Weight), MaxConnections: uint32(b.MaxConnections), ServerID: b.ServerID,
 			})
 		}
 		spec.Services = append(spec.Services, out)
@@ -180,6 +183,12 @@ var backendDown = map[config.OnBackendDown]dataplane.BackendDown{
 	config.OnBackendDownReset:      dataplane.BackendDownReset,
 	config.OnBackendDownDrop:       dataplane.BackendDownDrop,
 	config.OnBackendDownReschedule: dataplane.BackendDownReschedule,
+}
+
+var quicLayouts = map[config.QUICLayout]dataplane.QUICLayout{
+	config.QUICKatran: dataplane.QUICKatran,
+	config.QUICDPVS:   dataplane.QUICDPVS,
+	config.QUICLB:     dataplane.QUICLB,
 }
 
 // Timeouts converts to ticks, rounding up so that nothing ends early. States
