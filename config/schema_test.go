@@ -120,6 +120,8 @@ func TestDiff(t *testing.T) {
 	}{
 		{"nothing", "", "", nil},
 		{"plain", "log_level: error", "log_level: info", []string{"log_level: error → info"}},
+		{"quic", "quic-lb, config_id: 6|0xffff_ffff_ffff_ffff", "quic-lb, config_id: 5|7",
+			[]string{"services[quic].quic.config_id: 6 → 5", "services[quic].backends[10.0.2.1:443].server_id: 18446744073709551615 → 7"}},
 		{"restart", "frames_per_queue: 128", "frames_per_queue: 256",
 			[]string{"frames_per_queue: 128 → 256 (needs a restart)"}},
 		{"interface", "[{name: ens1f0np0}]", "[{name: eth1}, {name: eth2}]",

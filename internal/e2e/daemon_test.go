@@ -28,7 +28,8 @@ type stats struct {
 	Split    uint64            `json:"split"`
 	Expired  uint64            `json:"expired"`
 	Services []struct {
-		Name     string `json:"name"`
+		Name     string            `json:"name"`
+		QUIC     map[string]uint64 `json:"quic"`
 		Backends []struct {
 			Address string `json:"address"`
 			Flows   uint64 `json:"flows"`

@@ -23,7 +23,8 @@ type Service struct {
 	Weights       []int  // of the servers in order; missing ones are 1
 	Extra         string // a line of the service's own, "mss_clamp: 1400" for example; "" = none
 
-	MaxConnections int // of each server; 0 = left out
+	MaxConnections int  // of each server; 0 = left out
+	ServerIDs      bool // the servers are called 1, 2, ... in QUIC connection IDs
 }
 
 // Services are the three services of a Server (web, hash, echo) in both
@@ -115,10 +116,13 @@ func (t *Topology) renderService(b *strings.Builder, s Service) {
 		if i < len(s.Weights) {
 			weight = s.Weights[i]
 		}
-		limit := ""
+		more := ""
 		if s.MaxConnections != 0 {
-			limit = fmt.Sprintf(", max_connections: %d", s.MaxConnections)
+			more = fmt.Sprintf(", max_connections: %d", s.MaxConnections)
 		}
-		fmt.Fprintf(b, "      - {address: %q, weight: %d%s}\n", netip.AddrPortFrom(t.ServerAddr(s.Family, i), s.BackendPort), weight, limit)
+		if s.ServerIDs {
+			more += fmt.Sprintf(", server_id: %d", i+1)
+		}
+		fmt.Fprintf(b, "      - {address: %q, weight: %d%s}\n", netip.AddrPortFrom(t.ServerAddr(s.Family, i), s.BackendPort), weight, more)
 	}
 }
