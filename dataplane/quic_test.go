@@ -201,9 +201,10 @@ func TestQUICIDWins(t *testing.T) {
 			client := quicClient(vip, 0)
 			for i, id := range []byte{1, 1, 2, 2, 9, 2, 3, 1, 0, 1} {
 				want := int(id)
-				if id == 9 {
+				switch id { // what names nobody stays
+				case 9:
 					want = 2
-				} else if id == 0 {
+				case 0:
 					want = 1
 				}
 				if got, _ := r.server(0, client, vip, quicShort(id)); got != want {
