@@ -14,6 +14,8 @@ func (v *validator) quic(path string, s Service) {
 		return
 	case q.Layout != QUICNone && s.Protocol == TCP:
 		v.fail(path+".quic", "QUIC runs over UDP; a tcp service cannot have it")
+	case q.Layout != QUICNone && s.Mode == SNAT:
+		v.fail(path+".quic", "snat keeps no flows and chooses no backends: it cannot have quic")
 	case q.Layout != QUICNone && s.OnePacket:
 		v.fail(path+".quic", "one_packet gives every datagram a backend of its own; quic keeps a connection with one")
 	case q.Layout != QUICLB && (q.ConfigID != 0 || q.IDLength != defaultService().QUIC.IDLength):

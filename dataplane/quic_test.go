@@ -391,3 +391,54 @@ func TestQUICPlain(t *testing.T) {
 		t.Errorf("%g allocations", n)
 	}
 }
+
+// TestQUICDirect: where servers answer themselves their connections come back to them
+// as well, a flow's IDs count more than the flow, and only where there is a header is
+// one looked for.
+func TestQUICDirect(t *testing.T) {
+	for _, k := range directKinds {
+		if !k.udp {
+			continue
+		}
+		t.Run(k.name, func(t *testing.T) {
+			r := newDirectRig(t, 2)
+			spec := directSpec()
+			for i := range spec.Services {
+				s := &spec.Services[i]
+				s.QUIC = QUICSpec{Layout: QUICKatran}
+				for j := range s.Backends {
+					s.Backends[j].ServerID = uint64(1 + j)
+				}
+			}
+			snap, err := NewRegistry(2).Build(spec)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.dp.Publish(snap)
+			r.step()
+			for n, id := range []byte{1, 2, 2, 1, 1} {
+				for _, client := range []string{fmt.Sprintf(k.client, 4000), fmt.Sprintf(k.client, 4001+n)} {
+					if to := r.toBackend(n%2, udpFrame(t, client, k.vip, quicShort(id))); to%2 != int(id)-1 {
+						t.Errorf("backend %d for a connection of server %d", to, id)
+					}
+				}
+			}
+			if diff := cmp.Diff(ServiceCount{QUICRouted: 8, QUICMoved: 2}, r.quicCounts()); diff != "" {
+				t.Error(diff)
+			}
+			// The second piece begins as a header of another connection would.
+			payload := make([]byte, 592)
+			copy(payload, quicShort(1))
+			copy(payload[392:], quicShort(2))
+			whole := udpFrame(t, fmt.Sprintf(k.client, 4000), k.vip, payload)
+			for i, f := range r.deliver(0, 0, pieceOf(whole, 9, span{0, 400, true}), pieceOf(whole, 9, span{400, 200, false})) {
+				if to := [6]byte(f.bytes); to[5]%2 != 0 {
+					t.Errorf("piece %d goes to %x", i, to)
+				}
+			}
+			if c := r.quicCounts(); len(r.sent) != 2 || c.QUICMoved != 2 {
+				t.Errorf("%d fragments out, %+v", len(r.sent), c)
+			}
+		})
+	}
+}
