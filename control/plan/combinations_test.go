@@ -32,6 +32,7 @@ func TestCombinations(t *testing.T) {
 		"no_flow":              {"drop", "reset"},
 		"on_backend_down":      {"reset", "drop", "reschedule"},
 		"persistence":          {"{timeout: 1h}"},
+		"quic":                 {"{layout: dpvs}"},
 		"tcp_checks":           {"strict", "off"},
 	}
 	names := slices.Sorted(maps.Keys(keys))
