@@ -106,7 +106,7 @@ func roundTrip(t interface{ Fatalf(string, ...any) }, c *Config) {
 }
 
 func TestRoundTrip(t *testing.T) {
-	for _, path := range []string{"testdata/good/contract.yaml", "testdata/good/all.yaml"} {
+	for _, path := range []string{"testdata/good/contract.yaml", "testdata/good/all.yaml", "testdata/good/halves.yaml"} {
 		t.Run(path, func(t *testing.T) { roundTrip(t, mustLoad(t, path)) })
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -147,6 +148,9 @@ func (w *writer) services(c *Config) {
 	for i := range c.Services {
 		s := &c.Services[i]
 		for j, f := range serviceFields {
+			if s.Mode == SNAT && slices.Contains(flowKeys, f.key) {
+				continue
+			}
 			if j > 0 || w.comments {
 				w.doc(2, f.doc)
 			}

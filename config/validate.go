@@ -180,6 +180,13 @@ type endpoint struct {
 	answers bool
 }
 
+// flowKeys are the keys of a service that concern flows and their choice of a backend,
+// which mode snat does not have.
+var flowKeys = []string{
+	"scheduler", "client_address", "toa_no_room", "timestamps", "one_packet", "no_flow", "toa_kind", "tcp_checks", "timeouts",
+	"hash", "hash_table_size", "on_backend_down", "persistence",
+}
+
 // halves checks what a service of mode snat, which keeps no flows, and one with
 // replies elsewhere can have.
 func (v *validator) halves(path string, s Service) {
@@ -189,8 +196,7 @@ func (v *validator) halves(path string, s Service) {
 	if s.Mode != SNAT {
 		return
 	}
-	for _, key := range []string{"scheduler", "client_address", "toa_no_room", "timestamps", "one_packet", "no_flow", "toa_kind", "tcp_checks", "timeouts",
-		"hash", "hash_table_size", "on_backend_down", "persistence"} {
+	for _, key := range flowKeys {
 		if v.c.given(path + "." + key) {
 			v.fail(path+"."+key, "snat keeps no flows and chooses no backends: it cannot have %s", key)
 		}
