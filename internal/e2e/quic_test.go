@@ -116,7 +116,9 @@ func (r *rig) quicSocket(t *testing.T, f testbed.Family) quicSocket {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = c.Close() })
+	// Kept: another service's client with its port would be the same one to a server of
+	// both, in dnat, and is refused.
+	r.t.Cleanup(func() { _ = c.Close() })
 	return quicSocket{c.(*net.UDPConn)}
 }
 
