@@ -384,11 +384,11 @@ func TestNewTime(t *testing.T) {
 		for range 40 {
 			start := time.Now()
 			mustNew(t, k, farm(weights...), 1)
-			if best = min(best, time.Since(start)); best <= 50*time.Millisecond {
+			if best = min(best, time.Since(start)); best <= 50*time.Millisecond || raceDetector {
 				break
 			}
 		}
-		if t.Logf("%v: %v", k, best); best > 50*time.Millisecond {
+		if t.Logf("%v: %v", k, best); best > 50*time.Millisecond && !raceDetector {
 			t.Errorf("%v: 1,000 backends took %v", k, best)
 		}
 	}

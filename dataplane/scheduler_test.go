@@ -156,7 +156,7 @@ func TestManyServices(t *testing.T) {
 			if _, err := g.Build(spec); err != nil {
 				t.Fatal(err)
 			}
-			if best = min(best, time.Since(start)); best < 2*time.Second {
+			if best = min(best, time.Since(start)); best < 2*time.Second || raceDetector {
 				break
 			}
 			if what == "first" {
@@ -165,7 +165,7 @@ func TestManyServices(t *testing.T) {
 		}
 		var m runtime.MemStats
 		runtime.ReadMemStats(&m)
-		if t.Logf("%s: %v, %d MiB of heap", what, best, m.HeapAlloc>>20); best > 2*time.Second {
+		if t.Logf("%s: %v, %d MiB of heap", what, best, m.HeapAlloc>>20); best > 2*time.Second && !raceDetector {
 			t.Errorf("%s: %v", what, best)
 		}
 	}
