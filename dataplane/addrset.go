@@ -50,5 +50,5 @@ func (s *addrSet) place(a packet.Addr) *packet.Addr {
 // differs is zero if the set has a.
 func (s *addrSet) differs(a packet.Addr) uint64 {
 	at := s.place(a)
-	return at.Hi ^ a.Hi | at.Lo ^ a.Lo
+	return (at.Hi ^ a.Hi) | (at.Lo ^ a.Lo)
 }

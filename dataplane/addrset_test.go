@@ -34,3 +34,13 @@ func TestAddrSet(t *testing.T) {
 		}
 	})
 }
+
+// TestAddrSetOfOnePlace: two addresses that would share a place are told apart.
+func TestAddrSetOfOnePlace(t *testing.T) {
+	s := newAddrSet([]packet.Addr{{Hi: 0x20010db8 << 32}})
+	for _, a := range []packet.Addr{{Hi: 0x20010db8<<32 | 1, Lo: 1}, {Hi: 0x20010db8<<32 | 7, Lo: 7}, {Hi: 0x20010db8 << 32, Lo: 1}} {
+		if s.differs(a) == 0 {
+			t.Errorf("has %v", a.Netip())
+		}
+	}
+}
