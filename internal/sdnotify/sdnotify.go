@@ -1,5 +1,3 @@
-// Package sdnotify tells a service manager how this process is, as sd_notify(3)
-// has it. It knows nothing else of the program.
 package sdnotify
 
 import (
