@@ -2,7 +2,8 @@
 #
 #   build         the binary, static, into bin/l4fwd
 #   test          everything in its short form, namespaces included (root)
-#   test-full     the whole matrix and the long runs
+#   test-full     the whole matrix, the long runs, the race detector and 20 s of fuzzing
+#                 for each target
 #   cover         statement coverage of packet, conntrack and nat, 90 % at least
 #   fuzz          every fuzz target there is, FUZZTIME each (10s unless given)
 #   race          the control plane and all else outside the rings, race detector on
@@ -49,6 +50,7 @@ test-full: deps
 	@mkdir -p bin
 	@sh .ci/go-test $(TESTLOG) $(GO) test $(TESTFLAGS) -timeout 60m ./...
 	$(MAKE) race
+	$(MAKE) fuzz FUZZTIME=20s
 
 # What rewrites packets and keeps flows is tested to the last branch or nearly.
 cover:

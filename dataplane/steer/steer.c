@@ -176,9 +176,10 @@ __attribute__((noinline)) u64 walk6(struct xdp_md *ctx, u32 off, u32 next)
 	return WALKED(off, next, OPAQUE, 0);
 }
 
-// read6 fills v from the IPv6 header at byte off of the frame; an embedded one
-// (of an ICMP error) may be cut short. It returns how many bytes of the datagram
-// there are from v->l4 on, or -1.
+// read6 fills v from the IPv6 header at byte off of the frame. It returns how
+// many bytes of the datagram there are from v->l4 on, or -1. An embedded one (of
+// an ICMP error) is cut short and its length not believed, as routers of all
+// ages change it: l4fwd's parser judges what is there.
 INLINE int read6(struct view *v, struct xdp_md *ctx, u32 off, int embedded)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
@@ -203,6 +204,8 @@ INLINE int read6(struct view *v, struct xdp_md *ctx, u32 off, int embedded)
 	v->proto = walked >> 16;
 	v->shape = walked >> 24;
 	v->id = walked >> 32;
+	if (embedded)
+		return MIN_L4;
 	return len > v->l4 ? len - v->l4 : 0;
 }
 
@@ -221,9 +224,9 @@ INLINE int read4(struct view *v, struct xdp_md *ctx, u32 off, int embedded)
 		return -1;
 	hl = (ip->vihl & 15) * 4;
 	len = NET16(ip->len);
-	if (ip->vihl >> 4 != 4 || hl < sizeof(*ip) || len < hl)
+	if (ip->vihl >> 4 != 4 || hl < sizeof(*ip))
 		return -1;
-	if (!embedded && (void *)ip + len > end)
+	if (!embedded && (len < hl || (void *)ip + len > end))
 		return -1;
 	v->src.addr[2] = v->dst.addr[2] = NET32(0xffff);
 	v->src.addr[3] = ip->src;
@@ -237,7 +240,7 @@ INLINE int read4(struct view *v, struct xdp_md *ctx, u32 off, int embedded)
 		v->shape = LATER;
 	else if (frag & 0x2000)
 		v->shape = FIRST;
-	return len - hl;
+	return embedded ? MIN_L4 : len - hl;
 }
 
 // read_ports turns src and dst into endpoints; 0 if there are no ports.
