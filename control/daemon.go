@@ -32,7 +32,8 @@ type Options struct {
 	// StatsFile, if not empty, holds Stats as JSON, renewed every second and
 	// left behind at the end.
 	StatsFile string
-	// JournalDir is where changed NIC settings are noted; "": nic.DefaultDir.
+	// JournalDir is where changed NIC settings are noted, and the secret of
+	// sequence numbers is; "": nic.DefaultDir.
 	JournalDir string
 	// napi is what busy polling would run for a socket, 0 for nothing; nil:
 	// (*afxdp.Socket).NAPI. Of tests.

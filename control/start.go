@@ -140,6 +140,9 @@ func (d *Daemon) startDataplane(_ context.Context, down *undo) error {
 	if _, err := rand.Read(o.Secret[:]); err != nil {
 		return fmt.Errorf("secret: %w", err)
 	}
+	if o.ISNSecret, o.ISNEpoch, err = sequences(d.opt.JournalDir); err != nil {
+		d.log.Warn("servers may refuse some connections after the next start for as long as their TIME_WAIT lasts", zap.Error(err))
+	}
 	if d.dp, err = dataplane.New(o); err != nil {
 		return err
 	}

@@ -24,6 +24,11 @@ type Options struct {
 	// Secret keys flow hashes, owners, ports and sequence numbers. Random in
 	// the daemon, fixed for a reproducible replay.
 	Secret [32]byte
+	// ISNSecret keys sequence numbers and timestamps towards servers; zero: made
+	// from Secret. With that of an earlier process, and ISNEpoch, nanoseconds
+	// added to the workers' clock, they go on where that process left off.
+	ISNSecret [16]byte
+	ISNEpoch  int64
 	// LocalPorts are the Full-NAT source ports by local address id, that is, in
 	// the order of the first Spec's Locals; zero or missing is
 	// nat.DefaultPortRange.
@@ -87,7 +92,7 @@ func newWorker(dp *Dataplane, id int, o Options, span uint64) (*Worker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("worker %d: %w", id, err)
 	}
-	isnKey, portKey, ownerKey := derive(o.Secret, 'i', 0), derive(o.Secret, 'p', id), derive(o.Secret, 'o', 0)
+	portKey, ownerKey := derive(o.Secret, 'p', id), derive(o.Secret, 'o', 0)
 	wakeFD, err := unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("worker %d: eventfd: %w", id, err), table.Close())
@@ -101,7 +106,7 @@ func newWorker(dp *Dataplane, id int, o Options, span uint64) (*Worker, error) {
 		id: id, umem: o.UMEM, frameSize: uint64(o.FrameSize), mesh: dp.mesh, table: table,
 		frags:        frags,
 		owners:       newOwnership(ownerKey[:], o.Workers, o.Spread),
-		isn:          nat.NewISN([16]byte(isnKey[:16])),
+		isn:          newISN(o),
 		errors:       nat.NewBucket(errorsPerSecond, refusalBurst),
 		resets:       nat.NewBucket(resetsPerSecond, refusalBurst),
 		serverResets: nat.NewBucket(resetsPerSecond, refusalBurst),
@@ -127,6 +132,17 @@ func newWorker(dp *Dataplane, id int, o Options, span uint64) (*Worker, error) {
 	}
 	w.nextRoutes.Store(route.New(0, []route.Hop{{}}, nil))
 	return w, nil
+}
+
+// newISN makes a worker's sequence numbers. All workers have one secret: a tuple
+// may be another worker's after a restart with more of them.
+func newISN(o Options) *nat.ISN {
+	secret := o.ISNSecret
+	if secret == ([16]byte{}) {
+		key := derive(o.Secret, 'i', 0)
+		secret = [16]byte(key[:])
+	}
+	return nat.NewISN(secret, o.ISNEpoch)
 }
 
 // derive makes one purpose's and one worker's key out of the secret.

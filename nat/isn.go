@@ -23,6 +23,7 @@ import (
 // It belongs to one worker, as the tuples do. 768 KiB.
 type ISN struct {
 	k0, k1 uint64
+	epoch  int64
 	ends   [isnEnds]isnEnd
 }
 
@@ -51,11 +52,15 @@ const (
 )
 
 // NewISN returns a generator with the given secret. A replay gives a fixed
-// secret to be reproducible; a daemon a random one.
-func NewISN(secret [16]byte) *ISN {
+// secret to be reproducible; a daemon a random one. epoch, in nanoseconds, is
+// added to the time that the methods are given. With the secret of an earlier
+// process and an epoch that goes on where its time ended, numbers move forward
+// over a restart too, but for what Closed was told.
+func NewISN(secret [16]byte, epoch int64) *ISN {
 	return &ISN{
-		k0: binary.LittleEndian.Uint64(secret[:8]),
-		k1: binary.LittleEndian.Uint64(secret[8:]),
+		k0:    binary.LittleEndian.Uint64(secret[:8]),
+		k1:    binary.LittleEndian.Uint64(secret[8:]),
+		epoch: epoch,
 	}
 }
 
@@ -63,6 +68,7 @@ func NewISN(secret [16]byte) *ISN {
 // bear at nanos, a monotonic clock in nanoseconds. The hash runs over both
 // whole addresses, IPv6 included.
 func (s *ISN) Next(src packet.Addr, sport uint16, dst packet.Addr, dport uint16, nanos int64) uint32 {
+	nanos += s.epoch
 	h := s.hash(src, sport, dst, dport)
 	isn, end := clockISN(h, nanos), s.end(h)
 	if end.tuple == uint32(h>>32) && uint32(nanos>>endShift)-end.at < isnMemory>>endShift {
@@ -75,6 +81,7 @@ func (s *ISN) Next(src packet.Addr, sport uint16, dst packet.Addr, dport uint16,
 // highest sequence number (plus one) that the server has been sent, in the
 // server's space, that is, after SeqDelta was added.
 func (s *ISN) Closed(src packet.Addr, sport uint16, dst packet.Addr, dport uint16, last uint32, nanos int64) {
+	nanos += s.epoch
 	h := s.hash(src, sport, dst, dport)
 	end, tuple := s.end(h), uint32(h>>32)
 	switch lead := clockISN(h, nanos) - last; {

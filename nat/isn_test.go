@@ -43,9 +43,9 @@ func TestSipHashVectors(t *testing.T) {
 func addr(s string) packet.Addr { return packet.AddrFrom(netip.MustParseAddr(s)) }
 
 func TestISNDependsOnEverything(t *testing.T) {
-	s := NewISN([16]byte{1, 2, 3})
+	s := NewISN([16]byte{1, 2, 3}, 0)
 	base := s.Next(addr("10.0.1.10"), 1024, addr("10.0.1.20"), 80, 0)
-	other := NewISN([16]byte{1, 2, 4})
+	other := NewISN([16]byte{1, 2, 4}, 0)
 	for name, got := range map[string]uint32{
 		"source":           s.Next(addr("10.0.1.11"), 1024, addr("10.0.1.20"), 80, 0),
 		"source port":      s.Next(addr("10.0.1.10"), 1025, addr("10.0.1.20"), 80, 0),
@@ -63,7 +63,7 @@ func TestISNDependsOnEverything(t *testing.T) {
 }
 
 func TestISNClock(t *testing.T) {
-	s := NewISN([16]byte{9})
+	s := NewISN([16]byte{9}, 0)
 	a, b := addr("192.0.2.1"), addr("192.0.2.2")
 	at := func(n int64) uint32 { return s.Next(a, 1, b, 2, n) }
 	for _, c := range []struct {
@@ -115,7 +115,7 @@ func TestBeyondLast(t *testing.T) {
 func TestISNBeyondEveryConnection(t *testing.T) {
 	const timeWait = 60e9
 	rapid.Check(t, func(t *rapid.T) {
-		s := NewISN([16]byte{rapid.Byte().Draw(t, "secret")})
+		s := NewISN([16]byte{rapid.Byte().Draw(t, "secret")}, 0)
 		nanos := rapid.Int64Range(0, 1e12).Draw(t, "start")
 		var last [2]uint32
 		var ended [2]int64
@@ -134,10 +134,29 @@ func TestISNBeyondEveryConnection(t *testing.T) {
 	})
 }
 
+// TestISNOverRestart: with the secret kept and the host's clock as epoch, a process
+// whose own clock begins at 0 again goes on where the one before it ended.
+func TestISNOverRestart(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		secret := [16]byte{rapid.Byte().Draw(t, "secret")}
+		boot := rapid.Int64Range(0, 1e18).Draw(t, "since boot")
+		ran := rapid.Int64Range(0, 1e15).Draw(t, "ran")
+		took := rapid.Int64Range(1e6, 60e9).Draw(t, "took")
+		src, dst := addr("10.0.1.10"), addr("10.0.1.20")
+		first, second := NewISN(secret, boot), NewISN(secret, boot+ran+took)
+		if d := second.Next(src, 1, dst, 80, 0) - first.Next(src, 1, dst, 80, ran); int32(d) <= 0 {
+			t.Fatalf("the sequence number moved by %d in %d ns", int32(d), took)
+		}
+		if d := second.Timestamp(src, dst, 0) - first.Timestamp(src, dst, ran); int32(d) <= 0 {
+			t.Fatalf("the timestamp moved by %d in %d ns", int32(d), took)
+		}
+	})
+}
+
 // TestISNForgets: a server has forgotten a connection long before its number
 // would bind the next one.
 func TestISNForgets(t *testing.T) {
-	s := NewISN([16]byte{3})
+	s := NewISN([16]byte{3}, 0)
 	a, b := addr("192.0.2.1"), addr("192.0.2.2")
 	isn := s.Next(a, 1, b, 2, 0)
 	s.Closed(a, 1, b, 2, isn+1<<30, 0)

@@ -46,7 +46,7 @@ func (s *ISN) Timestamp(src, dst packet.Addr, nanos int64) uint32 {
 	var m [32]byte
 	src.Put16(m[0:])
 	dst.Put16(m[16:])
-	return uint32(uint64(nanos)>>timestampShift) + uint32(sipHash24(s.k0, s.k1, m[:]))
+	return uint32(uint64(nanos+s.epoch)>>timestampShift) + uint32(sipHash24(s.k0, s.k1, m[:]))
 }
 
 // ShiftTimestamps moves the timestamps of a TCP packet of a flow by its delta:

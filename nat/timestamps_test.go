@@ -79,7 +79,7 @@ func TestShiftTimestampsTwin(t *testing.T) {
 // second.
 func TestTimestampGrows(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		isn := NewISN([16]byte(rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(t, "secret")))
+		isn := NewISN([16]byte(rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(t, "secret")), 0)
 		src, dst := addr("10.0.1.10"), addr("10.0.1.20")
 		now := rapid.Int64Range(0, 1<<60).Draw(t, "now")
 		pass := rapid.Int64Range(0, 24*3600*1e9).Draw(t, "pass")
@@ -92,7 +92,7 @@ func TestTimestampGrows(t *testing.T) {
 			t.Fatalf("%d ticks, the client's clock has %d", elapsed, ticks)
 		}
 	})
-	isn := NewISN([16]byte{1})
+	isn := NewISN([16]byte{1}, 0)
 	a, b := addr("10.0.1.10"), addr("10.0.1.20")
 	if isn.Timestamp(a, b, 0) == isn.Timestamp(b, a, 0) || isn.Timestamp(a, b, 0) == isn.Next(a, 0, b, 0, 0) {
 		t.Error("clocks are not apart")
@@ -118,7 +118,7 @@ func (p *paws) accepts(val uint32) bool {
 // does. Each client finds the echo of what it sent.
 func TestTimestampsManyClients(t *testing.T) {
 	f := flow4(conntrack.FullNAT)
-	isn := NewISN([16]byte{7})
+	isn := NewISN([16]byte{7}, 0)
 	var server, plain paws
 	refused := 0
 	now := int64(1e9)
@@ -166,7 +166,7 @@ func stamps(val, echo uint32) []byte {
 
 func TestTimestampsAllocateNothing(t *testing.T) {
 	f := flow4(conntrack.FullNAT)
-	isn := NewISN([16]byte{7})
+	isn := NewISN([16]byte{7}, 0)
 	for _, opts := range [][]byte{stamps(1, 2), append([]byte{1}, append(stamps(1, 2), 1, 1, 1)...)} {
 		s := f.fromClient(shape{ttl: 9, flags: packet.ACK, opts: opts})
 		frame := s.frame()
