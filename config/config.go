@@ -291,7 +291,7 @@ func Parse(name string, data []byte, overrides ...Override) (*Config, error) {
 	if c, ok := d.config(data); ok {
 		d.override(c, overrides)
 		d.inherit(c)
-		d.errs = append(d.errs, c.validate()...)
+		d.errs = append(d.errs, c.validate(d.errs)...)
 	}
 	if len(d.errs) > 0 {
 		d.errs.sort()

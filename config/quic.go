@@ -10,7 +10,7 @@ import (
 func (v *validator) quic(path string, s Service) {
 	q := &s.QUIC
 	switch {
-	case q.Layout == 0:
+	case q.Layout == 0 || v.told[path+".quic.layout"]:
 		return
 	case q.Layout != QUICNone && s.Protocol == TCP:
 		v.fail(path+".quic", "QUIC runs over UDP; a tcp service cannot have it")
@@ -34,6 +34,7 @@ func (v *validator) quic(path string, s Service) {
 			if b.ServerID != 0 {
 				v.fail(sub, "server_id is for quic with the layouts katran and quic-lb; it is %v", q.Layout)
 			}
+		case b.ServerID == 0 && v.told[sub]:
 		case b.ServerID == 0:
 			v.fail(sub, "the layout %v needs one for each backend, from 1 to %d", q.Layout, most)
 		case b.ServerID > most:

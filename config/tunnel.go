@@ -74,10 +74,28 @@ func parseSource(s string) (netip.Prefix, error) {
 	case p.Bits() == 0:
 		return netip.Prefix{}, expected(wantSource, s, "")
 	}
-	if err := unfit(p.Addr().Next()); err != nil {
-		return netip.Prefix{}, expected(wantSource, s, err.Error())
+	for _, n := range unfitNetworks {
+		if p.Overlaps(n.Prefix) {
+			return netip.Prefix{}, expected(wantSource, s, fmt.Sprintf("it holds %s addresses (%v)", n.what, n.Prefix))
+		}
 	}
 	return p, nil
+}
+
+// unfitNetworks are those whose addresses unfit refuses, one by one.
+var unfitNetworks = []struct {
+	netip.Prefix
+	what string
+}{
+	{netip.MustParsePrefix("0.0.0.0/8"), "unspecified"},
+	{netip.MustParsePrefix("127.0.0.0/8"), "loopback"},
+	{netip.MustParsePrefix("169.254.0.0/16"), "link-local"},
+	{netip.MustParsePrefix("224.0.0.0/4"), "multicast"},
+	{netip.MustParsePrefix("255.255.255.255/32"), "broadcast"},
+	{netip.MustParsePrefix("::/127"), "unspecified and loopback"},
+	{netip.MustParsePrefix("::ffff:0:0/96"), "IPv4-mapped"},
+	{netip.MustParsePrefix("fe80::/10"), "link-local"},
+	{netip.MustParsePrefix("ff00::/8"), "multicast"},
 }
 
 // formatSource is the inverse of parseSource.

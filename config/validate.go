@@ -14,6 +14,8 @@ const maxBackends = 65535
 type validator struct {
 	c    *Config
 	errs Errors
+	// told are the paths of values that decoding has complained of.
+	told map[string]bool
 	// locals maps each local address to its entry.
 	locals map[netip.Addr]int
 	// vips maps each VIP to the first service that has it.
@@ -26,9 +28,12 @@ type validator struct {
 }
 
 // validate returns everything that is wrong with c apart from the values
-// themselves.
-func (c *Config) validate() Errors {
-	v := &validator{c: c, locals: map[netip.Addr]int{}, vips: map[netip.Addr]int{}, answers: map[endpoint]int{}}
+// themselves, of which told is.
+func (c *Config) validate(told Errors) Errors {
+	v := &validator{c: c, told: map[string]bool{}, locals: map[netip.Addr]int{}, vips: map[netip.Addr]int{}, answers: map[endpoint]int{}}
+	for _, p := range told {
+		v.told[p.Path] = true
+	}
 	v.interfaces()
 	v.resources()
 	v.localAddresses()
