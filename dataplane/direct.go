@@ -9,15 +9,16 @@ import (
 
 // With direct return the real server has the VIP, too, and answers the client
 // itself. Of a flow only the client's packets come by, and ICMP errors that routers
-// send to the VIP about the server's: all of them go to the server as they are, with
-// another Ethernet header, or in a tunnel.
+// send to the VIP about the server's: all of them go to the server as they are but for
+// the TTL, with another Ethernet header, or in a tunnel. The TTL ends what would else go
+// round for ever, where balancers have each other for servers.
 
 // direct sends row i, a packet of flow r or an ICMP error about one, to the flow's
 // real server.
 func (w *Worker) direct(i int, r conntrack.Ref) Verdict {
 	p, e := &w.b.pkt[i], w.table.Entry(r)
 	svc := &w.snap.Services[e.Service]
-	if w.spentFor(i, svc) {
+	if w.spent(p, w.frame(i)) {
 		return w.ttlExceeded(i, p.Dst)
 	}
 	if p.TCPFlags&packet.SYN != 0 && w.deserted(e, svc) {
@@ -46,7 +47,7 @@ func (w *Worker) direct(i int, r conntrack.Ref) Verdict {
 		}
 		w.here.Backends[e.Backend].sent(conntrack.Forward, n)
 	}
-	if svc.Tunnel.Kind != nat.NoTunnel && !w.snap.KeepTTL {
+	if !w.snap.KeepTTL {
 		nat.DecTTL(w.frame(i), p)
 	}
 	return w.sendDirect(i, e, svc, hop, split, Forwarded)
@@ -87,16 +88,6 @@ func (w *Worker) directHop(e *conntrack.Entry, svc *Service) (*route.Hop, Verdic
 func (w *Worker) cameFrom(i int, hop *route.Hop) bool {
 	src := w.umem[w.b.desc[i].Addr+packet.EthSrc:]
 	return [6]byte(src) == [6]byte(hop.Header[packet.EthDst:])
-}
-
-// spentFor is spent for row i, a packet to svc. Where only MAC addresses change, l4fwd
-// is a switch, and no hop.
-func (w *Worker) spentFor(i int, svc *Service) bool {
-	p := &w.b.pkt[i]
-	if svc.Mode == conntrack.DirectReturn && svc.Tunnel.Kind == nat.NoTunnel {
-		return p.TTL(w.frame(i)) == 0
-	}
-	return w.spent(p, w.frame(i))
 }
 
 // overhead is by how much packets of flow e grow on their way by a tunnel.

@@ -59,7 +59,7 @@ func (w *Worker) begin(i int, id int32) Verdict {
 	case w.snap.names.owns(p.Src):
 		// Answered, it would let two services talk to each other for ever.
 		return malformed(packet.ErrMartianSource)
-	case id < 0 && w.spent(p, w.frame(i)), id >= 0 && w.spentFor(i, &w.snap.Services[id]):
+	case w.spent(p, w.frame(i)):
 		// Here and not only in forward: it must not cost a flow and a port.
 		return w.ttlExceeded(i, p.Dst)
 	case id < 0:

@@ -82,7 +82,7 @@ type unwrapped struct {
 	label    uint32 // of IPv6
 	df       bool
 	id       uint16
-	tos      uint8
+	tos, ttl uint8
 	inner    []byte // IP packet
 }
 
@@ -94,13 +94,13 @@ func unwrap(t testing.TB, tn *nat.Tunnel, frame []byte) (u unwrapped) {
 	var next layers.IPProtocol
 	switch ip := p.NetworkLayer().(type) {
 	case *layers.IPv4:
-		u = unwrapped{src: ip.SrcIP.String(), dst: ip.DstIP.String(), df: ip.Flags&layers.IPv4DontFragment != 0, id: ip.Id, tos: ip.TOS}
-		if payload, next = ip.Payload, ip.Protocol; ip.TTL != 64 || int(ip.Length) != 20+len(payload) || packet.Checksum(ip.Contents, 0) != 0 {
+		u = unwrapped{src: ip.SrcIP.String(), dst: ip.DstIP.String(), df: ip.Flags&layers.IPv4DontFragment != 0, id: ip.Id, tos: ip.TOS, ttl: ip.TTL}
+		if payload, next = ip.Payload, ip.Protocol; int(ip.Length) != 20+len(payload) || packet.Checksum(ip.Contents, 0) != 0 {
 			t.Fatalf("%+v", ip)
 		}
 	case *layers.IPv6:
-		u = unwrapped{src: ip.SrcIP.String(), dst: ip.DstIP.String(), label: ip.FlowLabel, df: true, tos: ip.TrafficClass}
-		if payload, next = ip.Payload, ip.NextHeader; ip.HopLimit != 64 || int(ip.Length) != len(payload) {
+		u = unwrapped{src: ip.SrcIP.String(), dst: ip.DstIP.String(), label: ip.FlowLabel, df: true, tos: ip.TrafficClass, ttl: ip.HopLimit}
+		if payload, next = ip.Payload, ip.NextHeader; int(ip.Length) != len(payload) {
 			t.Fatalf("%+v", ip)
 		}
 	}
@@ -148,6 +148,13 @@ func unwrap(t testing.TB, tn *nat.Tunnel, frame []byte) (u unwrapped) {
 	}
 	if want := map[byte]layers.EthernetType{4: layers.EthernetTypeIPv4, 6: layers.EthernetTypeIPv6}[u.inner[0]>>4]; ether != 0 && ether != want {
 		t.Fatalf("%v holds a packet that begins with %x", ether, u.inner[0])
+	}
+	within := u.inner[8] // its TTL
+	if u.inner[0]>>4 == 6 {
+		within = u.inner[7]
+	}
+	if u.ttl != min(within, 64) {
+		t.Fatalf("TTL %d in %d", within, u.ttl)
 	}
 	return u
 }

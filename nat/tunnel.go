@@ -126,8 +126,9 @@ type Outer struct {
 // it leaves alone, and returns where they begin; false if there is no room, or t or o
 // are none.
 //
-// The outer header has a TTL of 64, the DSCP of the packet and its ECN bits (RFC 6040
-// section 4.1, normal mode). Outer IPv4 has DF if the packet is IPv6 or has it, and
+// The outer header has the TTL of the packet, 64 if that is more: with a fresh one each
+// time, two balancers that send tunnels into each other would never end. It has the
+// packet's DSCP and ECN bits (RFC 6040 section 4.1, normal mode). Outer IPv4 has DF if the packet is IPv6 or has it, and
 // then the identification 0 (RFC 6864 section 4.1). The UDP checksum is zero over
 // IPv4. Over IPv6 it is there: a Linux server drops UDP without, unless it is told
 // otherwise for each tunnel. It costs little where p is not nil, which says that
@@ -141,10 +142,11 @@ func (t *Tunnel) Encapsulate(chunk []byte, ip, end int, p *packet.Packet, o *Out
 	}
 	in := chunk[ip:end]
 	six := in[0]>>4 == 6
-	tos, fragmentable := in[packet.IPv4TOS], binary.BigEndian.Uint16(in[packet.IPv4Frag:])&packet.IPv4DontFragment == 0
+	tos, ttl, fragmentable := in[packet.IPv4TOS], in[packet.IPv4TTL], binary.BigEndian.Uint16(in[packet.IPv4Frag:])&packet.IPv4DontFragment == 0
 	if six {
-		tos, fragmentable = in[0]<<4|in[1]>>4, false
+		tos, ttl, fragmentable = in[0]<<4|in[1]>>4, in[packet.IPv6HopLimit], false
 	}
+	ttl = min(ttl, maxOuterTTL)
 	h := chunk[start:ip]
 	head := packet.IPv4MinLen
 	if !v4 {
@@ -153,10 +155,10 @@ func (t *Tunnel) Encapsulate(chunk []byte, ip, end int, p *packet.Packet, o *Out
 	size := end - start - head
 	proto := t.putInside(h[head:], six, size, o)
 	if v4 {
-		putOuter4(h[:head], tos, proto, size, fragmentable, o)
+		putOuter4(h[:head], tos, ttl, proto, size, fragmentable, o)
 		return start, true
 	}
-	putOuter6(h[:head], tos, proto, size, o)
+	putOuter6(h[:head], tos, ttl, proto, size, o)
 	if proto == packet.ProtoUDP {
 		sum := packet.Sum(h[head:], packet.PseudoSum(o.Src, o.Dst, proto, size)) + sumOf(in, p)
 		if csum := ^packet.Fold(sum); csum != 0 {
@@ -215,20 +217,21 @@ func sumOf(in []byte, p *packet.Packet) uint64 {
 	return packet.Sum(in[:head], uint64(^packet.Fold(packet.PseudoSum(p.Src, p.Dst, p.Proto, n))))
 }
 
-// outerTTL is that of every tunnel's packets (RFC 1700, as RFC 2003 section 3.1 asks).
-const outerTTL = 64
+// maxOuterTTL is what tunnels' packets have at most (RFC 1700, as RFC 2003 section 3.1
+// asks).
+const maxOuterTTL = 64
 
 // putOuter4 writes the outer IPv4 header of a packet with size bytes behind it. The
 // checksum is made of what is written, not of what stands there then: to read bytes
 // that were just stored in other pieces takes as long as all the rest.
-func putOuter4(h []byte, tos, proto uint8, size int, fragmentable bool, o *Outer) {
+func putOuter4(h []byte, tos, ttl, proto uint8, size int, fragmentable bool, o *Outer) {
 	h = h[:packet.IPv4MinLen]
 	first := 0x45<<24 | uint32(tos)<<16 | uint32(packet.IPv4MinLen+size)
 	second := uint32(packet.IPv4DontFragment)
 	if fragmentable {
 		second = uint32(o.ID) << 16
 	}
-	third, src, dst := outerTTL<<24|uint32(proto)<<16, o.Src.V4(), o.Dst.V4()
+	third, src, dst := uint32(ttl)<<24|uint32(proto)<<16, o.Src.V4(), o.Dst.V4()
 	third |= uint32(^packet.Fold(uint64(first) + uint64(second) + uint64(third) + uint64(src) + uint64(dst)))
 	binary.BigEndian.PutUint64(h, uint64(first)<<32|uint64(second))
 	binary.BigEndian.PutUint64(h[packet.IPv4TTL:], uint64(third)<<32|uint64(src))
@@ -236,11 +239,11 @@ func putOuter4(h []byte, tos, proto uint8, size int, fragmentable bool, o *Outer
 }
 
 // putOuter6 is putOuter4 for IPv6. The flow label is the flow's (RFC 6438), never 0.
-func putOuter6(h []byte, tos, proto uint8, size int, o *Outer) {
+func putOuter6(h []byte, tos, ttl, proto uint8, size int, o *Outer) {
 	const label = 1<<20 - 1
 	binary.BigEndian.PutUint32(h, 6<<28|uint32(tos)<<20|max(o.Hash>>12&label, 1))
 	binary.BigEndian.PutUint16(h[packet.IPv6PayloadLen:], uint16(size))
-	h[packet.IPv6NextHeader], h[packet.IPv6HopLimit] = proto, outerTTL
+	h[packet.IPv6NextHeader], h[packet.IPv6HopLimit] = proto, ttl
 	o.Src.Put16(h[packet.IPv6Src:])
 	o.Dst.Put16(h[packet.IPv6Dst:])
 }

@@ -22,9 +22,9 @@ var (
 // outerLayers is what gopacket makes of a tunnel's packet, the inner one excluded.
 func outerLayers(tn *Tunnel, o *Outer, inner []byte) []gopacket.SerializableLayer {
 	six := inner[0]>>4 == 6
-	tos, df, proto, ether := inner[1], inner[6]&0x40 != 0, layers.IPProtocolIPv4, layers.EthernetTypeIPv4
+	tos, ttl, df, proto, ether := inner[1], min(inner[8], 64), inner[6]&0x40 != 0, layers.IPProtocolIPv4, layers.EthernetTypeIPv4
 	if six {
-		tos, df, proto, ether = inner[0]<<4|inner[1]>>4, true, layers.IPProtocolIPv6, layers.EthernetTypeIPv6
+		tos, ttl, df, proto, ether = inner[0]<<4|inner[1]>>4, min(inner[7], 64), true, layers.IPProtocolIPv6, layers.EthernetTypeIPv6
 	}
 	var between []gopacket.SerializableLayer
 	udp := &layers.UDP{SrcPort: layers.UDPPort(49152 + o.Hash%16384), DstPort: layers.UDPPort(tn.Port)}
@@ -45,12 +45,12 @@ func outerLayers(tn *Tunnel, o *Outer, inner []byte) []gopacket.SerializableLaye
 		proto = layers.IPProtocolUDP
 	}
 	if !o.Src.Is4() {
-		ip := &layers.IPv6{Version: 6, TrafficClass: tos, FlowLabel: max(o.Hash>>12, 1), HopLimit: 64, NextHeader: proto,
+		ip := &layers.IPv6{Version: 6, TrafficClass: tos, FlowLabel: max(o.Hash>>12, 1), HopLimit: ttl, NextHeader: proto,
 			SrcIP: o.Src.Netip().AsSlice(), DstIP: o.Dst.Netip().AsSlice()}
 		_ = udp.SetNetworkLayerForChecksum(ip)
 		return append([]gopacket.SerializableLayer{ip}, between...)
 	}
-	ip := &layers.IPv4{Version: 4, IHL: 5, TOS: tos, TTL: 64, Protocol: proto, Flags: layers.IPv4DontFragment,
+	ip := &layers.IPv4{Version: 4, IHL: 5, TOS: tos, TTL: ttl, Protocol: proto, Flags: layers.IPv4DontFragment,
 		SrcIP: o.Src.Netip().AsSlice(), DstIP: o.Dst.Netip().AsSlice()}
 	_ = udp.SetNetworkLayerForChecksum(ip)
 	if !df {

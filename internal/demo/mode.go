@@ -92,14 +92,14 @@ var modes = []*mode{
 	},
 	{
 		name: dsrL2, answers: byServers,
-		arrival: "client → VIP, TTL 64",
+		arrival: "client → VIP, TTL 63",
 		vips:    "VIPs, on lo of rs1 and rs2 as well",
 		request: "client → VIP  ── l4fwd ──▶  client → VIP, to the server's MAC address",
 		answer:  "VIP → client  ◀───────────  by the server itself",
 	},
 	{
 		name: tunnel, answers: byServers,
-		arrival: "%s: l4fwd → server, TTL 64",
+		arrival: "%s: l4fwd → server, TTL 63",
 		vips:    "VIPs, on lo of rs1 and rs2 as well",
 		request: "client → VIP  ── l4fwd ──▶  l4fwd → server, in %s: client → VIP",
 		answer:  "VIP → client  ◀───────────  by the server itself",

@@ -109,10 +109,10 @@ func TestArrivals(t *testing.T) {
 	}{
 		{packet{to: self, from: front, src: local, dst: server, ttl: 63}, modes[0].arrival},
 		{packet{to: self, from: front, src: client, dst: server, ttl: 63}, modes[1].arrival},
-		{packet{to: self, from: front, src: client, dst: vip, ttl: 64}, modes[3].arrival},
-		{packet{to: self, from: front, src: lb, dst: server, ttl: 64, wrap: "gue"}, "gue: l4fwd → server, TTL 64"},
-		{packet{to: self, from: other, src: client, dst: vip, ttl: 64}, modes[3].arrival + ", from rs2"},
-		{packet{to: other, from: front, src: client, dst: vip, ttl: 64}, ""},
+		{packet{to: self, from: front, src: client, dst: vip, ttl: 63}, modes[3].arrival},
+		{packet{to: self, from: front, src: lb, dst: server, ttl: 63, wrap: "gue"}, "gue: l4fwd → server, TTL 63"},
+		{packet{to: self, from: other, src: client, dst: vip, ttl: 63}, modes[3].arrival + ", from rs2"},
+		{packet{to: other, from: front, src: client, dst: vip, ttl: 63}, ""},
 	} {
 		if got := n.atServer(self)(tt.p, true); got != tt.want {
 			t.Errorf("%+v: %q, want %q", tt.p, got, tt.want)
