@@ -4,8 +4,8 @@ import "fmt"
 
 // Audit walks the whole table and reports the first thing that does not add
 // up: an item in a bucket that is no flow's, a flow that cannot be found, is
-// not in the timer wheel exactly once, or is half-open and not in its list, an
-// entry neither in use nor free. For tests; it takes as long as the table is
+// not in the timer wheel exactly once, or is half-open and not in its list, or
+// is not and still timed, an entry neither in use nor free. For tests; it takes as long as the table is
 // large.
 func (t *Table) Audit() error {
 	for _, check := range []func() error{t.auditBuckets, t.auditEntries, t.auditWheel, t.auditHalfOpen} {
@@ -71,8 +71,12 @@ func (t *Table) auditBuckets() error {
 func (t *Table) auditEntries() error {
 	used, free := uint32(0), uint32(0)
 	for r := range t.entries {
-		if t.entries[r].Proto != 0 {
+		e := &t.entries[r]
+		if e.Proto != 0 {
 			used++
+		}
+		if e.timer() != 0 && e.Flags&HalfOpen == 0 {
+			return fmt.Errorf("flow %d is not half-open, and its handshake is timed", r)
 		}
 	}
 	for r := t.hdr.free; r != 0; r = t.entries[r].wheelNext {

@@ -66,7 +66,7 @@ type Entry struct {
 	wheelSlot        uint16   // timer wheel slot the entry is linked in, plus one; 0 not linked
 	Created          uint32   // tick
 	Packets          [2]uint32
-	Bytes            [2]uint64 // IP bytes as received
+	Bytes            [2]uint64 // IP bytes as received; of the reply see ReplyBytes
 }
 
 // Hash is that of the client's tuple, keyed: for choices that nobody outside is to

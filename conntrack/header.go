@@ -8,7 +8,7 @@ import (
 
 const (
 	magic         = 0x6c34667764637431 // "l4fwdct1"
-	layoutVersion = 5                  // raise with any change of hash, header, layout, bucket, halfLink or Entry
+	layoutVersion = 6                  // raise with any change of hash, header, layout, bucket, halfLink or Entry
 
 	// maxFlows keeps Ref<<1|Dir within 32 bits.
 	maxFlows = 1<<31 - 2

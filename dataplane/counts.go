@@ -12,6 +12,9 @@ type Counts struct {
 	Sent             uint64 // frames accepted by TX rings
 	Bursts           uint64 // receive calls that brought something
 	FullBursts       uint64 // of those, the ones that filled the burst: a sign of load
+	Rounds           uint64 // calls of Poll
+	BusyRounds       uint64 // of those, the ones that saw packets
+	BusyNanos        uint64 // from the beginning of such a round to that of the next
 	Opened           uint64 // flows
 	Reopened         uint64 // flows started afresh by a new SYN
 	Expired          uint64 // flows that idled out
@@ -35,6 +38,9 @@ func (c *Counts) Add(o *Counts) {
 	c.Sent += o.Sent
 	c.Bursts += o.Bursts
 	c.FullBursts += o.FullBursts
+	c.Rounds += o.Rounds
+	c.BusyRounds += o.BusyRounds
+	c.BusyNanos += o.BusyNanos
 	c.Opened += o.Opened
 	c.Reopened += o.Reopened
 	c.Expired += o.Expired

@@ -50,7 +50,7 @@ func (w *Worker) forward(i int, r conntrack.Ref) Verdict {
 			return v
 		}
 		frame = w.frame(i)
-	} else if out := w.table.Track(r, conntrack.Forward, p, frame, w.tick, &svc.Policy); out != conntrack.Pass {
+	} else if out := w.trackClient(r, e, p, frame, svc); out != conntrack.Pass {
 		if out == conntrack.Reopen {
 			return w.reopen(i, r)
 		}
@@ -121,6 +121,7 @@ func (w *Worker) reply(i int, r conntrack.Ref) Verdict {
 		return untracked[out]
 	}
 	if p.Kind == packet.KindTCP && p.TCPFlags&packet.SYN != 0 {
+		w.timeServer(e)
 		w.leaveRoom(frame, p, e, svc)
 	}
 	if svc.Timestamps == nat.TSTranslate {

@@ -46,7 +46,7 @@ func (w *Worker) forwardProxyTCP(i int, r conntrack.Ref, e *conntrack.Entry, svc
 	p := &w.b.pkt[i]
 	w.b.desc[i].Len = uint32(nat.CutSYN(w.frame(i), p))
 	mark := nat.MarkProxy(e)
-	out := w.table.Track(r, conntrack.Forward, p, w.frame(i), w.tick, &svc.Policy)
+	out := w.trackClient(r, e, p, w.frame(i), svc)
 	if out == conntrack.Reopen {
 		return w.reopen(i, r), false
 	}

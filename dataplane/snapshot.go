@@ -82,6 +82,7 @@ type Locality struct {
 	ways       []way           // by backend id
 	Backends   []BackendCount  // by backend id
 	Services   []ServiceCount  // by service id
+	handshakes []*Handshakes   // by service id; nil unless they come by
 	templates  *templates      // nil until there is persistence
 	// held is how many flows the worker may have, by backend id; if any has a limit.
 	held []int64
@@ -200,6 +201,9 @@ type Registry struct {
 	loads     *balance.Loads
 	quotas    []*quota     // of backends, by id; nil without limit
 	templates []*templates // by worker; nil until there is persistence
+	// handshakes of each service id, by worker. They stay the worker's from snapshot to
+	// snapshot: too much to be copied between two bursts.
+	handshakes [][]*Handshakes
 }
 
 // backendKey makes a real server that two services share two backends, so that
@@ -261,7 +265,10 @@ func (r *registryOf[K]) id(k K) int {
 
 // NewRegistry returns an empty registry for so many workers.
 func NewRegistry(workers int) *Registry {
-	return &Registry{workers: workers, sets: make(map[int]builtSet), loads: balance.NewLoads(workers)}
+	return &Registry{
+		workers: workers, sets: make(map[int]builtSet), loads: balance.NewLoads(workers),
+		handshakes: make([][]*Handshakes, workers),
+	}
 }
 
 // maxLocals is what Entry.Local can name.
@@ -458,6 +465,7 @@ func (r *Registry) localities(s *Snapshot, seed uint64) []Locality {
 		}
 		l.Services = apart[ServiceCount](len(s.Services))
 		l.held = apart[int64](len(s.leases))
+		l.handshakes = r.handshakesOf(w)
 		if r.templates != nil {
 			l.templates = r.templates[w]
 		}

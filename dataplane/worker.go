@@ -60,6 +60,7 @@ type Worker struct {
 
 	nanos int64  // monotonic, once a burst
 	tick  uint32 // the same in conntrack ticks
+	busy  bool   // the last round saw packets
 
 	pool       pool
 	homecoming []*spsc   // frames others have finished with
@@ -157,6 +158,9 @@ func (w *Worker) Poll(now int64) int {
 	if w.stages != nil {
 		w.stages.begin()
 	}
+	if w.busy {
+		w.count.BusyNanos += uint64(now - w.nanos)
+	}
 	w.nanos, w.tick = now, uint32(now/nanosPerTick)
 	w.refresh()
 	if len(w.homecoming) > 0 {
@@ -179,6 +183,10 @@ func (w *Worker) Poll(now int64) int {
 	w.publishStrays()
 	if w.stages != nil {
 		w.stages.end(seen)
+	}
+	w.count.Rounds++
+	if w.busy = seen > 0; w.busy {
+		w.count.BusyRounds++
 	}
 	return seen
 }

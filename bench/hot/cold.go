@@ -64,6 +64,8 @@ var Cold = map[string]string{
 	"dataplane/fragment.go:newFragments":          "workers are made at start",
 	"dataplane/frames.go:newMesh":                 "workers are made at start",
 	"dataplane/frames.go:newPool":                 "workers are made at start",
+	"dataplane/handshake.go:TimeBound":            "counters are read for statistics",
+	"dataplane/handshake.go:handshakesOf":         "part of a snapshot",
 	"dataplane/lease.go:lend":                     "part of a snapshot",
 	"dataplane/lease.go:retell":                   "a worker takes over a snapshot",
 	"dataplane/mailbox.go:Do":                     "the control plane asks",
