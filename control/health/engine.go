@@ -1,0 +1,395 @@
+package health
+
+import (
+	"container/heap"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+)
+
+// MaxRunning is how many checks an Engine runs at a time unless it is told
+// otherwise. What is due then waits.
+const MaxRunning = 4096
+
+// grain is the least time between two looks at what is due: 5,000 checks a second
+// need no 5,000 wake-ups.
+const grain = 5 * time.Millisecond
+
+// Options of New.
+type Options struct {
+	// OnChange is told, by the goroutine of Run, what became different. It must not
+	// wait long: no check begins meanwhile.
+	OnChange func([]Event)
+	// MaxRunning is how many checks run at a time; 0: the constant of that name.
+	MaxRunning int
+	// Enter, if not nil, readies the goroutine of each check, which ends after it:
+	// it may lock its thread and change its network namespace.
+	Enter func() error
+	// probe replaces the network in tests.
+	probe func(context.Context, *Target) (string, error)
+}
+
+// Event is a backend that went up or down, or has come to more of its weight.
+type Event struct {
+	Key
+	// From and To are equal if only the weight is another.
+	From, To State
+	// Percent of its weight that it has.
+	Percent int
+	Reason  string
+}
+
+// Status is what is known of a backend.
+type Status struct {
+	Key
+	State State
+	// Since is when it came into the state, or became known to the engine.
+	Since time.Time
+	// Percent of its weight that it has.
+	Percent int
+	// Reason is what the last check found, and Checked when that ended; zero before
+	// the first. Took is how long it took.
+	Reason  string
+	Checked time.Time
+	Took    time.Duration
+	// Checks that ended, and how many of them failed.
+	Checks, Failed uint64
+}
+
+// entry is a target with what is known of it. All belongs to Engine.mu.
+type entry struct {
+	Target
+	machine
+	ramp
+	history history
+	status  Status // but for State and Percent
+	due     time.Time
+	started time.Time
+	running bool
+	again   bool // check once more as soon as the running one ends
+	gone    bool
+	at      int // in the queue; -1 if not there
+}
+
+// next is when something is to be done with it; false if nothing is.
+func (t *entry) next() (time.Time, bool) {
+	switch {
+	case t.running && t.step == 0:
+		return time.Time{}, false
+	case t.running || t.step != 0 && t.ramp.next.Before(t.due):
+		return t.ramp.next, true
+	}
+	return t.due, true
+}
+
+// Engine checks backends. Its methods may be called by any goroutine.
+type Engine struct {
+	opt Options
+
+	mu      sync.Mutex
+	entries map[Key]*entry
+	queue   queue
+	running int
+	full    bool      // something waits for a place
+	armed   time.Time // when Run wakes up by itself
+	events  []Event
+
+	wake chan struct{}
+	jobs sync.WaitGroup
+}
+
+// New returns an engine without targets.
+func New(o Options) *Engine {
+	if o.MaxRunning == 0 {
+		o.MaxRunning = MaxRunning
+	}
+	if o.probe == nil {
+		o.probe = func(ctx context.Context, t *Target) (string, error) { return t.probe(ctx) }
+	}
+	return &Engine{opt: o, entries: make(map[Key]*entry), wake: make(chan struct{}, 1)}
+}
+
+// Set replaces the targets, each Key of which must be there once. Those that were
+// there before keep their state, whatever else of them is different.
+func (e *Engine) Set(targets []Target) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	now := time.Now()
+	before := e.entries
+	e.entries = make(map[Key]*entry, len(targets))
+	for _, target := range targets {
+		t := before[target.Key]
+		delete(before, target.Key)
+		if t == nil {
+			t = &entry{Target: target, at: -1, status: Status{Key: target.Key, Since: now}}
+			t.due = now.Add(time.Duration(rand.Float64() * float64(target.Check.Interval)))
+		}
+		t.Target = target
+		if late := now.Add(target.Check.Interval); t.due.After(late) {
+			t.due = late
+		}
+		e.entries[target.Key] = t
+		e.queue.set(t)
+	}
+	for _, t := range before {
+		t.gone = true
+		e.queue.remove(t)
+	}
+	e.rouse()
+}
+
+// Suspect has a backend checked now, or once more as soon as a check that is under
+// way has ended: somebody has reason to think that it is not what it is taken for.
+// Between the beginnings of two checks lies a tenth of FastInterval all the same.
+// Backends that are not checked are passed over.
+func (e *Engine) Suspect(k Key) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	t := e.entries[k]
+	switch {
+	case t == nil:
+	case t.running:
+		t.again = true
+	default:
+		t.hurry(time.Now())
+		e.queue.set(t)
+		e.rouse()
+	}
+}
+
+// hurry makes the next check due as early as it may be.
+func (t *entry) hurry(now time.Time) {
+	at := t.started.Add(t.Check.FastInterval / 10)
+	if at.Before(now) {
+		at = now
+	}
+	if at.Before(t.due) {
+		t.due = at
+	}
+}
+
+// Status returns what is known of a backend; false if it is not checked.
+func (e *Engine) Status(k Key) (Status, bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	t := e.entries[k]
+	if t == nil {
+		return Status{}, false
+	}
+	s := t.status
+	s.State, s.Percent = t.state, t.percent()
+	return s, true
+}
+
+// History returns the last changes of a backend, oldest first, 32 at most.
+func (e *Engine) History(k Key) []Change {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if t := e.entries[k]; t != nil {
+		return append([]Change(nil), t.history...)
+	}
+	return nil
+}
+
+// Run checks until ctx is done, and returns when no check runs any more. It may be
+// called once.
+func (e *Engine) Run(ctx context.Context) {
+	defer e.jobs.Wait()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		events, wait := e.turn(ctx)
+		if len(events) > 0 && e.opt.OnChange != nil {
+			e.opt.OnChange(events)
+		}
+		timer.Reset(wait)
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		case <-e.wake:
+		}
+	}
+}
+
+// turn begins what is due, and returns what happened and when to look again.
+func (e *Engine) turn(ctx context.Context) (events []Event, wait time.Duration) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	now := time.Now()
+	wait = time.Hour
+	e.full = false
+	for len(e.queue) > 0 {
+		t := e.queue[0]
+		at, _ := t.next()
+		if at.After(now) {
+			wait = max(at.Sub(now), grain)
+			break
+		}
+		if t.step != 0 && !t.ramp.next.After(now) {
+			t.advance(now, t.Check.SlowStart)
+			e.note(t, t.state)
+			e.queue.set(t)
+			continue
+		}
+		if e.running >= e.opt.MaxRunning {
+			e.full = true
+			break
+		}
+		t.running, t.started, t.again = true, now, false
+		e.queue.set(t)
+		e.running++
+		e.jobs.Add(1)
+		go e.check(ctx, t, t.Target)
+	}
+	e.armed = now.Add(wait)
+	events, e.events = e.events, nil
+	return events, wait
+}
+
+// check probes a target once. It has a copy of it, since the entry's may be replaced.
+func (e *Engine) check(ctx context.Context, t *entry, target Target) {
+	defer e.jobs.Done()
+	limited, cancel := context.WithTimeout(ctx, target.Check.Timeout)
+	defer cancel()
+	began := time.Now()
+	reason, err := e.probe(limited, &target)
+	if ctx.Err() != nil {
+		return // the engine ends: that was no result
+	}
+	if err != nil {
+		reason = explain(err, target.Check.Timeout)
+	}
+	e.finish(t, err == nil, reason, began)
+}
+
+func (e *Engine) probe(ctx context.Context, t *Target) (string, error) {
+	if e.opt.Enter != nil {
+		if err := e.opt.Enter(); err != nil {
+			return "", fmt.Errorf("network namespace: %w", err)
+		}
+	}
+	return e.opt.probe(ctx, t)
+}
+
+// finish takes the result of a check.
+func (e *Engine) finish(t *entry, ok bool, reason string, began time.Time) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.running--
+	t.running = false
+	if t.gone {
+		e.rouseIf(e.full)
+		return
+	}
+	now := time.Now()
+	t.status.Reason, t.status.Checked, t.status.Took = reason, now, now.Sub(began)
+	t.status.Checks++
+	if !ok {
+		t.status.Failed++
+	}
+	from := t.state
+	changed := t.result(ok, t.Check.Rise, t.Check.Fall)
+	if changed {
+		t.status.Since = now
+		t.history = t.history.add(Change{At: now, From: from, To: t.state, Reason: reason})
+		t.ramp = ramp{}
+		if from == Down {
+			t.begin(now, t.Check.SlowStart)
+		}
+		e.note(t, from)
+	}
+	t.schedule(now)
+	e.queue.set(t)
+	e.rouseIf(changed || e.full || t.due.Before(e.armed))
+}
+
+// schedule settles when the next check begins.
+func (t *entry) schedule(now time.Time) {
+	every := t.Check.Interval
+	if t.changing() {
+		every = min(every, t.Check.FastInterval)
+	}
+	t.due = t.started.Add(time.Duration((1 - rand.Float64()/10) * float64(every)))
+	if t.again {
+		t.hurry(now)
+	}
+	if t.due.Before(now) {
+		t.due = now
+	}
+}
+
+func (e *Engine) note(t *entry, from State) {
+	e.events = append(e.events, Event{Key: t.Key, From: from, To: t.state, Percent: t.percent(), Reason: t.status.Reason})
+}
+
+func (e *Engine) rouseIf(need bool) {
+	if need {
+		e.rouse()
+	}
+}
+
+// rouse has Run look around now.
+func (e *Engine) rouse() {
+	select {
+	case e.wake <- struct{}{}:
+	default:
+	}
+}
+
+// queue is a heap by entry.next.
+type queue []*entry
+
+// set puts an entry where it belongs, which may be nowhere.
+func (q *queue) set(t *entry) {
+	_, waits := t.next()
+	switch {
+	case t.gone || !waits:
+		q.remove(t)
+	case t.at < 0:
+		heap.Push(q, t)
+	default:
+		heap.Fix(q, t.at)
+	}
+}
+
+func (q *queue) remove(t *entry) {
+	if t.at >= 0 {
+		heap.Remove(q, t.at)
+	}
+}
+
+// Len is of heap.Interface.
+func (q queue) Len() int { return len(q) }
+
+// Less is of heap.Interface.
+func (q queue) Less(i, j int) bool {
+	a, _ := q[i].next()
+	b, _ := q[j].next()
+	return a.Before(b)
+}
+
+// Swap is of heap.Interface.
+func (q queue) Swap(i, j int) {
+	q[i], q[j] = q[j], q[i]
+	q[i].at, q[j].at = i, j
+}
+
+// Push is of heap.Interface.
+func (q *queue) Push(x any) {
+	t := x.(*entry)
+	t.at = len(*q)
+	*q = append(*q, t)
+}
+
+// Pop is of heap.Interface.
+func (q *queue) Pop() any {
+	last := len(*q) - 1
+	t := (*q)[last]
+	(*q)[last] = nil
+	*q = (*q)[:last]
+	t.at = -1
+	return t
+}

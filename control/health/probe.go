@@ -1,0 +1,146 @@
+package health
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// probe checks t once, and says what it found.
+func (t *Target) probe(ctx context.Context) (string, error) {
+	switch t.Check.Kind {
+	case TCP:
+		return t.probeTCP(ctx)
+	case HTTP, HTTPS:
+		return t.probeHTTP(ctx)
+	case UDP:
+		return t.probeUDP(ctx)
+	case DNS:
+		return t.probeDNS(ctx)
+	case Ping:
+		return t.probePing(ctx)
+	case Exec:
+		return t.probeExec(ctx)
+	}
+	return "", fmt.Errorf("no such check: %v", t.Check.Kind)
+}
+
+// dial connects a socket to what is probed, ready to be used until ctx ends. The
+// network is tcp, udp or ping; echo is of the last.
+func (t *Target) dial(ctx context.Context, network string, echo uint16) (net.Conn, error) {
+	six := t.Address.Addr().Is6()
+	to := t.Address.String()
+	switch {
+	case network != "ping" && six:
+		network += "6"
+	case network != "ping":
+		network += "4"
+	case six:
+		network, to = "ip6:ipv6-icmp", t.Address.Addr().String()
+	default:
+		network, to = "ip4:icmp", t.Address.Addr().String()
+	}
+	d := net.Dialer{
+		KeepAlive: -1,
+		LocalAddr: localAddr(network, t.Check.Source),
+		Control: func(_, _ string, c syscall.RawConn) error {
+			var failed error
+			err := c.Control(func(fd uintptr) { failed = t.prepare(network, int(fd), echo) })
+			return errors.Join(err, failed)
+		},
+	}
+	if t.Path != nil {
+		d.LocalAddr = nil // the path knows better
+	}
+	c, err := d.DialContext(ctx, network, to)
+	if err != nil {
+		return nil, err
+	}
+	if deadline, ok := ctx.Deadline(); ok {
+		if err := c.SetDeadline(deadline); err != nil {
+			_ = c.Close()
+			return nil, err
+		}
+	}
+	return c, nil
+}
+
+// localAddr is where a dialer's socket shall be bound; nil for anywhere.
+func localAddr(network string, a netip.Addr) net.Addr {
+	switch {
+	case !a.IsValid():
+		return nil
+	case strings.HasPrefix(network, "tcp"):
+		return net.TCPAddrFromAddrPort(netip.AddrPortFrom(a, 0))
+	case strings.HasPrefix(network, "udp"):
+		return net.UDPAddrFromAddrPort(netip.AddrPortFrom(a, 0))
+	}
+	return &net.IPAddr{IP: a.AsSlice(), Zone: a.Zone()}
+}
+
+// prepare sets the options of a socket before it is connected.
+func (t *Target) prepare(network string, fd int, echo uint16) error {
+	if network[0] == 't' {
+		// Before it connects: of what times out nothing must be left either.
+		if err := unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}); err != nil {
+			return os.NewSyscallError("SO_LINGER", err)
+		}
+	}
+	if err := filterEcho(network, fd); err != nil {
+		return err
+	}
+	if t.Path != nil {
+		return t.Path.Prepare(network, fd, echo)
+	}
+	return nil
+}
+
+func (t *Target) probeTCP(ctx context.Context) (string, error) {
+	c, err := t.dial(ctx, "tcp", 0)
+	if err != nil {
+		return "", err
+	}
+	return "connected", c.Close()
+}
+
+// explain makes an error a reason in few words.
+func explain(err error, timeout time.Duration) string {
+	var number syscall.Errno
+	var network interface{ Timeout() bool }
+	switch {
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
+		return fmt.Sprintf("no answer within %v", timeout)
+	case errors.As(err, &number):
+		return number.Error()
+	case errors.As(err, &network) && network.Timeout():
+		return fmt.Sprintf("no answer within %v", timeout)
+	}
+	return printable(err.Error())
+}
+
+// maxReason is the longest reason in bytes: 10,000 backends have one each.
+const maxReason = 200
+
+// printable makes a text that may come from elsewhere fit for one line of a log.
+func printable(s string) string {
+	s = strings.ToValidUTF8(s, "?")
+	s = strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
+			return ' '
+		}
+		return r
+	}, s)
+	s = strings.TrimSpace(s)
+	if len(s) > maxReason {
+		s = strings.ToValidUTF8(s[:maxReason], "") + "…"
+	}
+	return s
+}
