@@ -40,7 +40,7 @@ func goldenServices(t testing.TB) (out []dataplane.Spec, ports []nat.PortRange) 
 		t.Fatal(err)
 	}
 	for i := range cfg.Services {
-		spec := plan.Spec(cfg)
+		spec := plan.Spec(cfg, nil)
 		spec.Services = spec.Services[i : i+1]
 		out = append(out, spec)
 	}

@@ -27,7 +27,7 @@ func loadSpec(t testing.TB, file string, services ...string) dataplane.Spec {
 	if err != nil {
 		t.Fatal(err)
 	}
-	spec := plan.Spec(cfg)
+	spec := plan.Spec(cfg, nil)
 	if len(services) > 0 {
 		spec.Services = slices.DeleteFunc(spec.Services, func(s dataplane.ServiceSpec) bool { return !slices.Contains(services, s.Name) })
 	}

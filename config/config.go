@@ -56,6 +56,10 @@ type Config struct {
 	// Timeouts are how long a flow may be idle in each state.
 	Timeouts Timeouts `yaml:"timeouts"`
 
+	// AdminSocket is the path of the unix socket for commands, "" for none. Default:
+	// /run/l4fwd/admin.sock.
+	AdminSocket string `yaml:"admin_socket"`
+
 	// LogLevel is the least severe level that is logged. Default: info.
 	LogLevel LogLevel `yaml:"log_level"`
 	// LogFormat is how log lines are written. Default: console.
@@ -241,8 +245,9 @@ func Defaults() *Config {
 			UDPTwoWay:      5 * time.Minute, // RFC 4787 REQ-5, recommended
 			UDPOnePacket:   10 * time.Second,
 		},
-		LogLevel:  LogInfo,
-		LogFormat: LogConsole,
+		AdminSocket: "/run/l4fwd/admin.sock",
+		LogLevel:    LogInfo,
+		LogFormat:   LogConsole,
 	}
 }
 
@@ -313,3 +318,6 @@ func (c *Config) Locals() iter.Seq2[netip.Addr, LocalRange] {
 		}
 	}
 }
+
+// File is the name that Parse was given.
+func (c *Config) File() string { return c.file }

@@ -149,6 +149,9 @@ var topFields = []field[Config]{
 	{key: "timeouts", decode: func(d *decoder, path string, n ast.Node, c *Config) {
 		decodeMap(d, path, n, timeoutFields, &c.Timeouts)
 	}, doc: "How long a flow may be idle, by state, before it is forgotten; 100ms to 720h."},
+	plain("admin_socket", anyPlain, wantSocket, func(c *Config) *string { return &c.AdminSocket },
+		parseSocket, formatSocket,
+		"Unix socket by which commands reach the daemon, its owner's only. off: none.").needsRestart(),
 	enum("log_level", logLevelNames, func(c *Config) *LogLevel { return &c.LogLevel },
 		"debug, info, warn or error."),
 	enum("log_format", logFormatNames, func(c *Config) *LogFormat { return &c.LogFormat },

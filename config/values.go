@@ -25,6 +25,7 @@ const (
 	wantName      = "a name of at most 63 letters, digits, dots, hyphens and underscores, the first a letter or digit"
 	wantRingSize  = "a power of two from 64 to 32768"
 	wantMSSClamp  = "off, mtu or a whole number from 536 to 65495"
+	wantSocket    = "off or a path from / on of at most 90 bytes"
 	wantTOAKind   = "a TCP option kind from 2 to 255 that nobody else uses, such as 254"
 )
 
@@ -202,6 +203,28 @@ func parseInterfaceName(s string) (string, error) {
 		return "", expected(wantInterface, s, "")
 	}
 	return s, nil
+}
+
+// maxSocketPath leaves room for what admin.Listen adds, of the 107 bytes that unix(7)
+// allows.
+const maxSocketPath = 90
+
+// parseSocket reads the path of a unix socket, off as none.
+func parseSocket(s string) (string, error) {
+	if s == "off" {
+		return "", nil
+	}
+	if len(s) > maxSocketPath || !strings.HasPrefix(s, "/") || strings.HasSuffix(s, "/") || strings.ContainsRune(s, 0) {
+		return "", expected(wantSocket, s, "")
+	}
+	return s, nil
+}
+
+func formatSocket(s string) string {
+	if s == "" {
+		return "off"
+	}
+	return strconv.Quote(s)
 }
 
 func parseOptionalInterface(s string) (string, error) {

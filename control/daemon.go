@@ -10,6 +10,7 @@ import (
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/vishvananda/netns"
 	"go.uber.org/zap"
@@ -60,6 +61,9 @@ type Daemon struct {
 	links    []*link
 	names    []serviceNames
 
+	started  time.Time
+	loaded   time.Time // the configuration
+	reloads  int       // since the start
 	zeroCopy afxdp.ZeroCopy
 	follower *follow.Follower
 	warned   []nic.CoreWarning // as it was last
@@ -68,8 +72,8 @@ type Daemon struct {
 	// From other goroutines to Run's.
 	hosts  chan []netip.Addr
 	events chan follow.LinkEvent
-	failed chan error // a part that ended by itself
-	asks   chan chan<- answer
+	failed chan error    // a part that ended by itself
+	jobs   chan func()   // of onLoop
 	gone   chan struct{} // closed when the loop does not listen any more
 
 	latest  atomic.Pointer[route.Table]
@@ -98,7 +102,7 @@ func New(cfg *config.Config, opt Options) (*Daemon, error) {
 		hosts:  make(chan []netip.Addr, 16),
 		events: make(chan follow.LinkEvent, 64),
 		failed: make(chan error, 16),
-		asks:   make(chan chan<- answer),
+		jobs:   make(chan func()),
 		gone:   make(chan struct{}),
 	}, nil
 }
@@ -140,6 +144,8 @@ func TuneRuntime(c *config.Config) {
 // be called once. It works in the network namespace of the calling thread; if
 // that is not the process's, the goroutine must be locked to it.
 func (d *Daemon) Run(ctx context.Context) (err error) {
+	d.started = time.Now()
+	d.loaded = d.started
 	if d.ns, err = netns.Get(); err != nil {
 		return fmt.Errorf("finding the network namespace: %w", err)
 	}

@@ -62,7 +62,12 @@ type daemon struct {
 // begin starts a daemon without waiting for anything.
 func (w *world) begin(text string, change ...func(*Options)) *daemon {
 	w.t.Helper()
-	cfg, err := config.Parse("test.yaml", []byte(text))
+	dir, err := os.MkdirTemp("", "l4fwd") // t.TempDir may be too long for a socket
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { check(w.t, os.RemoveAll(dir)) })
+	cfg, err := config.Parse("test.yaml", []byte(text), config.Override{Flag: "test", Key: "admin_socket", Value: dir + "/admin.sock"})
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -7,7 +7,6 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/l4fwd/l4fwd/control/plan"
-	"github.com/l4fwd/l4fwd/packet"
 )
 
 // rehost takes note of the host's addresses: what it owns is not ours to take
@@ -50,12 +49,7 @@ func (d *Daemon) refuse(refused []netip.Addr) {
 	for _, a := range refused {
 		d.log.Error("a local address has become the host's own: it is used no more, its flows are lost", zap.Stringer("address", a))
 	}
-	spec := plan.Spec(d.cfg)
-	spec.Locals = slices.DeleteFunc(spec.Locals, func(a packet.Addr) bool { return slices.Contains(refused, a.Netip()) })
-	snap, err := d.registry.Build(spec)
-	if err != nil {
+	if err := d.republish(); err != nil {
 		d.log.Error("too few local addresses are left", zap.Error(err))
-		return
 	}
-	d.dp.Publish(snap)
 }

@@ -33,7 +33,7 @@ func (d *Daemon) start(ctx context.Context, down *undo) error {
 		d.log.Info("put back the NIC settings an earlier run left changed", zap.Strings("interfaces", repaired))
 	}
 	for _, step := range []func(context.Context, *undo) error{
-		d.startFollower, d.checkHost, d.startDataplane, d.startSteer, d.startWorkers, d.startLinks, d.startPathMTU,
+		d.startFollower, d.checkHost, d.startDataplane, d.startSteer, d.startWorkers, d.startLinks, d.startPathMTU, d.startAdmin,
 	} {
 		if err := step(ctx, down); err != nil {
 			return err
@@ -148,12 +148,9 @@ func (d *Daemon) startDataplane(_ context.Context, down *undo) error {
 	}
 	down.add(d.dp.Close)
 	d.registry = dataplane.NewRegistry(d.cfg.Workers)
-	snap, err := d.registry.Build(plan.Spec(d.cfg))
-	if err != nil {
+	if err := d.republish(); err != nil {
 		return err
 	}
-	d.names = namesOf(d.cfg, snap)
-	d.dp.Publish(snap)
 	// From now on the follower finds the workers; what it told before is ours to
 	// pass on, until it has told nothing newer meanwhile.
 	d.workers.Store(d.dp)

@@ -65,9 +65,8 @@ func (d *Daemon) supervise(ctx context.Context) error {
 				d.drive(l)
 			}
 			d.writeStats(ctx)
-		case to := <-d.asks:
-			s, err := d.stats(ctx)
-			to <- answer{s, err}
+		case job := <-d.jobs:
+			job()
 		case <-d.opt.DumpStats:
 			d.logStats(ctx)
 		}

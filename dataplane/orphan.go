@@ -6,7 +6,7 @@ import (
 )
 
 // BackendDown is what becomes of a flow whose backend is gone: its service has it no
-// more. One of weight 0 is not gone but drained. Nor are the flows of a service that
+// more, or BackendSpec.End is set. One of weight 0 is not gone but drained. Nor are the flows of a service that
 // is gone itself touched. The policy takes effect with the flow's next packet.
 type BackendDown uint8
 
@@ -23,7 +23,8 @@ const (
 	BackendDownReschedule
 )
 
-// serving is whether each backend, by id, is one of its service's.
+// serving is whether each backend, by id, is one of its service's whose flows may go
+// on.
 func (s *Snapshot) serving() []bool {
 	out := make([]bool, len(s.Directory.Backends))
 	for i := range s.Services {
@@ -32,6 +33,9 @@ func (s *Snapshot) serving() []bool {
 		}
 		for _, id := range s.Services[i].Backends {
 			out[id] = true
+		}
+		for _, id := range s.Services[i].ended {
+			out[id] = false
 		}
 	}
 	return out

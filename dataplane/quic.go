@@ -72,6 +72,9 @@ func newQUICRoutes(s *ServiceSpec, ids []uint32) *quicRoutes {
 	}
 	for i := range s.Backends {
 		b := &s.Backends[i]
+		if !b.serves() {
+			continue
+		}
 		if s.QUIC.Layout != QUICDPVS {
 			add(b.ServerID, 0, 0, i)
 			continue

@@ -42,6 +42,7 @@ type Service struct {
 	Set      *balance.Set
 	Policy   conntrack.Policy
 	Backends []uint32 // backend ids in the order of the configuration
+	ended    []uint32 // those among them whose flows are to end
 	Locals   []uint16 // Full-NAT: local address ids of the backends' family
 	Mode     conntrack.Mode
 	v4       bool             // the backends are IPv4
@@ -169,7 +170,15 @@ type BackendSpec struct {
 	// is no limit.
 	MaxConnections uint32
 	ServerID       uint64 // by which connection IDs name it; not for QUICDPVS
+	// Down lets no new flow come to it, whatever its weight, nor by persistence or
+	// connection ID; those it has go on.
+	Down bool
+	// End is Down, and ends those it has as OnBackendDown says.
+	End bool
 }
+
+// serves reports whether it takes new flows, but for its weight.
+func (b *BackendSpec) serves() bool { return !b.Down && !b.End }
 
 // Spec is a whole configuration.
 type Spec struct {
@@ -349,9 +358,17 @@ func (r *Registry) service(id int, s *ServiceSpec, seed uint64) (svc Service, er
 	for _, b := range s.Backends {
 		svc.v4 = b.Endpoint.Addr.Is4()
 		svc.limited = svc.limited || b.MaxConnections > 0
-		svc.Backends = append(svc.Backends, r.backend(id, b.Endpoint))
+		bid := r.backend(id, b.Endpoint)
+		svc.Backends = append(svc.Backends, bid)
+		if b.End {
+			svc.ended = append(svc.ended, bid)
+		}
+		weight := b.Weight
+		if !b.serves() {
+			weight = 0
+		}
 		set = append(set, balance.Backend{
-			ID: svc.Backends[len(svc.Backends)-1], Weight: b.Weight,
+			ID: bid, Weight: weight,
 			Identity: balance.Identity(b.Endpoint.Addr, b.Endpoint.Port),
 		})
 	}

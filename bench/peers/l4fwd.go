@@ -18,7 +18,7 @@ type l4fwd struct {
 
 // l4fwdConfig is a configuration as a user would write it for this network.
 func l4fwdConfig(cpu int, mode string) string {
-	text := fmt.Sprintf("interfaces:\n  - name: l0\n  - name: l1\nlocal_addresses:\n  - %s-%s\n"+
+	text := fmt.Sprintf("admin_socket: off\ninterfaces:\n  - name: l0\n  - name: l1\nlocal_addresses:\n  - %s-%s\n"+
 		"cpus: \"%d\"\npoll_mode: %s\nservices:\n", firstLocal, lastLocal, cpu, mode)
 	for _, s := range []struct {
 		name, protocol string

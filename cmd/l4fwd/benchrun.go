@@ -76,7 +76,7 @@ func (b *benchFlags) load() (p benchPlan, err error) {
 	if err != nil {
 		return p, unreadable(err)
 	}
-	p = benchPlan{plan.Spec(cfg), plan.PortRanges(cfg), cfg.FrameSize, cfg.MaxFlows}
+	p = benchPlan{plan.Spec(cfg, nil), plan.PortRanges(cfg), cfg.FrameSize, cfg.MaxFlows}
 	p.spec.Services, err = named(p.spec.Services, b.services)
 	return p, err
 }

@@ -36,7 +36,8 @@ func TestRun(t *testing.T) {
 	}
 	dir := t.TempDir()
 	file, ready, stats := filepath.Join(dir, "l4fwd.yaml"), filepath.Join(dir, "ready"), filepath.Join(dir, "stats.json")
-	text := topo.Config(testbed.Services(0, "full-nat", "toa", "wrr"), "max_flows: 4096", "frames_per_queue: 1024", "ring_size: 256")
+	socket := filepath.Join(dir, "admin.sock")
+	text := topo.Config(testbed.Services(0, "full-nat", "toa", "wrr"), "admin_socket: "+socket, "max_flows: 4096", "frames_per_queue: 1024", "ring_size: 256")
 	noError(t, os.WriteFile(file, []byte(text), 0o644))
 
 	start := func() *testbed.Process {
@@ -59,11 +60,24 @@ func TestRun(t *testing.T) {
 
 	p := start()
 	ask()
+	for command, want := range map[string]string{
+		"status": file, "status -o json": `"reloads": 0`, "stats": "forwarded", "stats -o yaml": "handed_over:",
+	} {
+		args := append(strings.Fields(command), "--socket", socket)
+		if out, err := topo.LB.Command(ctx, path, args...).CombinedOutput(); err != nil || !strings.Contains(string(out), want) {
+			t.Errorf("%s: %v: %s", command, err, out)
+		}
+	}
 	noError(t, p.Signal(syscall.SIGUSR1))
 	noError(t, p.WaitOutput(ctx, `"msg":"stats"`))
 	noError(t, p.Terminate(10*time.Second))
-	if _, err := os.Stat(ready); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("ready file: %v", err)
+	for _, gone := range []string{ready, socket} {
+		if _, err := os.Stat(gone); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: %v", gone, err)
+		}
+	}
+	if out, err := topo.LB.Command(ctx, path, "status", "--socket", socket).CombinedOutput(); err == nil || !strings.Contains(string(out), "nobody listens at") {
+		t.Errorf("status without a daemon: %v: %s", err, out)
 	}
 	b, err := os.ReadFile(stats)
 	noError(t, err)

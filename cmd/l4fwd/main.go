@@ -71,6 +71,8 @@ stays with the kernel.`,
 	cmd.AddCommand(
 		runCommand(),
 		checkCommand(),
+		statusCommand(),
+		statsCommand(),
 		cleanupCommand(),
 		benchCommand(),
 		demoCommand(),

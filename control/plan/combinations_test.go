@@ -60,7 +60,7 @@ func TestCombinations(t *testing.T) {
 		}
 		allowed[said[0]]++
 		for _, workers := range []int{1, 3} {
-			if _, err := dataplane.NewRegistry(workers).Build(Spec(c)); err != nil {
+			if _, err := dataplane.NewRegistry(workers).Build(Spec(c, nil)); err != nil {
 				rt.Fatalf("%v\n%s", err, text)
 			}
 		}

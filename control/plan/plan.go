@@ -19,8 +19,26 @@ import (
 // fleet with one configuration must choose the same backend for a client.
 const fleetSeed = 0x6c34667764 // "l4fwd"
 
-// Spec is what the data plane is to do.
-func Spec(c *config.Config) dataplane.Spec {
+// Backend is how a backend is treated at the moment, given what operators have said
+// and health checks found.
+type Backend struct {
+	Weight uint32
+	Down   bool // no new flows, whatever the weight
+	End    bool // nor those it has, see dataplane.BackendSpec
+}
+
+// View tells how the backend of a service is treated at the moment. nil stands for
+// AsConfigured.
+type View func(service string, b *config.Backend) Backend
+
+// AsConfigured is the View of which nobody has said or found anything.
+func AsConfigured(_ string, b *config.Backend) Backend { return Backend{Weight: uint32(b.Weight)} }
+
+// Spec is what the data plane is to do, now that backends are as view has them.
+func Spec(c *config.Config, view View) dataplane.Spec {
+	if view == nil {
+		view = AsConfigured
+	}
 	spec := dataplane.Spec{Seed: fleetSeed, KeepTTL: !c.DecrementTTL, Templates: c.MaxFlows / 4}
 	for a := range c.Locals() {
 		spec.Locals = append(spec.Locals, packet.AddrFrom(a))
@@ -62,9 +80,12 @@ func Spec(c *config.Config) dataplane.Spec {
 		if s.Mode == config.DNAT && s.Replies == config.RepliesElsewhere {
 			out.Mode = conntrack.DNATOneWay
 		}
-		for _, b := range s.Backends {
+		for j := range s.Backends {
+			b := &s.Backends[j]
+			now := view(s.Name, b)
 			out.Backends = append(out.Backends, dataplane.BackendSpec{
-				Endpoint: endpoint(b.Address, proto), Weight: uint32(b.Weight), MaxConnections: uint32(b.MaxConnections), ServerID: b.ServerID,
+				Endpoint: endpoint(b.Address, proto), MaxConnections: uint32(b.MaxConnections), ServerID: b.ServerID,
+				Weight: now.Weight, Down: now.Down, End: now.End,
 			})
 		}
 		spec.Services = append(spec.Services, out)

@@ -118,7 +118,7 @@ func TestSpec(t *testing.T) {
 			},
 		},
 	}
-	got := Spec(parse(t, text))
+	got := Spec(parse(t, text), nil)
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
@@ -132,7 +132,7 @@ func TestPolicies(t *testing.T) {
 	const head = "interfaces: [{name: eth1}]\nlocal_addresses: [10.0.1.10]\n"
 	const service = "services: [{name: s, address: \"192.0.2.10:80\", protocol: tcp, mode: full-nat, client_address: toa, " +
 		"backends: [{address: \"10.0.1.20:80\"}]"
-	plainly := Spec(parse(t, head+service+"}]"))
+	plainly := Spec(parse(t, head+service+"}]"), nil)
 	for text, change := range map[string]func(*dataplane.Spec){
 		service + ", persistence: {timeout: 1s}}]": func(s *dataplane.Spec) {
 			s.Services[0].Persistence = dataplane.Persistence{Timeout: conntrack.TicksPerSecond, Prefix: 32}
@@ -151,7 +151,7 @@ func TestPolicies(t *testing.T) {
 		want := plainly
 		want.Services = slices.Clone(plainly.Services)
 		change(&want)
-		if diff := cmp.Diff(want, Spec(parse(t, head+text))); diff != "" {
+		if diff := cmp.Diff(want, Spec(parse(t, head+text), nil)); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", text, diff)
 		}
 	}
@@ -165,7 +165,7 @@ func TestModes(t *testing.T) {
 		}
 	}
 	c := parse(t, "interfaces: [{name: eth1}]\nservices: [{name: s, address: \"192.0.2.10:80\", protocol: tcp, mode: dsr-l2, backends: [{address: \"10.0.1.20:80\"}]}]")
-	if s := Spec(c).Services[0]; s.Mode != conntrack.DirectReturn {
+	if s := Spec(c, nil).Services[0]; s.Mode != conntrack.DirectReturn {
 		t.Errorf("%+v", s)
 	}
 	// Nothing of the backend's own traffic is to be taken.
@@ -188,7 +188,7 @@ func TestTunnels(t *testing.T) {
 	} {
 		c := parse(t, "interfaces: [{name: eth1}]\nservices: [{name: s, address: \"192.0.2.10:80\", protocol: tcp, mode: tunnel, "+
 			"backends: [{address: \"10.0.5.20:80\"}], encapsulation: "+text+"}]")
-		s := Spec(c).Services[0]
+		s := Spec(c, nil).Services[0]
 		if diff := cmp.Diff(want, s.Tunnel); diff != "" || s.Mode != conntrack.DirectReturn {
 			t.Errorf("%s: (-want +got)\n%s", text, diff)
 		}
@@ -292,7 +292,7 @@ services:
   - {name: back-only, address: "192.0.2.11:80", protocol: tcp, mode: snat, backends: [{address: "10.0.1.21:8080"}]}
 `[1:])
 	var got []string
-	for _, s := range Spec(c).Services {
+	for _, s := range Spec(c, nil).Services {
 		got = append(got, fmt.Sprint(s.Name, " ", s.Mode, " ", s.ReturnOnly))
 	}
 	want := []string{

@@ -37,7 +37,7 @@ services:
 			if err != nil {
 				t.Fatal(err)
 			}
-			s := Spec(c).Services[0]
+			s := Spec(c, nil).Services[0]
 			if diff := cmp.Diff(tt.want, s.QUIC); diff != "" || s.Backends[0].ServerID != tt.id {
 				t.Errorf("server id %d, layout (-want +got):\n%s", s.Backends[0].ServerID, diff)
 			}

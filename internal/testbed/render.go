@@ -72,6 +72,9 @@ func (t *Topology) render(devices []string, services []Service, extra []string) 
 	for _, line := range extra {
 		fmt.Fprintln(&b, line)
 	}
+	if !slices.ContainsFunc(extra, func(s string) bool { return strings.HasPrefix(s, "admin_socket:") }) {
+		fmt.Fprintln(&b, "admin_socket: off") // others run beside it
+	}
 	fmt.Fprintln(&b, "interfaces:")
 	for _, d := range devices {
 		fmt.Fprintf(&b, "  - name: %s\n", d)

@@ -68,6 +68,7 @@ func TestConfig(t *testing.T) {
 	top := &Topology{Servers: make([]*Namespace, 2), LBClient: &Device{Name: "l0"}, LBServer: &Device{Name: "l1"}}
 	services := Services(1, "full-nat", "toa", "", 1, 3)
 	want := `workers: 2
+admin_socket: off
 interfaces:
   - name: l0
   - name: l1

@@ -1,0 +1,63 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"os"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/l4fwd/l4fwd/control/admin"
+)
+
+// goodbye is how long requests may take to end when the daemon does.
+const goodbye = time.Second
+
+var _ admin.Daemon = (*Daemon)(nil)
+
+// startAdmin listens for commands. Without them l4fwd forwards all the same, so that
+// failure is no end; the socket may be that of another l4fwd, in another namespace.
+func (d *Daemon) startAdmin(_ context.Context, down *undo) error {
+	if d.cfg.AdminSocket == "" {
+		return nil
+	}
+	l, err := admin.Listen(d.cfg.AdminSocket)
+	if err != nil {
+		d.log.Warn("no commands will be taken", zap.Error(err))
+		return nil
+	}
+	s := admin.New(d, d.log.Named("admin"))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := s.Serve(l); err != nil {
+			d.log.Error("no more commands are taken", zap.Error(err))
+		}
+	}()
+	down.add(func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), goodbye)
+		defer cancel()
+		err := s.Shutdown(ctx)
+		if errors.Is(err, context.DeadlineExceeded) {
+			err = nil // somebody was still reading; Shutdown has ended that
+		}
+		<-done
+		return err
+	})
+	return nil
+}
+
+// Status says who the daemon is and what it does. From any goroutine.
+func (d *Daemon) Status(ctx context.Context) (s admin.Status, err error) {
+	err = d.onLoop(ctx, func() {
+		s = admin.Status{
+			PID: os.Getpid(), Started: d.started, Config: d.cfg.File(), Loaded: d.loaded, Reloads: d.reloads,
+			Workers: len(d.dp.Workers), Services: len(d.cfg.Services),
+		}
+		for i := range d.cfg.Services {
+			s.Backends += len(d.cfg.Services[i].Backends)
+		}
+	})
+	return s, err
+}

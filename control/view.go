@@ -1,0 +1,36 @@
+package control
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/l4fwd/l4fwd/config"
+	"github.com/l4fwd/l4fwd/control/plan"
+	"github.com/l4fwd/l4fwd/dataplane"
+	"github.com/l4fwd/l4fwd/packet"
+)
+
+// view is how a backend is treated now: as the configuration says, unless there is
+// more to it. Each part that knows more adds its word here.
+func (d *Daemon) view(service string, b *config.Backend) plan.Backend {
+	return plan.AsConfigured(service, b)
+}
+
+// spec is what the data plane is to do now.
+func (d *Daemon) spec() dataplane.Spec {
+	spec := plan.Spec(d.cfg, d.view)
+	spec.Locals = slices.DeleteFunc(spec.Locals, func(a packet.Addr) bool { return slices.Contains(d.refused, a.Netip()) })
+	return spec
+}
+
+// republish hands the workers what is effective now. Whoever has changed what view or
+// spec say calls it, on the loop. With an error all stays as it was.
+func (d *Daemon) republish() error {
+	snap, err := d.registry.Build(d.spec())
+	if err != nil {
+		return fmt.Errorf("new snapshot: %w", err)
+	}
+	d.names = namesOf(d.cfg, snap)
+	d.dp.Publish(snap)
+	return nil
+}
