@@ -111,6 +111,11 @@ type Service struct {
 	HashTableSize int `yaml:"hash_table_size"`
 	// ClientAddress is how a backend learns the client's address. Default: none.
 	ClientAddress ClientAddress `yaml:"client_address"`
+	// UOAForm is how UOA goes along with datagrams. Default: separate.
+	UOAForm UOAForm `yaml:"uoa_form"`
+	// UOADatagrams is with how many of a flow's first datagrams. Default: 3, as in
+	// DPVS.
+	UOADatagrams int `yaml:"uoa_datagrams"`
 	// TOANoRoom is what becomes of a packet that has no room for TOA. Default:
 	// send-without.
 	TOANoRoom TOANoRoom `yaml:"toa_no_room"`
@@ -256,6 +261,7 @@ func Defaults() *Config {
 func defaultService() Service {
 	return Service{
 		Replies: RepliesHere, Scheduler: WRR, ClientAddress: ClientAddressNone, TOANoRoom: TOANoRoomSend, NoFlow: NoFlowDrop,
+		UOAForm: UOASeparate, UOADatagrams: 3,
 		Encapsulation: EncapsulationNone,
 		VXLANMAC:      MAC{0x02, 'l', '4', 'f', 'w', 'd'}, // locally administered
 		Persistence:   Persistence{Prefix4: 32, Prefix6: 64},

@@ -79,7 +79,7 @@ func TestContract(t *testing.T) {
 	want.Services = []Service{{
 		Name: "web", Address: addrPort("192.0.2.10:80"), Protocol: TCP, Mode: FullNAT, Replies: RepliesHere,
 		Scheduler: WRR, ClientAddress: ClientAddressTOA, NoFlow: NoFlowDrop, TOAKind: 254, TCPChecks: TCPChecksNormal, Timeouts: want.Timeouts,
-		TOANoRoom: TOANoRoomSend, Timestamps: TimestampsStrip,
+		TOANoRoom: TOANoRoomSend, UOAForm: UOASeparate, UOADatagrams: 3, Timestamps: TimestampsStrip,
 		Persistence: Persistence{0, 32, 64}, QUIC: QUIC{QUICNone, 0, 4}, OnBackendDown: OnBackendDownReset, Hash: HashAddressPort,
 		Backends: []Backend{{addrPort("10.0.1.20:8080"), 1, 0, 0}, {addrPort("10.0.1.21:8080"), 2, 0, 0}},
 	}}
@@ -123,44 +123,51 @@ func TestAllKeys(t *testing.T) {
 		Services: []Service{
 			{
 				Name: "web", Address: addrPort("192.0.2.10:80"), Protocol: TCP, Mode: FullNAT, Replies: RepliesHere, Scheduler: Maglev,
-				ClientAddress: ClientAddressTOA, TOANoRoom: TOANoRoomDrop, Timestamps: TimestampsTranslate, MSSClamp: 1400,
+				ClientAddress: ClientAddressTOA, TOANoRoom: TOANoRoomDrop, UOAForm: UOASeparate, UOADatagrams: 3, Timestamps: TimestampsTranslate, MSSClamp: 1400,
 				NoFlow: NoFlowReset, TOAKind: 200, TCPChecks: TCPChecksStrict, Timeouts: webTimes,
 				Persistence: Persistence{0, 32, 64}, QUIC: QUIC{QUICNone, 0, 4}, OnBackendDown: OnBackendDownReschedule, Hash: HashAddressPort,
 				Backends: []Backend{{addrPort("10.0.2.1:8080"), 1, 1 << 30, 0}, {addrPort("10.0.2.2:8080"), 0, 0, 0}},
 			},
 			{
 				Name: "web6", Address: addrPort("[2001:db8::10]:80"), Protocol: TCP, Mode: FullNAT, Replies: RepliesHere, Scheduler: WRR,
-				ClientAddress: ClientAddressNone, TOANoRoom: TOANoRoomSend, Timestamps: TimestampsKeep, MSSClamp: MSSMTU,
+				ClientAddress: ClientAddressNone, TOANoRoom: TOANoRoomSend, UOAForm: UOASeparate, UOADatagrams: 3, Timestamps: TimestampsKeep, MSSClamp: MSSMTU,
 				NoFlow: NoFlowDrop, TOAKind: 253, TCPChecks: TCPChecksOff, Timeouts: times,
 				Persistence: Persistence{100 * time.Millisecond, 1, 128}, QUIC: QUIC{QUICNone, 0, 4}, OnBackendDown: OnBackendDownDrop, Hash: HashAddressPort,
 				Backends: []Backend{{addrPort("[2001:db8:2::1]:80"), 65535, 0, 0}},
 			},
 			{
 				Name: "dns", Address: addrPort("192.0.2.10:53"), Protocol: UDP, Mode: DNAT, Replies: RepliesHere, Scheduler: SH, OnePacket: true,
-				ClientAddress: ClientAddressNone, TOANoRoom: TOANoRoomSend, Timestamps: TimestampsKeep,
+				ClientAddress: ClientAddressNone, TOANoRoom: TOANoRoomSend, UOAForm: UOASeparate, UOADatagrams: 3, Timestamps: TimestampsKeep,
 				NoFlow: NoFlowDrop, TOAKind: 253, TCPChecks: TCPChecksOff, Timeouts: times,
 				Persistence: Persistence{0, 32, 64}, QUIC: QUIC{QUICNone, 0, 4}, OnBackendDown: OnBackendDownReschedule, Hash: HashAddressPort, HashTableSize: 251,
 				Backends: []Backend{{addrPort("10.0.2.1:53"), 1, 0, 0}},
 			},
 			{
 				Name: "dns-tcp", Address: addrPort("192.0.2.10:53"), Protocol: TCP, Mode: DNAT, Replies: RepliesElsewhere, Scheduler: RR,
-				ClientAddress: ClientAddressNone, TOANoRoom: TOANoRoomSend, Timestamps: TimestampsStrip,
+				ClientAddress: ClientAddressNone, TOANoRoom: TOANoRoomSend, UOAForm: UOASeparate, UOADatagrams: 3, Timestamps: TimestampsStrip,
 				NoFlow: NoFlowDrop, TOAKind: 253, TCPChecks: TCPChecksOff, Timeouts: times,
 				Persistence: Persistence{0, 32, 64}, QUIC: QUIC{QUICNone, 0, 4}, OnBackendDown: OnBackendDownReset, Hash: HashAddressPort,
 				Backends: []Backend{{addrPort("10.0.2.1:53"), 1, 0, 0}},
 			},
 			{
 				Name: "quic", Address: addrPort("192.0.2.10:443"), Protocol: UDP, Mode: DNAT, Replies: RepliesHere, Scheduler: WRR,
-				ClientAddress: ClientAddressNone, TOANoRoom: TOANoRoomSend, Timestamps: TimestampsKeep,
+				ClientAddress: ClientAddressNone, TOANoRoom: TOANoRoomSend, UOAForm: UOASeparate, UOADatagrams: 3, Timestamps: TimestampsKeep,
 				NoFlow: NoFlowDrop, TOAKind: 253, TCPChecks: TCPChecksOff, Timeouts: times,
 				Persistence: Persistence{0, 32, 64}, QUIC: QUIC{QUICLB, 6, 8}, OnBackendDown: OnBackendDownReschedule, Hash: HashAddressPort,
 				Backends: []Backend{{addrPort("10.0.2.1:443"), 1, 0, 0xffffffffffffffff}},
 			},
 			{
+				Name: "game", Address: addrPort("192.0.2.10:5000"), Protocol: UDP, Mode: FullNAT, Replies: RepliesHere, Scheduler: WRR,
+				ClientAddress: ClientAddressUOA, TOANoRoom: TOANoRoomSend, UOAForm: UOAOption, UOADatagrams: 255, Timestamps: TimestampsKeep,
+				NoFlow: NoFlowDrop, TOAKind: 253, TCPChecks: TCPChecksOff, Timeouts: times,
+				Persistence: Persistence{0, 32, 64}, QUIC: QUIC{QUICNone, 0, 4}, OnBackendDown: OnBackendDownReschedule, Hash: HashAddressPort,
+				Backends: []Backend{{addrPort("10.0.2.1:5000"), 1, 0, 0}},
+			},
+			{
 				Name: "far", Address: addrPort("192.0.2.11:80"), Protocol: TCP, Mode: Tunnel, Replies: RepliesHere, Scheduler: WRR,
 				Encapsulation: EncapsulationVXLAN, EncapsulationPort: 8472, EncapsulationSource: netip.MustParsePrefix("2001:db8:9::/96"),
 				VNI: 16777215, VXLANMAC: MAC{2, 0, 0, 0, 0, 0xff},
-				ClientAddress: ClientAddressNone, TOANoRoom: TOANoRoomSend, Timestamps: TimestampsKeep,
+				ClientAddress: ClientAddressNone, TOANoRoom: TOANoRoomSend, UOAForm: UOASeparate, UOADatagrams: 3, Timestamps: TimestampsKeep,
 				NoFlow: NoFlowDrop, TOAKind: 253, TCPChecks: TCPChecksOff, Timeouts: times,
 				Persistence: Persistence{0, 32, 64}, QUIC: QUIC{QUICNone, 0, 4}, OnBackendDown: OnBackendDownReset, Hash: HashAddressPort,
 				Backends: []Backend{{addrPort("[2001:db8:2::9]:80"), 1, 0, 0}},
@@ -321,7 +328,7 @@ func TestOverrideErrors(t *testing.T) {
 		{"interfaces", "eth1,", `--flag: expected an interface name of 1 to 15 characters, got ""`},
 		{"services", "x", "--flag: no flag can set the key services"},
 		{"nonsense", "x", "--flag: no flag can set the key nonsense"},
-		{"ring_size", "128", "all.yaml:59:19: frames_per_queue: frames_per_queue must be at least twice ring_size, 256; it is 128"},
+		{"ring_size", "128", "all.yaml:60:19: frames_per_queue: frames_per_queue must be at least twice ring_size, 256; it is 128"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.key, func(t *testing.T) {

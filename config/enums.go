@@ -99,6 +99,17 @@ const (
 	ClientAddressTOA                   // a TCP option, see Config.TOAKind
 	ClientAddressProxyV1               // a PROXY protocol header before the first byte, as text
 	ClientAddressProxyV2               // the same, binary
+	ClientAddressUOA                   // DPVS's option, for UDP, see UOAForm
+)
+
+// UOAForm is how UOA goes along with a client's datagram.
+type UOAForm uint8
+
+// Forms of UOA.
+const (
+	UOASeparate UOAForm = iota + 1 // in an empty datagram just ahead, of IP protocol 248
+	UOAProtocol                    // in the datagram, by IP protocol 248
+	UOAOption                      // in the datagram, by an IPv4 option
 )
 
 // TOANoRoom is what becomes of a client's packet that should bear TOA and has no
@@ -202,7 +213,8 @@ var (
 	hashNames          = names{"address", "address-port"}
 	onBackendDownNames = names{"reset", "drop", "reschedule"}
 	quicLayoutNames    = names{"none", "katran", "dpvs", "quic-lb"}
-	clientAddressNames = names{"none", "toa", "proxy-v1", "proxy-v2"}
+	clientAddressNames = names{"none", "toa", "proxy-v1", "proxy-v2", "uoa"}
+	uoaFormNames       = names{"separate", "protocol", "option"}
 	toaNoRoomNames     = names{"send-without", "drop"}
 	timestampsNames    = names{"strip", "keep", "translate"}
 	noFlowNames        = names{"drop", "reset"}
@@ -259,6 +271,9 @@ func (q QUICLayout) String() string { return quicLayoutNames.name(uint8(q)) }
 
 // String returns the name used in the configuration.
 func (c ClientAddress) String() string { return clientAddressNames.name(uint8(c)) }
+
+// String returns the name used in the configuration.
+func (f UOAForm) String() string { return uoaFormNames.name(uint8(f)) }
 
 // String returns the name used in the configuration.
 func (n TOANoRoom) String() string { return toaNoRoomNames.name(uint8(n)) }

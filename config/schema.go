@@ -225,8 +225,15 @@ var serviceFields = []field[Service]{
 			"8388617, more for more even shares. 0: 65537, more from 656 backends on."),
 	enum("client_address", clientAddressNames, func(s *Service) *ClientAddress { return &s.ClientAddress },
 		"How backends learn the client's address (full-nat). toa: by a TCP option.\n"+
-			"proxy-v1, proxy-v2: by a PROXY protocol header, which they must expect. For\n"+
-			"udp proxy-v2 alone, in the first datagram of a flow."),
+			"proxy-v1, proxy-v2: by a PROXY protocol header, which they must expect, in\n"+
+			"the first datagram of a udp flow. uoa: by DPVS's option for udp. For udp\n"+
+			"proxy-v2 and uoa alone."),
+	enum("uoa_form", uoaFormNames, func(s *Service) *UOAForm { return &s.UOAForm },
+		"How UOA goes along (uoa). separate: in an empty datagram ahead of the client's, so\n"+
+			"that backends which know nothing of it lose nothing. protocol: in the client's,\n"+
+			"behind a header of IP protocol 248. option: in the client's, as an IPv4 option."),
+	integer("uoa_datagrams", 1, 255, func(s *Service) *int { return &s.UOADatagrams },
+		"With how many of a flow's first datagrams it goes (uoa)."),
 	enum("toa_no_room", toaNoRoomNames, func(s *Service) *TOANoRoom { return &s.TOANoRoom },
 		"What becomes of a packet that should bear TOA and has no room for it.\n"+
 			"send-without: it goes on. drop: it does not."),

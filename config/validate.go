@@ -188,7 +188,7 @@ type endpoint struct {
 // flowKeys are the keys of a service that concern flows and their choice of a backend,
 // which mode snat does not have.
 var flowKeys = []string{
-	"scheduler", "client_address", "toa_no_room", "timestamps", "one_packet", "no_flow", "toa_kind", "tcp_checks", "timeouts",
+	"scheduler", "client_address", "uoa_form", "uoa_datagrams", "toa_no_room", "timestamps", "one_packet", "no_flow", "toa_kind", "tcp_checks", "timeouts",
 	"hash", "hash_table_size", "on_backend_down", "persistence",
 }
 
@@ -214,11 +214,25 @@ func (v *validator) halves(path string, s Service) {
 }
 
 func (v *validator) clientAddress(path string, s Service) {
+	if s.ClientAddress != ClientAddressUOA && s.ClientAddress != 0 {
+		d := defaultService()
+		if s.UOAForm != d.UOAForm {
+			v.fail(path+".uoa_form", "%v is for client_address: uoa", s.UOAForm)
+		}
+		if s.UOADatagrams != d.UOADatagrams {
+			v.fail(path+".uoa_datagrams", "it is for client_address: uoa")
+		}
+	}
 	if s.ClientAddress <= ClientAddressNone {
 		return
 	}
+	if s.ClientAddress == ClientAddressUOA && s.UOAForm == UOAOption && s.Address.Addr().Is6() {
+		v.fail(path+".uoa_form", "option is an option of IPv4; clients of IPv6 need protocol or separate")
+	}
 	switch {
-	case s.Protocol == UDP && s.ClientAddress != ClientAddressProxyV2:
+	case s.Protocol == TCP && s.ClientAddress == ClientAddressUOA:
+		v.fail(path+".client_address", "uoa is for UDP; a tcp service cannot have it")
+	case s.Protocol == UDP && s.ClientAddress != ClientAddressProxyV2 && s.ClientAddress != ClientAddressUOA:
 		v.fail(path+".client_address", "%v is for TCP; a udp service cannot have it", s.ClientAddress)
 	case s.Mode == DNAT || s.Mode.Direct():
 		v.fail(path+".client_address", "%v is for full-nat; in %v the backend sees the client's address", s.ClientAddress, s.Mode)

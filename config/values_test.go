@@ -162,6 +162,8 @@ func TestEnums(t *testing.T) {
 	check("client address", err, c, ClientAddressTOA)
 	r, err := parseEnum[TOANoRoom](toaNoRoomNames, "drop")
 	check("toa_no_room", err, r, TOANoRoomDrop)
+	u, err := parseEnum[UOAForm](uoaFormNames, "option")
+	check("uoa_form", err, u, UOAOption)
 	ts, err := parseEnum[Timestamps](timestampsNames, "translate")
 	check("timestamps", err, ts, TimestampsTranslate)
 	n, err := parseEnum[NoFlow](noFlowNames, "reset")

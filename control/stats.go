@@ -83,7 +83,7 @@ func (d *Daemon) stats(ctx context.Context) (Stats, error) {
 	var total dataplane.Counts
 	var backends []dataplane.BackendCount
 	var services []dataplane.ServiceCount
-	out := Stats{Verdicts: map[string]uint64{}, TOA: map[string]uint64{}}
+	out := Stats{Verdicts: map[string]uint64{}, TOA: map[string]uint64{}, UOA: map[string]uint64{}}
 	err := d.onWorkers(ctx, func(w *dataplane.Worker) {
 		c := w.Counts()
 		total.Add(&c)
@@ -110,6 +110,11 @@ func (d *Daemon) stats(ctx context.Context) (Stats, error) {
 	for r, n := range total.TOA {
 		if n > 0 {
 			out.TOA[nat.TOAResult(r).String()] = n
+		}
+	}
+	for r, n := range total.UOA {
+		if n > 0 {
+			out.UOA[nat.UOAResult(r).String()] = n
 		}
 	}
 	for _, s := range d.names {

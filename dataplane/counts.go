@@ -7,6 +7,7 @@ import "github.com/l4fwd/l4fwd/nat"
 type Counts struct {
 	Verdicts         [NumVerdicts]uint64 // packets by outcome
 	TOA              [nat.NumTOAResults]uint64
+	UOA              [nat.NumUOAResults]uint64
 	Received         uint64 // frames from RX rings
 	Adopted          uint64 // frames handed over by other workers
 	Sent             uint64 // frames accepted by TX rings
@@ -32,6 +33,9 @@ func (c *Counts) Add(o *Counts) {
 	}
 	for i := range c.TOA {
 		c.TOA[i] += o.TOA[i]
+	}
+	for i := range c.UOA {
+		c.UOA[i] += o.UOA[i]
 	}
 	c.Received += o.Received
 	c.Adopted += o.Adopted

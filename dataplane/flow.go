@@ -76,6 +76,9 @@ func (w *Worker) forward(i int, r conntrack.Ref) Verdict {
 		nat.KeepTTL(w.frame(i), p)
 	}
 	w.here.Backends[e.Backend].sent(conntrack.Forward, ipLen)
+	if svc.UOA != nat.NoUOA && nat.UOADue(e, svc.UOADatagrams) {
+		w.tellUOA(i, e, svc, hop, split)
+	}
 	if split {
 		return w.sendSplit(i, hop, packet.Fragment{}, Forwarded)
 	}
@@ -194,6 +197,8 @@ func (w *Worker) relayError(i int, e *conntrack.Entry, dir conntrack.Dir) Verdic
 		room = nat.TOARoom(e)
 	case svc.Proxy != nat.NoProxy && e.Proto == packet.ProtoTCP && dir == conntrack.Reply:
 		nat.ProxyError(frame, p, e, w.proxySize(e, svc))
+	case svc.UOA == nat.UOAOption && dir == conntrack.Reply:
+		room = nat.UOAQuoted(frame, p)
 	}
 	if translated(e) {
 		if !w.relayError64(i, e, dir, room) {

@@ -26,7 +26,7 @@ type way struct {
 	header  uint8 // length of an IP header without options, 0 if the service is none that plain knows
 	ttlAt   uint8 // where the TTL is in it, or the hop limit
 	toa     bool  // tell the client's address by TOA
-	kind    uint8 // of TOA
+	kind    uint8 // of TOA; with UOA, how many datagrams of a flow bear it
 	strict  bool  // the service's checks are conntrack.ChecksStrict
 	marks   marks
 	count   *BackendCount
@@ -38,9 +38,10 @@ var _ [64 - unsafe.Sizeof(way{})]byte
 type marks uint8
 
 const (
-	told marks = 1 << iota // how many flows it has is told to others, see Worker.tell
-	left                   // its service lives and has it no more, see Worker.orphaned
-	cids                   // its service routes by connection ID, see Worker.misrouted
+	told  marks = 1 << iota // how many flows it has is told to others, see Worker.tell
+	left                    // its service lives and has it no more, see Worker.orphaned
+	cids                    // its service routes by connection ID, see Worker.misrouted
+	names                   // its service tells clients' addresses by UOA
 )
 
 // wayTo is the way to a backend of service id, which it serves or used to.
@@ -63,6 +64,10 @@ func (s *Snapshot) wayTo(backend, id uint32, serves bool) way {
 	}
 	if svc.Set != nil && svc.quic != nil {
 		w.marks |= cids
+	}
+	if svc.UOA != nat.NoUOA {
+		w.marks |= names
+		w.kind = svc.UOADatagrams
 	}
 	if server.Proto == packet.ProtoTCP {
 		w.timeout = svc.Policy.Timeouts[conntrack.Established]
@@ -119,8 +124,8 @@ func (w *Worker) plain(i int, p *packet.Packet, e *conntrack.Entry, d conntrack.
 	}
 	timeout := to.timeout
 	if p.Kind == packet.KindUDP {
-		if to.marks&cids != 0 && d == conntrack.Forward {
-			return w.plainQUIC(i, p, e, to, hop, q)
+		if to.marks&(cids|names) != 0 && d == conntrack.Forward {
+			return w.plainDatagram(i, p, e, to, hop, q)
 		}
 		if !e.Answered() {
 			if !w.table.Unanswered(e, d) {
@@ -188,10 +193,13 @@ func (w *Worker) plainTOA(i int, p *packet.Packet, e *conntrack.Entry, to *way, 
 	return w.sendPlain(at, p, e, conntrack.Forward, to, hop, q, h)
 }
 
-// plainQUIC is the rest of plain for row i, a client's datagram to a service that routes
-// by connection ID.
-func (w *Worker) plainQUIC(i int, p *packet.Packet, e *conntrack.Entry, to *way, hop *route.Hop, q *queue) Verdict {
-	if w.misrouted(i, e) {
+// plainDatagram is the rest of plain for row i, a client's datagram to a service that
+// routes by connection ID or tells clients' addresses by UOA.
+func (w *Worker) plainDatagram(i int, p *packet.Packet, e *conntrack.Entry, to *way, hop *route.Hop, q *queue) Verdict {
+	if to.marks&names != 0 && e.Packets[conntrack.Forward] < uint32(to.kind) {
+		return undecided // it bears UOA
+	}
+	if to.marks&cids != 0 && w.misrouted(i, e) {
 		return undecided
 	}
 	timeout := to.timeout

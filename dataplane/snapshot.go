@@ -49,7 +49,10 @@ type Service struct {
 	TOA      bool             // tell the client's address by TOA
 	TOAOnly  bool             // nothing of the client's goes on without a TOA that it should bear
 	Proxy    nat.ProxyVersion // tell it by a PROXY header; Full-NAT only, with UDP version 2
-	TOAKind  uint8            // option kind, inserted if TOA and stripped from clients always
+	UOA      nat.UOAForm      // tell it by UOA; Full-NAT and UDP only, without Proxy
+	// UOADatagrams is how many of a flow's first datagrams bear UOA.
+	UOADatagrams uint8
+	TOAKind      uint8 // option kind, inserted if TOA and stripped from clients always
 	// OnePacket gives every datagram of a client a flow, and so a backend, of its
 	// own; UDP only.
 	OnePacket bool
@@ -144,6 +147,7 @@ type ServiceSpec struct {
 	TOAOnly    bool
 	TOAKind    uint8
 	Proxy      nat.ProxyVersion
+	UOA        nat.UOAForm
 	Timestamps nat.TSPolicy
 	MSSClamp   uint16
 	ResetStray bool
@@ -153,6 +157,8 @@ type ServiceSpec struct {
 	OnePacket  bool
 	Tunnel     nat.Tunnel
 	Backends   []BackendSpec
+
+	UOADatagrams uint8
 
 	HashFields    balance.Fields // see balance.Policy
 	HashSlots     int            // see balance.Policy
@@ -349,7 +355,7 @@ func (r *Registry) service(id int, s *ServiceSpec, seed uint64) (svc Service, er
 	svc = Service{
 		Name: s.Name, Mode: s.Mode, v4: s.VIP.Addr.Is4(),
 		Policy: conntrack.Policy{Timeouts: s.Timeouts, Checks: s.TCPChecks},
-		TOA:    s.TOA, TOAOnly: s.TOAOnly, TOAKind: s.TOAKind, Proxy: s.Proxy,
+		TOA:    s.TOA, TOAOnly: s.TOAOnly, TOAKind: s.TOAKind, Proxy: s.Proxy, UOA: s.UOA, UOADatagrams: s.UOADatagrams,
 		Timestamps: s.Timestamps, MSSClamp: s.MSSClamp,
 		OnePacket: s.OnePacket, ResetStray: s.ResetStray, Tunnel: s.Tunnel, ReturnOnly: s.ReturnOnly,
 		OnBackendDown: s.OnBackendDown, stick: newStick(s.Persistence.Timeout, s.Persistence.Prefix, s.VIP.Addr.Is4()),

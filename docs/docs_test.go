@@ -168,6 +168,9 @@ func TestReasonsDocumented(t *testing.T) {
 	for r := range nat.NumTOAResults {
 		names = append(names, r.String())
 	}
+	for r := range nat.NumUOAResults {
+		names = append(names, r.String())
+	}
 	page := read(t, "drops.md")
 	for _, name := range names {
 		if row(page, name) == "" {

@@ -1,7 +1,6 @@
 package nat
 
 import (
-	"encoding/binary"
 	"encoding/hex"
 	"net/netip"
 	"slices"
@@ -12,60 +11,9 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/l4fwd/l4fwd/conntrack"
+	"github.com/l4fwd/l4fwd/internal/testbed"
 	"github.com/l4fwd/l4fwd/packet"
 )
-
-// told is what a real server learns of a datagram with UOA.
-type told struct {
-	client netip.AddrPort
-	plain  []byte // the datagram as it is without
-	apart  bool   // nobody has sent it but the balancer
-}
-
-// decodeUOA reads the IP datagram d as DPVS's headers describe UOA, and owes nothing
-// to what writes it.
-func decodeUOA(d []byte) (told, bool) {
-	head, proto, length := 40, 6, 4
-	if d[0]>>4 == 4 {
-		head, proto, length = int(d[0]&15)*4, 9, 2
-	}
-	read := func(o []byte) (netip.AddrPort, bool) {
-		if len(o) < 8 || o[0] != 31 || int(o[1]) > len(o) || o[1] != 8 && o[1] != 20 {
-			return netip.AddrPort{}, false
-		}
-		a, ok := netip.AddrFromSlice(o[4:o[1]])
-		return netip.AddrPortFrom(a, binary.BigEndian.Uint16(o[2:])), ok
-	}
-	out := told{plain: slices.Clone(d)}
-	var o []byte
-	switch {
-	case d[proto] == 248:
-		n := int(binary.BigEndian.Uint16(d[head+2:]))
-		o = d[head+4 : head+n]
-		if d[head+1] != 17 || d[head]>>4 != map[bool]byte{true: 1, false: 2}[o[1] == 8] || d[head]&15 != 0 {
-			return out, false
-		}
-		out.plain = slices.Delete(out.plain, head, head+n)
-		out.plain[proto] = 17
-		binary.BigEndian.PutUint16(out.plain[length:], binary.BigEndian.Uint16(d[length:])-uint16(n))
-	case head > 20 && d[0]>>4 == 4 && d[proto] == 17:
-		o = d[20:head]
-		n := 8
-		out.plain = slices.Delete(out.plain, 20, 20+n)
-		out.plain[0] -= byte(n / 4)
-		binary.BigEndian.PutUint16(out.plain[length:], binary.BigEndian.Uint16(d[length:])-uint16(n))
-	default:
-		return out, false
-	}
-	if d[0]>>4 == 4 {
-		clear(out.plain[10:12])
-		end := int(out.plain[0]&15) * 4
-		binary.BigEndian.PutUint16(out.plain[10:], ^uint16(slowSum(out.plain[:end])))
-	}
-	client, ok := read(o)
-	out.client, out.apart = client, ok && slices.Equal(o[o[1]:], []byte{0, 0, 0, 0})
-	return out, ok
-}
 
 // bytesIn is hexadecimal with blanks.
 func bytesIn(s string) []byte {
@@ -125,7 +73,7 @@ func TestUOAOnTheWire(t *testing.T) {
 				t.Fatal("not built")
 			}
 			compareHex(t, c.built, chunk[off+packet.EthLen:off+n])
-			got, ok := decodeUOA(chunk[off+packet.EthLen : off+n])
+			got, ok := testbed.ReadUOA(chunk[off+packet.EthLen : off+n])
 			want := c.flow.toServer(shape{udp: true, ttl: 65})
 			plain := want.datagram()
 			if plain[0]>>4 == 4 {
@@ -139,7 +87,7 @@ func TestUOAOnTheWire(t *testing.T) {
 			} else {
 				plain[2], plain[3] = 0, 0 // its flow label
 			}
-			if d := cmp.Diff(plain, got.plain); d != "" || !ok || !got.apart {
+			if d := cmp.Diff(plain, got.Plain); d != "" || !ok || !got.Apart {
 				t.Errorf("%+v (-want +got):\n%s", got, d)
 			}
 		})
@@ -209,10 +157,10 @@ func TestInsertUOATwin(t *testing.T) {
 			}
 			return
 		}
-		got, ok := decodeUOA(chunk[off+int(p.L3) : off+int(p.End)])
+		got, ok := testbed.ReadUOA(chunk[off+int(p.L3) : off+int(p.End)])
 		plain := s.datagram()
-		if d := cmp.Diff(plain, got.plain); !ok || d != "" || got.client != netip.AddrPortFrom(f.e.Client.Netip(), f.e.ClientPort) {
-			t.Fatalf("%v (-want +got):\n%s", got.client, d)
+		if d := cmp.Diff(plain, got.Plain); !ok || d != "" || got.Client != netip.AddrPortFrom(f.e.Client.Netip(), f.e.ClientPort) {
+			t.Fatalf("%v (-want +got):\n%s", got.Client, d)
 		}
 		if off != room-size || p.L3 != was.L3 || p.IPLen() != was.IPLen()+size || p.Payload != was.Payload+uint16(size) || p.L4 != was.L4+uint16(size) ||
 			!slices.Equal(chunk[off:off+int(p.L3)], frame[:p.L3]) || n < int(p.End) {

@@ -22,6 +22,7 @@ type Stats struct {
 	Workers          []WorkerStats     `json:"workers"`
 	Links            []LinkStats       `json:"interfaces"`
 	TOA              map[string]uint64 `json:"toa"` // packets of new flows by what came of the option
+	UOA              map[string]uint64 `json:"uoa"` // first datagrams of flows, the same
 }
 
 // ServiceStats counts by service.

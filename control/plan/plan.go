@@ -55,6 +55,7 @@ func Spec(c *config.Config, view View) dataplane.Spec {
 			TOAOnly:    s.TOANoRoom == config.TOANoRoomDrop,
 			TOAKind:    s.TOAKind,
 			Proxy:      proxies[s.ClientAddress],
+			UOA:        uoa(s),
 			Timestamps: timestamps[s.Timestamps],
 			MSSClamp:   mssClamp(s.MSSClamp),
 			ResetStray: s.NoFlow == config.NoFlowReset,
@@ -67,6 +68,9 @@ func Spec(c *config.Config, view View) dataplane.Spec {
 			HashFields:    hashes[s.Hash],
 			HashSlots:     s.HashTableSize,
 			OnBackendDown: backendDown[s.OnBackendDown],
+		}
+		if out.UOA != nat.NoUOA {
+			out.UOADatagrams = uint8(s.UOADatagrams)
 		}
 		if p := &s.Persistence; p.Timeout != 0 {
 			out.Persistence = dataplane.Persistence{Timeout: ticks(p.Timeout), Prefix: p.Prefix6}
@@ -164,6 +168,20 @@ func tunnel(s *config.Service) nat.Tunnel {
 var proxies = map[config.ClientAddress]nat.ProxyVersion{
 	config.ClientAddressProxyV1: nat.ProxyV1,
 	config.ClientAddressProxyV2: nat.ProxyV2,
+}
+
+// uoa is how the service tells clients' addresses by UOA.
+func uoa(s *config.Service) nat.UOAForm {
+	if s.ClientAddress != config.ClientAddressUOA {
+		return nat.NoUOA
+	}
+	return uoaForms[s.UOAForm]
+}
+
+var uoaForms = map[config.UOAForm]nat.UOAForm{
+	config.UOASeparate: nat.UOASeparate,
+	config.UOAProtocol: nat.UOAProtocol,
+	config.UOAOption:   nat.UOAOption,
 }
 
 var timestamps = map[config.Timestamps]nat.TSPolicy{
