@@ -73,6 +73,18 @@ type Config struct {
 type Interface struct {
 	// Name as the kernel has it, 1 to 15 bytes.
 	Name string `yaml:"name"`
+	// VLANs are those of the NIC that the kernel's own VLAN interfaces do not tell of.
+	// Default: none.
+	VLANs []VLAN `yaml:"vlans"`
+}
+
+// VLAN is an interface of the kernel, of whatever kind, that stands for a VLAN of a
+// data-plane NIC: what is routed by it leaves by the NIC, with the VLAN's tag.
+type VLAN struct {
+	// ID is that of IEEE 802.1Q, 1 to 4094, unique within the NIC.
+	ID int `yaml:"id"`
+	// Interface as the kernel has it; unique.
+	Interface string `yaml:"interface"`
 }
 
 // LocalRange is one entry of local_addresses: the addresses First to Last of

@@ -71,7 +71,7 @@ func mustLoad(t testing.TB, path string, o ...Override) *Config {
 func TestContract(t *testing.T) {
 	want := Defaults()
 	want.ManagementInterface = "eth0"
-	want.Interfaces = []Interface{{"eth1"}, {"eth2"}}
+	want.Interfaces = []Interface{{Name: "eth1"}, {Name: "eth2"}}
 	want.LocalAddresses = []LocalRange{
 		{First: addr("10.0.1.10"), Last: addr("10.0.1.13"), Ports: PortRange{1024, 65535}},
 		{First: addr("2001:db8:1::10"), Last: addr("2001:db8:1::10"), Ports: PortRange{1024, 65535}},
@@ -113,7 +113,7 @@ func TestAllKeys(t *testing.T) {
 	webTimes.TCPEstablished = 90 * time.Second
 	want := &Config{
 		ManagementInterface: "eth0",
-		Interfaces:          []Interface{{"ens1f0np0"}},
+		Interfaces:          []Interface{{Name: "ens1f0np0", VLANs: []VLAN{{1, "br0"}, {4094, "true"}}}},
 		LocalAddresses: []LocalRange{
 			{addr("10.0.1.10"), addr("10.0.1.10"), PortRange{2000, 3000}, false},
 			{addr("10.0.1.20"), addr("10.0.1.21"), PortRange{20000, 29999}, true},
@@ -301,7 +301,7 @@ func TestOverride(t *testing.T) {
 		{"workers replace cpus", []Override{{"--workers", "workers", "1"}},
 			func(c *Config) { c.CPUs, c.Workers = nil, 1 }},
 		{"interfaces", []Override{{"--interface", "interfaces", "eth7,eth8"}},
-			func(c *Config) { c.Interfaces = []Interface{{"eth7"}, {"eth8"}} }},
+			func(c *Config) { c.Interfaces = []Interface{{Name: "eth7"}, {Name: "eth8"}} }},
 		{"global value of services", []Override{{"--toa-kind", "toa_kind", "252"}}, func(c *Config) {
 			c.TOAKind = 252
 			for i := 1; i < len(c.Services); i++ {

@@ -390,6 +390,13 @@ func decodeInterfaces(d *decoder, path string, n ast.Node, c *Config) {
 	c.Interfaces = decodeList(d, path, n, interfaceFields, "interfaces", func() (i Interface) { return i })
 }
 
+func decodeVLANs(d *decoder, path string, n ast.Node, i *Interface) {
+	i.VLANs = decodeList(d, path, n, vlanFields, "VLANs", func() (v VLAN) { return v })
+	if len(i.VLANs) == 0 {
+		i.VLANs = nil // as without the key
+	}
+}
+
 func decodeServices(d *decoder, path string, n ast.Node, c *Config) {
 	c.Services = decodeList(d, path, n, serviceFields, "services", defaultService)
 }

@@ -95,13 +95,17 @@ func diffList[T any, K comparable](out []Change, path string, a, b []T, key func
 }
 
 func diffInterfaces(out []Change, a, b *Config) []Change {
-	if slices.Equal(a.Interfaces, b.Interfaces) {
+	same := func(x, y Interface) bool { return x.Name == y.Name && slices.Equal(x.VLANs, y.VLANs) }
+	if slices.EqualFunc(a.Interfaces, b.Interfaces, same) {
 		return out
 	}
 	words := func(c *Config) string {
 		s := ""
 		for i := range c.Interfaces {
 			s += " " + c.Interfaces[i].Name
+			if v := c.Interfaces[i].VLANs; len(v) > 0 {
+				s += " with " + inBrackets(v)
+			}
 		}
 		return "[" + s[min(1, len(s)):] + "]"
 	}

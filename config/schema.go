@@ -161,6 +161,13 @@ var topFields = []field[Config]{
 var interfaceFields = []field[Interface]{
 	plain("name", text, wantInterface, func(i *Interface) *string { return &i.Name },
 		parseInterfaceName, quote, "As the kernel has it. Required.").require(),
+	{key: "vlans", decode: decodeVLANs, doc: "interfaces that stand for VLANs of the NIC and are no VLAN interfaces of the\n" +
+		"kernel's on it, which are found without. Default: none."},
+}
+
+var vlanFields = []field[VLAN]{
+	integer("id", 1, 4094, func(v *VLAN) *int { return &v.ID }, "").require(),
+	plain("interface", text, wantInterface, func(v *VLAN) *string { return &v.Interface }, parseInterfaceName, quote, "").require(),
 }
 
 var localFields = []field[LocalRange]{

@@ -38,6 +38,7 @@ func TestSchemaComplete(t *testing.T) {
 	}{
 		{"Config", keys(topFields), tags(Config{})},
 		{"Interface", keys(interfaceFields), tags(Interface{})},
+		{"VLAN", keys(vlanFields), tags(VLAN{})},
 		{"Service", keys(serviceFields), tags(Service{})},
 		{"Backend", keys(backendFields), tags(Backend{})},
 		{"Persistence", keys(persistenceFields), tags(Persistence{})},
@@ -75,7 +76,7 @@ func TestShowDefaults(t *testing.T) {
 	if diff := cmp.Diff(Defaults(), c, same); diff != "" {
 		t.Errorf("defaults (-want +got):\n%s", diff)
 	}
-	for _, key := range slices.Concat(keys(topFields), keys(interfaceFields), keys(localFields),
+	for _, key := range slices.Concat(keys(topFields), keys(interfaceFields), keys(vlanFields), keys(localFields),
 		keys(serviceFields), keys(persistenceFields), keys(quicFields), keys(backendFields), keys(timeoutFields)) {
 		if !strings.Contains(out.String(), key+": ") && !strings.Contains(out.String(), key+":\n") {
 			t.Errorf("the key %s is not shown", key)
@@ -124,8 +125,11 @@ func TestDiff(t *testing.T) {
 			[]string{"services[quic].quic.config_id: 6 → 5", "services[quic].backends[10.0.2.1:443].server_id: 18446744073709551615 → 7"}},
 		{"restart", "frames_per_queue: 128", "frames_per_queue: 256",
 			[]string{"frames_per_queue: 128 → 256 (needs a restart)"}},
-		{"interface", "[{name: ens1f0np0}]", "[{name: eth1}, {name: eth2}]",
-			[]string{"interfaces: [ens1f0np0] → [eth1 eth2] (needs a restart)"}},
+		{"interface", "[{name: ens1f0np0, vlans: [{id: 1, interface: br0}, {id: 4094, interface: \"true\"}]}]", "[{name: eth1}, {name: eth2, vlans: []}]",
+			[]string{`interfaces: [ens1f0np0 with [{id: 1, interface: br0}, {id: 4094, interface: "true"}]] → [eth1 eth2] (needs a restart)`}},
+		{"VLAN", "id: 4094", "id: 4093",
+			[]string{`interfaces: [ens1f0np0 with [{id: 1, interface: br0}, {id: 4094, interface: "true"}]] → ` +
+				`[ens1f0np0 with [{id: 1, interface: br0}, {id: 4093, interface: "true"}]] (needs a restart)`}},
 		{"service value", "scheduler: maglev", "scheduler: wrr", []string{"services[web].scheduler: maglev → wrr"}},
 		{"service added and removed", "name: dns,", "name: dns2,", []string{
 			"services[dns2]: added, udp 192.0.2.10:53 dnat, 1 backends",

@@ -46,7 +46,7 @@ func ShowDefaults(out io.Writer) error {
 func example() *Config {
 	d := newDecoder("example")
 	c := d.c
-	c.Interfaces = []Interface{{"eth1"}, {"eth2"}}
+	c.Interfaces = []Interface{{Name: "eth1"}, {Name: "eth2", VLANs: []VLAN{{ID: 10, Interface: "br10"}}}}
 	c.LocalAddresses = []LocalRange{
 		{First: netip.MustParseAddr("10.0.1.10"), Last: netip.MustParseAddr("10.0.1.13")},
 		{First: netip.MustParseAddr("10.0.1.2"), Last: netip.MustParseAddr("10.0.1.2"),
@@ -118,12 +118,26 @@ func (w *writer) empty(n int, key string, length int) {
 func (w *writer) interfaces(c *Config) {
 	w.empty(0, "interfaces", len(c.Interfaces))
 	for i := range c.Interfaces {
-		f := interfaceFields[0]
+		f, nic := interfaceFields[0], &c.Interfaces[i]
 		if i == 0 {
-			w.doc(1, f.key+": "+f.doc)
+			for _, f := range interfaceFields {
+				w.doc(1, f.key+": "+f.doc)
+			}
 		}
-		w.line(1, "- %s: %s", f.key, f.text(&c.Interfaces[i]))
+		w.line(1, "- %s: %s", f.key, f.text(nic))
+		if len(nic.VLANs) > 0 {
+			w.line(2, "vlans: %s", inBrackets(nic.VLANs))
+		}
 	}
+}
+
+// inBrackets is a list of VLANs on one line.
+func inBrackets(list []VLAN) string {
+	parts := make([]string, len(list))
+	for i := range list {
+		parts[i] = inBraces(vlanFields, &list[i])
+	}
+	return "[" + strings.Join(parts, ", ") + "]"
 }
 
 func (w *writer) locals(c *Config) {

@@ -79,6 +79,38 @@ func (v *validator) interfaces() {
 			first[nic.Name] = i
 		}
 	}
+	v.vlans(first)
+}
+
+// vlans checks which interfaces stand for VLANs; nics are the data-plane NICs by name.
+func (v *validator) vlans(nics map[string]int) {
+	stands := map[string]string{}
+	for i, nic := range v.c.Interfaces {
+		ids := map[int]int{}
+		for j, vlan := range nic.VLANs {
+			path := fmt.Sprintf("interfaces[%d].vlans[%d]", i, j)
+			if k, again := ids[vlan.ID]; again && vlan.ID != 0 {
+				v.fail(path+".id", "VLAN %d is already vlans[%d]", vlan.ID, k)
+			}
+			ids[vlan.ID] = j
+			at := path + ".interface"
+			k, data := nics[vlan.Interface]
+			other, again := stands[vlan.Interface]
+			switch {
+			case vlan.Interface == "":
+				continue
+			case data:
+				v.fail(at, "%s is a data-plane NIC itself (interfaces[%d])", vlan.Interface, k)
+			case again:
+				v.fail(at, "%s stands for another VLAN already (%s)", vlan.Interface, other)
+			case vlan.Interface == v.c.ManagementInterface:
+				v.fail(at, "%s is the management interface, which is left to the kernel", vlan.Interface)
+			case vlan.Interface == "lo":
+				v.fail(at, "the loopback interface is the kernel's")
+			}
+			stands[vlan.Interface] = path
+		}
+	}
 }
 
 func (v *validator) resources() {

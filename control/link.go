@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"sync"
 	"time"
 
@@ -40,9 +39,9 @@ type link struct {
 	sockets  []*afxdp.Socket // by queue
 	polling  pollState
 
-	subnets  []netip.Prefix
+	networks []network
 	voice    *announce.Announcer
-	mine     []netip.Addr       // what voice speaks for
+	mine     []announce.Place   // what voice speaks for
 	quiet    context.CancelFunc // stops the announcing
 	speakers sync.WaitGroup
 

@@ -56,7 +56,7 @@ func (d *Daemon) startFollower(ctx context.Context, down *undo) error {
 		names = append(names, l.name)
 	}
 	f, err := follow.New(follow.Options{
-		Links: names, Namespace: d.ns, Log: d.log.Named("follow"),
+		Links: names, VLANs: d.vlans(), Namespace: d.ns, Log: d.log.Named("follow"),
 		OnRoutes:    d.publish,
 		OnHostAddrs: func(a []netip.Addr) { tell(d, d.hosts, a) },
 		OnLink:      func(e follow.LinkEvent) { tell(d, d.events, e) },

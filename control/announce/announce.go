@@ -22,6 +22,12 @@ const (
 	Spacing = time.Second
 )
 
+// Place is an address in one of the networks that a NIC is in.
+type Place struct {
+	Addr netip.Addr
+	Tag  uint32 // IEEE 802.1Q: TPID<<16 | VLAN id; 0 is untagged
+}
+
 // Announcer speaks for addresses on one NIC. Its methods may be called by
 // several goroutines at once.
 type Announcer struct {
@@ -89,37 +95,38 @@ func OpenAt(ns netns.NsHandle, ifindex int, mac net.HardwareAddr) (*Announcer, e
 }
 
 // Announce tells the neighbours, Repeats times with Spacing between, that the
-// addresses are at this NIC. It returns when all is said or ctx is done, in
+// addresses are at this NIC, each in its VLAN. It returns when all is said or ctx is done, in
 // which case its error is ctx's. An address that cannot be announced (invalid,
 // multicast, unspecified) is an error before anything is sent; a failed
 // transmission, say while the NIC is down, does not keep back the others, and
 // is reported at the end unless a later repetition got through.
-func (a *Announcer) Announce(ctx context.Context, addrs []netip.Addr) error {
-	addrs = slices.Clone(addrs)
-	for i, addr := range addrs {
-		addrs[i] = addr.Unmap().WithZone("")
+func (a *Announcer) Announce(ctx context.Context, places []Place) error {
+	places = slices.Clone(places)
+	for i, p := range places {
+		addr := p.Addr
+		places[i].Addr = addr.Unmap().WithZone("")
 		if !addr.IsValid() || addr.IsMulticast() || addr.IsUnspecified() {
 			return fmt.Errorf("announcing %v: not an address of one host", addr)
 		}
 	}
-	failed := map[netip.Addr]error{}
+	failed := map[Place]error{}
 	for i := range a.Repeats {
 		if i > 0 {
 			if err := wait(ctx, a.Spacing); err != nil {
 				return fmt.Errorf("announcing addresses: %w", err)
 			}
 		}
-		for _, addr := range addrs {
-			if err := a.send(addr); err != nil {
-				failed[addr] = fmt.Errorf("announcing %v: %w", addr, err)
+		for _, p := range places {
+			if err := a.send(p); err != nil {
+				failed[p] = fmt.Errorf("announcing %v: %w", p.Addr, err)
 			} else {
-				delete(failed, addr)
+				delete(failed, p)
 			}
 		}
 	}
 	var all []error
-	for _, addr := range addrs {
-		all = append(all, failed[addr])
+	for _, p := range places {
+		all = append(all, failed[p])
 	}
 	return errors.Join(all...)
 }
@@ -135,8 +142,8 @@ func wait(ctx context.Context, d time.Duration) error {
 	}
 }
 
-func (a *Announcer) send(addr netip.Addr) error {
-	frame, to := frameFor(addr, a.mac)
+func (a *Announcer) send(p Place) error {
+	frame, to := frameFor(p, a.mac)
 	dst := &unix.SockaddrLinklayer{Ifindex: a.ifindex, Halen: 6}
 	copy(dst.Addr[:], to[:])
 	a.mu.Lock()

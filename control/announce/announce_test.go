@@ -108,7 +108,7 @@ func open(t *testing.T, ns netns.NsHandle) *Announcer {
 // TestFrames lets gopacket judge.
 func TestFrames(t *testing.T) {
 	t.Run("ARP", func(t *testing.T) {
-		frame, to := frameFor(vip4, [6]byte(macHere))
+		frame, to := frameFor(Place{Addr: vip4}, [6]byte(macHere))
 		p := gopacket.NewPacket(frame, layers.LayerTypeEthernet, gopacket.Default)
 		arp, ok := p.Layer(layers.LayerTypeARP).(*layers.ARP)
 		if !ok || p.ErrorLayer() != nil || to != broadcast {
@@ -124,7 +124,7 @@ func TestFrames(t *testing.T) {
 		}
 	})
 	t.Run("NA", func(t *testing.T) {
-		frame, to := frameFor(vip6, [6]byte(macHere))
+		frame, to := frameFor(Place{Addr: vip6}, [6]byte(macHere))
 		eth := &layers.Ethernet{SrcMAC: macHere, DstMAC: net.HardwareAddr(to[:]), EthernetType: layers.EthernetTypeIPv6}
 		ip := &layers.IPv6{Version: 6, HopLimit: 255, NextHeader: layers.IPProtocolICMPv6, SrcIP: vip6.AsSlice(), DstIP: net.ParseIP("ff02::1")}
 		icmp := &layers.ICMPv6{TypeCode: layers.CreateICMPv6TypeCode(layers.ICMPv6TypeNeighborAdvertisement, 0)}
@@ -141,6 +141,22 @@ func TestFrames(t *testing.T) {
 	})
 }
 
+// TestTagged: gopacket finds the tag, and behind it what an untagged frame has.
+func TestTagged(t *testing.T) {
+	for _, vip := range []netip.Addr{vip4, vip6} {
+		plain, to := frameFor(Place{Addr: vip}, [6]byte(macHere))
+		tagged, tooTo := frameFor(Place{vip, 0x8100<<16 | 4094}, [6]byte(macHere))
+		p := gopacket.NewPacket(tagged, layers.LayerTypeEthernet, gopacket.Default)
+		tag, ok := p.Layer(layers.LayerTypeDot1Q).(*layers.Dot1Q)
+		if !ok || p.ErrorLayer() != nil || to != tooTo || tag.VLANIdentifier != 4094 || tag.Priority != 0 || tag.DropEligible {
+			t.Fatalf("%v", p)
+		}
+		if diff := cmp.Diff(plain, append(tagged[:12:12], tagged[16:]...)); diff != "" {
+			t.Errorf("%v (-untagged +tagged):\n%s", vip, diff)
+		}
+	}
+}
+
 // TestAnnounceOnTheWire reads at the peer what was sent.
 func TestAnnounceOnTheWire(t *testing.T) {
 	here, peer, _ := pair(t)
@@ -153,9 +169,9 @@ func TestAnnounceOnTheWire(t *testing.T) {
 		return unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 5})
 	})
 	defer unix.Close(fd)
-	must(t, open(t, here).Announce(context.Background(), []netip.Addr{vip4, vip6}))
-	arp, _ := frameFor(vip4, [6]byte(macHere))
-	na, _ := frameFor(vip6, [6]byte(macHere))
+	must(t, open(t, here).Announce(context.Background(), []Place{{Addr: vip4}, {Addr: vip6}}))
+	arp, _ := frameFor(Place{Addr: vip4}, [6]byte(macHere))
+	na, _ := frameFor(Place{Addr: vip6}, [6]byte(macHere))
 	count := [2]int{}
 	b := make([]byte, 2048)
 	for count != [2]int{Repeats, Repeats} {
@@ -182,7 +198,7 @@ func TestPeerMovesOver(t *testing.T) {
 			own := &netlink.Addr{IPNet: &net.IPNet{IP: net.IPv4(192, 0, 2, 1).To4(), Mask: net.CIDRMask(24, 32)}}
 			must(t, p.AddrAdd(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: i}}, own))
 			must(t, p.NeighSet(&netlink.Neigh{LinkIndex: i, IP: vip.AsSlice(), HardwareAddr: macOld, State: unix.NUD_REACHABLE}))
-			must(t, open(t, here).Announce(context.Background(), []netip.Addr{vip}))
+			must(t, open(t, here).Announce(context.Background(), []Place{{Addr: vip}}))
 			var list []netlink.Neigh
 			for range 100 {
 				var err error
@@ -238,17 +254,17 @@ func TestErrors(t *testing.T) {
 	here, _, _ := pair(t)
 	a := open(t, here)
 	for _, bad := range []netip.Addr{{}, netip.MustParseAddr("224.0.0.1"), netip.MustParseAddr("::"), netip.MustParseAddr("ff02::1")} {
-		if err := a.Announce(context.Background(), []netip.Addr{bad}); err == nil {
+		if err := a.Announce(context.Background(), []Place{{Addr: bad}}); err == nil {
 			t.Errorf("announces %v", bad)
 		}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if err := a.Announce(ctx, []netip.Addr{vip4}); !errors.Is(err, context.Canceled) {
+	if err := a.Announce(ctx, []Place{{Addr: vip4}}); !errors.Is(err, context.Canceled) {
 		t.Errorf("after cancellation: %v", err)
 	}
 	must(t, a.Close())
-	if err := a.Announce(context.Background(), []netip.Addr{vip4}); !errors.Is(err, net.ErrClosed) {
+	if err := a.Announce(context.Background(), []Place{{Addr: vip4}}); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("after Close: %v", err)
 	}
 	if err := a.Join([]netip.Addr{vip6}); !errors.Is(err, net.ErrClosed) {

@@ -3,6 +3,7 @@ package announce
 import (
 	"encoding/binary"
 	"net/netip"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -13,13 +14,19 @@ var (
 	allNodesHW = [6]byte{0x33, 0x33, 0, 0, 0, 1}
 )
 
-// frameFor returns the frame that announces addr at mac and the MAC address it
+// frameFor returns the frame that announces a place at mac and the MAC address it
 // goes to.
-func frameFor(addr netip.Addr, mac [6]byte) (frame []byte, to [6]byte) {
-	if addr.Is4() {
-		return gratuitousARP(addr, mac), broadcast
+func frameFor(p Place, mac [6]byte) (frame []byte, to [6]byte) {
+	if p.Addr.Is4() {
+		frame, to = gratuitousARP(p.Addr, mac), broadcast
+	} else {
+		frame, to = unsolicitedNA(p.Addr, mac), allNodesHW
 	}
-	return unsolicitedNA(addr, mac), allNodesHW
+	if p.Tag != 0 {
+		const behind = 12 // the MAC addresses
+		frame = slices.Insert(frame, behind, binary.BigEndian.AppendUint32(nil, p.Tag)...)
+	}
+	return frame, to
 }
 
 func ethernet(to, from [6]byte, etherType uint16, room int) []byte {

@@ -16,6 +16,7 @@ import (
 // the ids it gave; it does no I/O.
 type builder struct {
 	ports []string // names of the data NICs
+	vlans []VLAN
 	reg   *registry
 	gen   uint32
 	table *route.Table // last result, nil at first
@@ -40,8 +41,8 @@ type egress struct {
 	link link
 }
 
-func newBuilder(ports []string, gen uint32) *builder {
-	return &builder{ports: ports, reg: newRegistry(), gen: gen}
+func newBuilder(ports []string, vlans []VLAN, gen uint32) *builder {
+	return &builder{ports: ports, vlans: vlans, reg: newRegistry(), gen: gen}
 }
 
 // build makes a table of s, with entries of their own for the on-link ones
@@ -82,9 +83,10 @@ func (b *builder) findEgress() {
 			b.egress[i] = egress{wire{uint16(p), 0}, l}
 		}
 	}
+	named := b.findVLANs()
 	for i, l := range b.s.links {
 		below, ok := b.egress[l.parent]
-		if _, self := b.egress[i]; l.tag == 0 || self || !ok || below.tag != 0 {
+		if _, self := b.egress[i]; l.tag == 0 || self || !ok || below.tag != 0 || named[wire{below.port, l.tag}] {
 			continue
 		}
 		l.up = l.up && below.link.up
@@ -93,6 +95,32 @@ func (b *builder) findEgress() {
 	for i, e := range b.egress {
 		b.byEgress[e.wire] = i
 	}
+}
+
+// findVLANs finds the interfaces that stand for VLANs because the configuration says
+// so, and returns which VLANs those are: a VLAN interface of the kernel's gives way, as
+// what is above it has the addresses and neighbours. Frames bear the NIC's own MAC
+// address, since answers to another one are not taken.
+func (b *builder) findVLANs() map[wire]bool {
+	named := map[wire]bool{}
+	for _, v := range b.vlans {
+		var nic, above *link
+		for _, l := range b.s.links {
+			switch l.name {
+			case b.ports[v.Port]:
+				nic = &l
+			case v.Name:
+				above = &l
+			}
+		}
+		if nic == nil || above == nil {
+			continue
+		}
+		w, l := wire{uint16(v.Port), unix.ETH_P_8021Q<<16 | uint32(v.ID)}, *above
+		l.up, l.mac = l.up && nic.up, nic.mac
+		b.egress[l.index], named[w] = egress{w, l}, true
+	}
+	return named
 }
 
 // way is all of a route that decides about its hop; a full BGP table has a

@@ -212,7 +212,7 @@ func TestBuild(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			table, changed := newBuilder([]string{"eth1", "eth2"}, 1).build(stateOf(tt.routes, tt.neighs), nil)
+			table, changed := newBuilder([]string{"eth1", "eth2"}, nil, 1).build(stateOf(tt.routes, tt.neighs), nil)
 			if !changed {
 				t.Error("the first table is no change")
 			}
@@ -227,10 +227,47 @@ func TestBuild(t *testing.T) {
 	}
 }
 
+// TestNamedVLANs: an interface stands for a VLAN because the configuration says so,
+// before the kernel's own of that VLAN, which it may lie upon, and with the NIC's MAC.
+func TestNamedVLANs(t *testing.T) {
+	const tag7, tag8 = 0x8100<<16 | 7, 0x8100<<16 | 8
+	vlans := []VLAN{{"br7", 0, 7}, {"tap8", 0, 8}, {"tap9", 1, 9}, {"none", 1, 10}}
+	s := stateOf([]netlink.Route{
+		rt("10.7.0.0/24", 20, ""), rt("10.8.0.0/24", 21, ""), rt("10.9.0.0/24", 22, ""), rt("10.70.0.0/24", 5, ""),
+		rt("10.77.0.0/16", 20, "10.7.0.1"), rt("10.1.0.0/24", 3, ""),
+	}, []netlink.Neigh{
+		nb(20, "10.7.0.1", macA, unix.NUD_REACHABLE), nb(5, "10.7.0.2", macA, unix.NUD_REACHABLE), nb(21, "10.8.0.1", macB, unix.NUD_REACHABLE),
+		nb(22, "10.9.0.1", macB, unix.NUD_REACHABLE), nb(3, "10.1.0.1", macB, unix.NUD_REACHABLE),
+	})
+	for i, l := range []link{{index: 20, name: "br7", up: true, mtu: 1500, mac: [6]byte(macB)},
+		{index: 21, name: "tap8", up: true, mtu: 1400}, {index: 22, name: "tap9", up: false, mtu: 1500}} {
+		s.links[20+i] = l
+	}
+	s.own = append(s.own, ownAddr{20, netip.MustParsePrefix("10.7.0.9/24")})
+	b := newBuilder([]string{"eth1", "eth2"}, vlans, 1)
+	table, _ := b.build(s, nil)
+	for a, want := range map[string]route.Hop{
+		"10.7.0.1": resolved(0, macA, mac1, tag7, 1500), "10.77.1.1": resolved(0, macA, mac1, tag7, 1500),
+		"10.7.0.2": unresolved(0, mac1, tag7, 1500), "10.8.0.1": resolved(0, macB, mac1, tag8, 1400),
+		"10.9.0.1": unresolved(1, mac2, 0x8100<<16|9, 1500), "10.1.0.1": resolved(0, macB, mac1, 0, 1500), "10.70.0.1": {State: route.NotOurs},
+	} {
+		if diff := cmp.Diff(want, hopOf(table, a)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", a, diff)
+		}
+	}
+	to := packet.AddrFrom(netip.MustParseAddr("10.77.1.1"))
+	if got := table.Source(table.Lookup(to), true); got.String() != "10.7.0.9" {
+		t.Errorf("from %v", got)
+	}
+	if key, ok := b.target(netip.MustParseAddr("10.7.0.2")); !ok || key != (neighKey{20, netip.MustParseAddr("10.7.0.2")}) {
+		t.Errorf("asks for %+v, %v", key, ok)
+	}
+}
+
 // TestPeers: a backend is on the link if the hop to it is itself, also when it is some
 // other route's gateway, or is not resolved yet.
 func TestPeers(t *testing.T) {
-	b := newBuilder([]string{"eth1", "eth2"}, 1)
+	b := newBuilder([]string{"eth1", "eth2"}, nil, 1)
 	s := stateOf([]netlink.Route{
 		rt("10.0.1.0/24", 3, ""), rt("10.0.5.0/24", 3, "10.0.1.20"), rt("10.0.6.0/24", 3, "10.0.1.9"), rt("2001:db8:1::/64", 4, ""),
 	}, []netlink.Neigh{nb(3, "10.0.1.20", macA, unix.NUD_REACHABLE), nb(4, "2001:db8:1::20", macB, unix.NUD_REACHABLE)})
@@ -267,7 +304,7 @@ func TestPeers(t *testing.T) {
 // TestLimits: the way to a destination is no wider than it is known to be, whether its
 // next hop is itself or a gateway, and others' ways by the same hop are as before.
 func TestLimits(t *testing.T) {
-	b := newBuilder([]string{"eth1", "eth2"}, 1)
+	b := newBuilder([]string{"eth1", "eth2"}, nil, 1)
 	s := stateOf([]netlink.Route{
 		rt("10.0.1.0/24", 3, ""), rt("10.0.5.0/24", 3, "10.0.1.9"),
 		with(rt("10.0.6.0/24", 3, "10.0.1.9"), func(r *netlink.Route) { r.MTU = 1300 }),
@@ -321,7 +358,7 @@ func TestLimitNews(t *testing.T) {
 }
 
 func TestDescribe(t *testing.T) {
-	b := newBuilder([]string{"eth1", "eth2"}, 1)
+	b := newBuilder([]string{"eth1", "eth2"}, nil, 1)
 	table, _ := b.build(stateOf([]netlink.Route{
 		rt("10.0.0.0/24", 3, ""), rt("10.1.0.0/16", 2, ""), rt("10.2.0.0/16", 4, "10.0.1.1"), rt("10.3.0.0/16", 5, "10.0.7.1"),
 		with(rt("10.4.0.0/16", 1, ""), func(r *netlink.Route) { r.Type = unix.RTN_BLACKHOLE }),
@@ -341,7 +378,7 @@ func TestDescribe(t *testing.T) {
 
 // TestGenerationAndIDs drives a builder through changes one by one.
 func TestGenerationAndIDs(t *testing.T) {
-	b := newBuilder([]string{"eth1", "eth2"}, 0xffffffff)
+	b := newBuilder([]string{"eth1", "eth2"}, nil, 0xffffffff)
 	routes := []netlink.Route{rt("10.0.0.0/24", 3, ""), rt("0.0.0.0/0", 3, "10.0.0.1")}
 	keep := []netip.Addr{netip.MustParseAddr("10.0.0.20")}
 	id := func(t *route.Table, a string) route.HopID {
@@ -384,7 +421,7 @@ func TestGenerationAndIDs(t *testing.T) {
 
 // TestInterfaceMadeAgain: a new index under the old name, at once.
 func TestInterfaceMadeAgain(t *testing.T) {
-	b := newBuilder([]string{"eth1", "eth2"}, 5)
+	b := newBuilder([]string{"eth1", "eth2"}, nil, 5)
 	first, _ := b.build(stateOf([]netlink.Route{rt("0.0.0.0/0", 3, "10.0.0.1")}, []netlink.Neigh{nb(3, "10.0.0.1", macA, unix.NUD_REACHABLE)}), nil)
 	s := stateOf([]netlink.Route{rt("0.0.0.0/0", 30, "10.0.0.1")}, []netlink.Neigh{nb(30, "10.0.0.1", macA, unix.NUD_REACHABLE)})
 	l := s.links[3]
@@ -407,7 +444,7 @@ func TestTooManyHops(t *testing.T) {
 		a := netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})
 		s.neighs[neighKey{3, a}] = neigh{mac: [6]byte(macA), usable: true, state: unix.NUD_REACHABLE}
 	}
-	b := newBuilder([]string{"eth1"}, 1)
+	b := newBuilder([]string{"eth1"}, nil, 1)
 	table, _ := b.build(s, nil)
 	if !b.reg.full || len(table.Hops) != 65536 || hopOf(table, "10.255.0.0").State != route.Unresolved {
 		t.Errorf("full %t, %d hops", b.reg.full, len(table.Hops))
@@ -425,7 +462,7 @@ func TestTooManyHops(t *testing.T) {
 func TestGenerationFollowsMapping(t *testing.T) {
 	addrs := []string{"10.0.0.1", "10.0.0.2", "10.0.0.3", "10.1.0.1", "10.1.0.2", "8.8.8.8", "fe80::1", "2001:db8::1", "2001:db8::2"}
 	rapid.Check(t, func(rt0 *rapid.T) {
-		b := newBuilder([]string{"eth1", "eth2"}, 1)
+		b := newBuilder([]string{"eth1", "eth2"}, nil, 1)
 		var old *route.Table
 		oldKeys := map[string]hopKey{}
 		for range rapid.IntRange(2, 12).Draw(rt0, "builds") {

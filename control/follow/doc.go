@@ -20,8 +20,8 @@
 // the others. A route's tunnel encapsulation makes it "not ours" where the
 // netlink library can read it (MPLS, SEG6, BPF). Nexthop objects are seen
 // while sysctl net.ipv4.nexthop_compat_mode is 1, its default. A VLAN
-// interface directly on a data NIC is served; one on a VLAN, bridges, bonds
-// and macvlans on a data NIC are not ours.
+// interface directly on a data NIC is served, and whatever Options.VLANs name;
+// one on a VLAN, other bridges, bonds and macvlans on a data NIC are not ours.
 //
 // Hazard: an interface that is deleted and made again has a new index. All is
 // matched by name; hop ids survive, and so does a flow's cached hop.

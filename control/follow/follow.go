@@ -25,6 +25,7 @@ import (
 // goroutine and must not block; a nil one is not called.
 type Options struct {
 	Links     []string       // names of the data NICs; the index here is route.Hop.Port
+	VLANs     []VLAN         // beside those that the kernel's VLAN interfaces tell of
 	Namespace netns.NsHandle // network namespace; zero or netns.None(): that of Run's caller
 	Log       *zap.Logger    // nil: silent
 
@@ -41,6 +42,15 @@ type Options struct {
 	Probe  time.Duration // look after kept neighbours this often; 0: 3 s
 
 	buffer int // bytes of notifications; 0: bufferSize
+}
+
+// VLAN says that an interface of whatever kind stands for a VLAN of a data NIC: a
+// bridge over the NIC's VLAN interface, say. It goes before such an interface of the
+// same VLAN.
+type VLAN struct {
+	Name string // of the interface
+	Port int    // index in Options.Links
+	ID   uint16 // IEEE 802.1Q
 }
 
 // LinkEvent is the state of a data NIC after a change.
@@ -98,7 +108,7 @@ type Follower struct {
 }
 
 // New returns a Follower. It fails on a configuration that names no data NIC,
-// or one twice, or more than 65535.
+// or one twice, or more than 65535, or a VLAN of none.
 func New(opt Options) (*Follower, error) {
 	if len(opt.Links) == 0 || len(opt.Links) > 0xffff {
 		return nil, fmt.Errorf("following routes: %d data NICs named, need 1 to 65535", len(opt.Links))
@@ -107,6 +117,11 @@ func New(opt Options) (*Follower, error) {
 	for i, name := range opt.Links {
 		if slices.Index(opt.Links, name) != i {
 			return nil, fmt.Errorf("following routes: data NIC %s named twice", name)
+		}
+	}
+	for _, v := range opt.VLANs {
+		if v.Port < 0 || v.Port >= len(opt.Links) || v.ID == 0 || v.ID > 4094 || slices.Contains(opt.Links, v.Name) {
+			return nil, fmt.Errorf("following routes: %+v is no VLAN of a data NIC", v)
 		}
 	}
 	if opt.Resync <= 0 {
@@ -125,7 +140,7 @@ func New(opt Options) (*Follower, error) {
 		opt: opt, log: opt.Log,
 		wake: make(chan struct{}, 1), asks: make(chan netip.Addr, 1024),
 		// Random: a flow table may outlive this process, with generations in it.
-		build:  newBuilder(opt.Links, max(1, rand.Uint32())),
+		build:  newBuilder(opt.Links, opt.VLANs, max(1, rand.Uint32())),
 		events: map[string]LinkEvent{},
 		limits: map[netip.Addr]limit{},
 		asked:  newLimiter(),

@@ -345,6 +345,11 @@ func TestNewRefuses(t *testing.T) {
 			t.Errorf("New accepts %q", links)
 		}
 	}
+	for _, v := range []VLAN{{"b", 0, 10}, {"c", 2, 10}, {"c", -1, 10}, {"c", 0, 0}, {"c", 0, 4095}} {
+		if _, err := New(Options{Links: []string{"a", "b"}, VLANs: []VLAN{v}}); err == nil {
+			t.Errorf("New accepts %+v", v)
+		}
+	}
 }
 
 func TestLimiter(t *testing.T) {

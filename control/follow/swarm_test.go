@@ -130,7 +130,7 @@ func BenchmarkBuild(b *testing.B) {
 		s.routes = append(s.routes, routeInfo{prefix: netip.PrefixFrom(a, 24), typ: unix.RTN_UNICAST, one: nexthop{link: 3, gw: gws[i%2]}})
 	}
 	s.routes = slices.Clip(s.routes)
-	bld := newBuilder([]string{"eth1"}, 1)
+	bld := newBuilder([]string{"eth1"}, nil, 1)
 	for b.Loop() {
 		bld.build(s, nil)
 	}
