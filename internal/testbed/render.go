@@ -59,7 +59,12 @@ func (s Service) Direct() bool { return s.Mode == "dsr-l2" || s.Mode == "tunnel"
 // Config renders l4fwd's configuration file for the topology. extra are lines
 // of the top level, "workers: 2" for example.
 func (t *Topology) Config(services []Service, extra ...string) string {
-	return t.render(t.LBDevices(), services, extra)
+	devices := t.LBDevices()
+	if t.Options.Trunk {
+		devices[0] += fmt.Sprintf("\n    vlans: [{id: %d, interface: %s}, {id: %d, interface: %s}]",
+			VLANClient, t.LBClient.Name, VLANServer, t.LBServer.Name)
+	}
+	return t.render(devices, services, extra)
 }
 
 // ReturnConfig is the same for the second l4fwd. Only with TopologyOptions.Return.

@@ -31,11 +31,14 @@ type TopologyOptions struct {
 	StaticNeighbours bool // l4fwd's kernel and its neighbours know each other without ARP and ND
 	// ServerVIPs is how many of each family's VIPs the real servers have, too, on
 	// their loopback and without answering ARP for them, as direct return needs. In
-	// one-arm they then reach the client on the link.
+	// one-arm they then reach the client on the link, but for a trunk.
 	ServerVIPs int
 	// Return adds a second namespace for l4fwd, by which the servers' answers go: the
 	// return half of a DNAT on two machines. One-arm only.
 	Return bool
+	// Trunk makes the one arm a cable of two VLANs, one of the client and one of the
+	// servers, as an l4fwd with two arms has them. One-arm only.
+	Trunk bool
 	// Impaired puts a Wire into each of l4fwd's arms. Two-arm only, and the arms
 	// stay: their devices cannot be deleted and connected again.
 	Impaired bool
@@ -83,6 +86,7 @@ func prefixesOf(nets map[Family]netip.Prefix, n int) []netip.Prefix {
 //	two-arm: client[c0] ── [l0]lb[l1] ── switch ── [s0]rs1, [s0]rs2
 //	one-arm: client[c0], lb[l0], rs1[s0], rs2[s0] ── switch
 //	return: one-arm with return[b0] on the switch, the servers' default gateway
+//	trunk: one-arm, client on a switch of its own; lb's device has tags of both switches
 //	impaired: two-arm with a namespace "wires" between client and lb, and lb and switch
 type Topology struct {
 	Options TopologyOptions
@@ -91,8 +95,9 @@ type Topology struct {
 	Servers            []*Namespace
 
 	ClientDev  *Device   // c0
-	LBClient   *Device   // l0
-	LBServer   *Device   // l1; in one-arm the same as LBClient
+	LBClient   *Device   // l0; with a trunk l0.10, which stands for a VLAN of it
+	LBServer   *Device   // l1; in one-arm the same as LBClient; with a trunk l0.20
+	LBTrunk    *Device   // l0 with a trunk; else nil
 	ServerDevs []*Device // s0 of each real server
 
 	// Of a network with a second l4fwd; nil in others.
@@ -104,6 +109,8 @@ type Topology struct {
 	ClientWire, ServerWire *Wire
 	// Facing are the wires' devices that l4fwd's are plugged into: l0's and l1's.
 	Facing [2]*Device
+
+	trunks closers
 }
 
 // NewTopology builds a network. On error nothing is left.
@@ -121,6 +128,9 @@ func NewTopology(o TopologyOptions) (*Topology, error) {
 	}
 	if o.Return && !o.OneArm {
 		return nil, errors.New("topology: a second l4fwd is for one-arm")
+	}
+	if o.Trunk && (!o.OneArm || o.Return || o.StaticNeighbours) {
+		return nil, errors.New("topology: a trunk is for one-arm with one l4fwd, which asks for neighbours")
 	}
 	t := &Topology{Options: o}
 	if err := t.build(); err != nil {
@@ -157,6 +167,11 @@ func (t *Topology) build() error {
 	if err := t.Switch.Bridge("br0"); err != nil {
 		return err
 	}
+	if t.Options.Trunk {
+		if err := t.Switch.Bridge(clientBridge); err != nil {
+			return err
+		}
+	}
 	for i := range t.Servers {
 		if err := t.wireServer(i); err != nil {
 			return err
@@ -181,12 +196,20 @@ func (t *Topology) build() error {
 // one queue: a bridged packet still carries the number of the sender's transmit
 // queue, 1 is taken for "received on queue 0", and all would end up there.
 func (t *Topology) link(ns *Namespace, name, port string, queues int, addrs []netip.Prefix) (*Device, error) {
+	return t.linkTo("br0", ns, name, port, queues, addrs)
+}
+
+// linkTo is link by one of several bridges.
+func (t *Topology) linkTo(bridge string, ns *Namespace, name, port string, queues int, addrs []netip.Prefix) (*Device, error) {
 	d, p, err := Veth(ns, name, t.Switch, port, VethOptions{Queues: queues, MTU: t.Options.MTU, AddrsA: addrs})
 	if err != nil {
 		return nil, err
 	}
-	return d, p.Join("br0")
+	return d, p.Join(bridge)
 }
+
+// clientBridge is where the client is if not with the servers.
+const clientBridge = "br1"
 
 func (t *Topology) wireServer(i int) error {
 	d, err := t.link(t.Servers[i], "s0", fmt.Sprintf("rs%d", i+1), 1, prefixesOf(ServerNet, hostServer+i))
@@ -204,7 +227,7 @@ func (t *Topology) wireServer(i int) error {
 		if err := d.AddRoute(everything(f), hostOf(ServerNet[f], back)); err != nil {
 			return err
 		}
-		if t.Options.OneArm && t.Options.ServerVIPs > 0 {
+		if t.Options.OneArm && !t.Options.Trunk && t.Options.ServerVIPs > 0 {
 			if err := d.AddRoute(ClientNet[f], netip.Addr{}); err != nil {
 				return err
 			}
@@ -254,7 +277,11 @@ func (t *Topology) clientPrefixes() []netip.Prefix {
 // wireOneArmClient puts the client on the common switch. Its network differs
 // from the servers': else a DNAT reply would go straight to it.
 func (t *Topology) wireOneArmClient() error {
-	d, err := t.link(t.Client, "c0", "client", 1, t.clientPrefixes())
+	bridge := "br0"
+	if t.Options.Trunk {
+		bridge = clientBridge
+	}
+	d, err := t.linkTo(bridge, t.Client, "c0", "client", 1, t.clientPrefixes())
 	if err != nil {
 		return err
 	}
@@ -285,6 +312,9 @@ func (t *Topology) ConnectLBClient() error {
 // ConnectLBServer joins l4fwd's namespace to the switch: l1, or l0 with both
 // networks' addresses in one-arm. After Delete it brings the device back.
 func (t *Topology) ConnectLBServer() error {
+	if t.Options.Trunk {
+		return t.connectTrunk()
+	}
 	name, addrs := "l1", prefixesOf(ServerNet, hostLB)
 	if t.Options.OneArm {
 		name, addrs = "l0", append(addrs, prefixesOf(ClientNet, hostLB)...)
@@ -369,7 +399,10 @@ func (t *Topology) IsLocal(a netip.Addr) bool {
 
 // LBDevices are the names of l4fwd's devices, one in one-arm.
 func (t *Topology) LBDevices() []string {
-	if t.Options.OneArm {
+	switch {
+	case t.Options.Trunk:
+		return []string{t.LBTrunk.Name}
+	case t.Options.OneArm:
 		return []string{t.LBClient.Name}
 	}
 	return []string{t.LBClient.Name, t.LBServer.Name}
@@ -396,6 +429,7 @@ func (t *Topology) Close() error {
 		}
 	}
 	t.ClientWire, t.ServerWire = nil, nil
+	errs = append(errs, t.trunks.Close())
 	for _, ns := range t.Namespaces() {
 		errs = append(errs, ns.Close())
 	}

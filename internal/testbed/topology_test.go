@@ -10,10 +10,10 @@ import (
 )
 
 func TestTopologyPing(t *testing.T) {
-	for _, oneArm := range []bool{false, true} {
-		t.Run(fmt.Sprintf("oneArm=%t", oneArm), func(t *testing.T) {
+	for _, o := range []TopologyOptions{{}, {OneArm: true}, {OneArm: true, Trunk: true}} {
+		t.Run(fmt.Sprintf("oneArm=%t trunk=%t", o.OneArm, o.Trunk), func(t *testing.T) {
 			start := time.Now()
-			top := Up(t, TopologyOptions{OneArm: oneArm})
+			top := Up(t, o)
 			t.Log("up in", time.Since(start))
 			if err := top.Forwarding(true); err != nil {
 				t.Fatal(err)
@@ -30,8 +30,8 @@ func TestTopologyPing(t *testing.T) {
 }
 
 func TestKernelRouting(t *testing.T) {
-	for _, o := range []TopologyOptions{{}, {OneArm: true}, {Queues: 2, StaticNeighbours: true, ClientAddrs: 3}} {
-		t.Run(fmt.Sprintf("oneArm=%t queues=%d", o.OneArm, o.Queues), func(t *testing.T) {
+	for _, o := range []TopologyOptions{{}, {OneArm: true}, {Queues: 2, StaticNeighbours: true, ClientAddrs: 3}, {OneArm: true, Trunk: true, Queues: 2}} {
+		t.Run(fmt.Sprintf("oneArm=%t queues=%d trunk=%t", o.OneArm, o.Queues, o.Trunk), func(t *testing.T) {
 			top := Up(t, o)
 			if err := top.Forwarding(true); err != nil {
 				t.Fatal(err)

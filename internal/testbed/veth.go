@@ -192,7 +192,7 @@ func (ns *Namespace) Bridge(name string) error {
 
 // Join puts the device on a bridge of its namespace.
 func (d *Device) Join(bridge string) error {
-	if err := d.NS.Sysctl("net/ipv6/conf/"+d.Name+"/disable_ipv6", "1"); err != nil {
+	if err := d.mute(); err != nil {
 		return err
 	}
 	br, err := d.NS.nl.LinkByName(bridge)
