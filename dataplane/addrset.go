@@ -42,9 +42,10 @@ func newAddrSet(addrs []packet.Addr) addrSet {
 	return best
 }
 
-// place is where a is if it is there.
+// place is where a is if it is there. The halves are turned against each other: hosts
+// are often numbered as their networks are, and would all have one place.
 func (s *addrSet) place(a packet.Addr) *packet.Addr {
-	return &s.places[((a.Hi^a.Lo)*s.factor>>(s.shift&63))&uint64(len(s.places)-1)]
+	return &s.places[((bits.RotateLeft64(a.Hi, 32)^a.Lo)*s.factor>>(s.shift&63))&uint64(len(s.places)-1)]
 }
 
 // differs is zero if the set has a.

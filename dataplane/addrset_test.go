@@ -35,10 +35,27 @@ func TestAddrSet(t *testing.T) {
 	})
 }
 
-// TestAddrSetOfOnePlace: two addresses that would share a place are told apart.
+// TestAddrSetOfAlikeHalves: host 1 of network 1, host 2 of network 2 and so on are all
+// in a set.
+func TestAddrSetOfAlikeHalves(t *testing.T) {
+	var all []packet.Addr
+	for i := range uint64(16) {
+		all = append(all, packet.Addr{Hi: 0x20010db8<<32 | i, Lo: i})
+	}
+	s := newAddrSet(all)
+	for _, a := range all {
+		if s.differs(a) != 0 {
+			t.Errorf("misses %v", a.Netip())
+		}
+	}
+}
+
+// TestAddrSetOfOnePlace: addresses that would share a place are told apart, also
+// where both halves differ alike.
 func TestAddrSetOfOnePlace(t *testing.T) {
-	s := newAddrSet([]packet.Addr{{Hi: 0x20010db8 << 32}})
-	for _, a := range []packet.Addr{{Hi: 0x20010db8<<32 | 1, Lo: 1}, {Hi: 0x20010db8<<32 | 7, Lo: 7}, {Hi: 0x20010db8 << 32, Lo: 1}} {
+	const net, alike = 0x20010db8 << 32, 7<<32 | 7 // turned by half it is the same
+	s := newAddrSet([]packet.Addr{{Hi: net}})
+	for _, a := range []packet.Addr{{Hi: net ^ alike, Lo: alike}, {Hi: net | 7, Lo: 7 << 32}, {Hi: net, Lo: 1}} {
 		if s.differs(a) == 0 {
 			t.Errorf("has %v", a.Netip())
 		}
