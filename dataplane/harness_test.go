@@ -19,7 +19,7 @@ import (
 
 const (
 	testFrame = 2048
-	testRing  = BurstSize
+	testRing  = len(queue{}.out) // what a round may send by one NIC
 	// Frames a worker: both rings of both its ports full, and a burst to spare.
 	testFrames = 4*testRing + 2*BurstSize
 )
