@@ -75,6 +75,18 @@ func (w *Worker) Counts() Counts {
 // Flows is how many flows the worker holds; like Counts.
 func (w *Worker) Flows() int { return w.table.Len() }
 
+// Room is what a worker's flow table holds and may hold.
+type Room struct {
+	Flows, MaxFlows       int
+	HalfOpen, MaxHalfOpen int // those that must prove yet that both ends exist
+}
+
+// Room says how full the worker's flow table is; like Counts.
+func (w *Worker) Room() Room {
+	t := w.table
+	return Room{Flows: t.Len(), MaxFlows: t.Cap(), HalfOpen: t.HalfOpenLen(), MaxHalfOpen: t.HalfOpenCap()}
+}
+
 // FreeFrames is how many of its frames lie in its pool; like Counts.
 func (w *Worker) FreeFrames() int { return len(w.pool.free) }
 

@@ -1,0 +1,75 @@
+package metrics
+
+import (
+	"time"
+
+	"github.com/l4fwd/l4fwd/dataplane"
+	"github.com/l4fwd/l4fwd/dataplane/afxdp"
+	"github.com/l4fwd/l4fwd/dataplane/steer"
+)
+
+// Sample is what a page is made of. Whoever gives it away does not touch it any more.
+type Sample struct {
+	Workers  []Worker
+	Services []Service // those of the configuration
+	NICs     []NIC
+	Started  time.Time // the daemon
+}
+
+// Worker is what one worker has counted. The lists are by the data plane's ids and have
+// those of services and backends that are gone, too, so that totals never fall.
+type Worker struct {
+	Counts           dataplane.Counts
+	Room             dataplane.Room
+	FreeFrames       int
+	FragmentsWaiting int
+	Backends         []dataplane.BackendCount
+	Services         []dataplane.ServiceCount
+	Handshakes       []dataplane.Handshakes // of services that have none, zero
+}
+
+// Service is one service by the names of the configuration.
+type Service struct {
+	Name       string
+	ID         int  // in the data plane
+	QUIC       bool // it routes by connection ID
+	Handshakes bool // they come by
+	Backends   []Backend
+}
+
+// Backend is one real server of a service.
+type Backend struct {
+	Name   string // address:port
+	ID     int    // in the data plane
+	Weight uint32
+	State  State
+}
+
+// State is what a backend is there for.
+type State uint8
+
+// The states.
+const (
+	Up       State = iota // gets new flows
+	Draining              // gets none, by its weight or an operator's word
+	Down                  // gets none, since a health check failed
+	numStates
+)
+
+var stateNames = [numStates]string{"up", "draining", "down"}
+
+// String is the state as a label.
+func (s State) String() string {
+	if s < numStates {
+		return stateNames[s]
+	}
+	return "invalid"
+}
+
+// NIC is one data-plane NIC. Out of service it has no queues, and its counts are zero.
+type NIC struct {
+	Name   string
+	Up     bool
+	XDP    steer.Stats
+	Queues []afxdp.Stats
+}

@@ -1,0 +1,136 @@
+package metrics
+
+import (
+	"compress/gzip"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+const (
+	keep     = time.Second      // how long a sample is as good as a new one
+	patience = 5 * time.Second  // with whoever is to give a new one
+	slowest  = 30 * time.Second // for a page to be read
+	atATime  = 2                // pages written
+)
+
+// contentType is that of Prometheus' text format.
+const contentType = "text/plain; version=0.0.4; charset=utf-8"
+
+// Server serves the pages. Make one with New.
+type Server struct {
+	source func(context.Context) (*Sample, error)
+	log    *zap.Logger
+	http   http.Server
+	turns  chan struct{} // whoever writes a page has one of atATime
+
+	mu    sync.Mutex // held while a sample is taken, so that all others wait for that one
+	last  *Sample
+	taken time.Time
+	now   func() time.Time
+}
+
+// New returns a server that asks source for samples, one at a time. log may be nil.
+func New(source func(context.Context) (*Sample, error), log *zap.Logger) *Server {
+	if log == nil {
+		log = zap.NewNop()
+	}
+	s := &Server{source: source, log: log, turns: make(chan struct{}, atATime), now: time.Now}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) { s.serve(w, r, totals) })
+	mux.HandleFunc("GET /metrics/detail", func(w http.ResponseWriter, r *http.Request) { s.serve(w, r, detail) })
+	mux.HandleFunc("GET /{$}", front)
+	s.http = http.Server{
+		Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 5 * time.Second,
+		WriteTimeout: slowest + patience, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
+		ErrorLog: zap.NewStdLog(log),
+	}
+	return s
+}
+
+// Serve answers on l until Shutdown, and closes it.
+func (s *Server) Serve(l net.Listener) error {
+	if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// Shutdown ends Serve. Pages that are being written when ctx is done are cut off. No
+// sample is asked for any more once it has returned.
+func (s *Server) Shutdown(ctx context.Context) error {
+	err := s.http.Shutdown(ctx)
+	if err != nil {
+		err = errors.Join(err, s.http.Close())
+	}
+	for range atATime { // and their handlers have ended
+		s.turns <- struct{}{}
+	}
+	return err
+}
+
+// sample is the last one, or a new one if that is too old.
+func (s *Server) sample(ctx context.Context) (*Sample, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.last != nil && s.now().Sub(s.taken) < keep {
+		return s.last, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	last, err := s.source(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s.last, s.taken = last, s.now()
+	return last, nil
+}
+
+func (s *Server) serve(w http.ResponseWriter, r *http.Request, families []family) {
+	select {
+	case s.turns <- struct{}{}:
+		defer func() { <-s.turns }()
+	default:
+		http.Error(w, "too many at a time", http.StatusServiceUnavailable)
+		return
+	}
+	sample, err := s.sample(r.Context())
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	var out io.Writer = w
+	w.Header().Set("Content-Type", contentType)
+	w.Header().Set("Vary", "Accept-Encoding")
+	if strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
+		w.Header().Set("Content-Encoding", "gzip")
+		z, err := gzip.NewWriterLevel(w, gzip.BestSpeed)
+		if err != nil {
+			s.log.Error("metrics", zap.Error(err))
+			return
+		}
+		defer func() { s.note(z.Close()) }()
+		out = z
+	}
+	s.note(newWriter(out).page(families, sample))
+}
+
+// note says that a page was not read to its end, which is the reader's business.
+func (s *Server) note(err error) {
+	if err != nil {
+		s.log.Debug("metrics", zap.Error(err))
+	}
+}
+
+// front is for who looks by hand.
+func front(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	_, _ = io.WriteString(w, `<!doctype html><title>l4fwd</title><h1>l4fwd</h1><p><a href="/metrics">totals</a>, <a href="/metrics/detail">detail</a></p>`)
+}
