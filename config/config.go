@@ -59,6 +59,10 @@ type Config struct {
 	// AdminSocket is the path of the unix socket for commands, "" for none. Default:
 	// /run/l4fwd/admin.sock.
 	AdminSocket string `yaml:"admin_socket"`
+	// MetricsListen is where metrics are served by HTTP, the zero value for nowhere,
+	// which is the default: a port that anybody on the host can read is for the operator
+	// to open.
+	MetricsListen netip.AddrPort `yaml:"metrics_listen"`
 
 	// LogLevel is the least severe level that is logged. Default: info.
 	LogLevel LogLevel `yaml:"log_level"`

@@ -43,6 +43,7 @@ func (c *Config) validate(told Errors) Errors {
 		v.tunnelSource(i)
 	}
 	v.hashTables()
+	v.metrics()
 	return v.errs
 }
 
@@ -417,6 +418,19 @@ func (v *validator) families(s Service, base, path string, backend netip.Addr) {
 	if s.Mode == FullNAT && (backend.Is4() && !v.local4 || backend.Is6() && !v.local6) {
 		v.fail(base+".mode", "full-nat to %s backends needs an %s address in local_addresses",
 			family(backend), family(backend))
+	}
+}
+
+// metrics checks that metrics_listen is where the kernel gets packets.
+func (v *validator) metrics() {
+	at := v.c.MetricsListen
+	if i, ok := v.locals[at.Addr()]; ok {
+		v.fail("metrics_listen", "%v is a local address (local_addresses[%d]), which the kernel does not have", at.Addr(), i)
+	}
+	for i, s := range v.c.Services {
+		if at.IsValid() && s.Address == at && s.Protocol == TCP {
+			v.fail("metrics_listen", "%v is the address of services[%d]", at, i)
+		}
 	}
 }
 

@@ -25,6 +25,7 @@ const (
 	wantName      = "a name of at most 63 letters, digits, dots, hyphens and underscores, the first a letter or digit"
 	wantRingSize  = "a power of two from 64 to 32768"
 	wantMSSClamp  = "off, mtu or a whole number from 536 to 65495"
+	wantListen    = "off or address:port such as 127.0.0.1:9464 or [::]:9464"
 	wantSocket    = "off or a path from / on of at most 90 bytes"
 	wantTOAKind   = "a TCP option kind from 2 to 255 that nobody else uses, such as 254"
 )
@@ -225,6 +226,25 @@ func formatSocket(s string) string {
 		return "off"
 	}
 	return strconv.Quote(s)
+}
+
+// parseListen reads where to listen, off as nowhere.
+func parseListen(s string) (netip.AddrPort, error) {
+	if s == "off" {
+		return netip.AddrPort{}, nil
+	}
+	a, err := netip.ParseAddrPort(s)
+	if err != nil || a.Port() == 0 || a.Addr().Zone() != "" || a.Addr().Is4In6() || a.Addr().IsMulticast() {
+		return netip.AddrPort{}, expected(wantListen, s, "")
+	}
+	return a, nil
+}
+
+func formatListen(a netip.AddrPort) string {
+	if !a.IsValid() {
+		return "off"
+	}
+	return quoteAddrPort(a)
 }
 
 func parseOptionalInterface(s string) (string, error) {

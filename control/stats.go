@@ -35,10 +35,12 @@ type (
 
 // serviceNames is a service with its and its backends' ids in the data plane.
 type serviceNames struct {
-	name     string
-	id       int
-	quic     bool // it routes by connection ID
-	backends []backendName
+	name string
+	id   int
+	quic bool // it routes by connection ID
+	// handshakes come by: it is of TCP, and its backends answer through l4fwd
+	handshakes bool
+	backends   []backendName
 }
 
 type backendName struct {
@@ -56,6 +58,8 @@ func namesOf(c *config.Config, s *dataplane.Snapshot) []serviceNames {
 	var out []serviceNames
 	for _, svc := range c.Services {
 		n := serviceNames{name: svc.Name, id: ids[svc.Name], quic: svc.QUIC.Layout != config.QUICNone}
+		at := &s.Services[n.id]
+		n.handshakes = svc.Protocol == config.TCP && !at.Mode.OneWay() && !at.ReturnOnly
 		for i, b := range svc.Backends {
 			n.backends = append(n.backends, backendName{b.Address, int(s.Services[n.id].Backends[i])})
 		}
@@ -78,26 +82,24 @@ func (d *Daemon) Stats(ctx context.Context) (s Stats, err error) {
 
 // stats asks every worker for its counters.
 func (d *Daemon) stats(ctx context.Context) (Stats, error) {
-	ctx, cancel := context.WithTimeout(ctx, statsPatience)
-	defer cancel()
+	workers, err := d.sampleWorkers(ctx)
+	if err != nil {
+		return Stats{}, err
+	}
 	var total dataplane.Counts
 	var backends []dataplane.BackendCount
 	var services []dataplane.ServiceCount
 	out := Stats{Verdicts: map[string]uint64{}, TOA: map[string]uint64{}, UOA: map[string]uint64{}}
-	err := d.onWorkers(ctx, func(w *dataplane.Worker) {
-		c := w.Counts()
-		total.Add(&c)
-		backends = sum(backends, w.BackendCounts())
-		services = sum(services, w.ServiceCounts())
-		out.Flows += w.Flows()
+	for i := range workers {
+		w := &workers[i]
+		c := &w.Counts
+		total.Add(c)
+		backends, services = sum(backends, w.Backends), sum(services, w.Services)
+		out.Flows += w.Room.Flows
 		out.Workers = append(out.Workers, WorkerStats{
 			Received: c.Received, Sent: c.Sent, HandedOver: c.Verdicts[dataplane.HandedOver],
-			Adopted: c.Adopted, Flows: w.Flows(), FreeFrames: w.FreeFrames(),
-			Waiting: w.FragmentsWaiting(),
+			Adopted: c.Adopted, Flows: w.Room.Flows, FreeFrames: w.FreeFrames, Waiting: w.FragmentsWaiting,
 		})
-	})
-	if err != nil {
-		return Stats{}, err
 	}
 	out.Opened, out.Expired, out.Evicted = total.Opened, total.Expired, total.Evicted
 	out.TemplatesEvicted = total.TemplatesEvicted

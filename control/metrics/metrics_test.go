@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"os"
 	"os/exec"
 	"reflect"
 	"regexp"
@@ -294,4 +295,30 @@ type countingWriter int64
 func (w *countingWriter) Write(b []byte) (int, error) {
 	*w += countingWriter(len(b))
 	return len(b), nil
+}
+
+var documented = regexp.MustCompile("(?m)^\\| `([a-z0-9_]+)` \\| (counter|gauge|histogram) \\| (\\S.*?) \\| \\S.*\\.( |\\S)* \\|$")
+
+// TestDocumented: docs/metrics.md has a row for every metric, in the order of the pages,
+// with its type and labels, and none for another.
+func TestDocumented(t *testing.T) {
+	b, err := os.ReadFile("../../docs/metrics.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	type row struct{ Name, Kind, Labels string }
+	var got, want []row
+	for _, m := range documented.FindAllStringSubmatch(string(b), -1) {
+		got = append(got, row{m[1], m[2], m[3]})
+	}
+	for _, f := range concat(totals, detail) {
+		labels := "–"
+		if len(f.labels) > 0 {
+			labels = "`" + strings.Join(f.labels, "`, `") + "`"
+		}
+		want = append(want, row{f.name, string(f.kind), labels})
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
 }

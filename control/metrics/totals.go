@@ -84,6 +84,14 @@ var trafficTotals = []family{
 				w.count(n, nat.TOAResult(r).String())
 			}
 		}},
+	{name: "l4fwd_uoa_total", kind: counter, labels: []string{"result"},
+		help: "Datagrams that should bear the client's address as UOA, by what came of it.",
+		emit: func(w *writer, s *Sample) {
+			c := s.counts()
+			for r, n := range c.UOA {
+				w.count(n, nat.UOAResult(r).String())
+			}
+		}},
 }
 
 var flowTotals = []family{

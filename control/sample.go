@@ -1,0 +1,156 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"net"
+
+	"go.uber.org/zap"
+
+	"github.com/l4fwd/l4fwd/control/metrics"
+	"github.com/l4fwd/l4fwd/dataplane"
+)
+
+// startMetrics serves metrics. Without them l4fwd forwards all the same, so that failure
+// is no end: that nobody answers is what Prometheus notices by itself.
+func (d *Daemon) startMetrics(ctx context.Context, down *undo) error {
+	if !d.cfg.MetricsListen.IsValid() {
+		return nil
+	}
+	var c net.ListenConfig
+	l, err := c.Listen(ctx, "tcp", d.cfg.MetricsListen.String())
+	if err != nil {
+		d.log.Warn("no metrics will be served", zap.Error(err))
+		return nil
+	}
+	s := metrics.New(d.sample, d.log.Named("metrics"))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := s.Serve(l); err != nil {
+			d.log.Error("no more metrics are served", zap.Error(err))
+		}
+	}()
+	down.add(func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), goodbye)
+		defer cancel()
+		err := s.Shutdown(ctx)
+		if errors.Is(err, context.DeadlineExceeded) {
+			err = nil // somebody was still reading; Shutdown has ended that
+		}
+		<-done
+		return err
+	})
+	return nil
+}
+
+// sample is what metrics are made of. From any goroutine but that of Run, which only has
+// to say what there is: the workers are asked here.
+func (d *Daemon) sample(ctx context.Context) (*metrics.Sample, error) {
+	s := new(metrics.Sample)
+	err := d.onLoop(ctx, func() {
+		s.Started = d.started
+		s.Services = d.sampleServices()
+		for _, l := range d.links {
+			s.NICs = append(s.NICs, l.sample())
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	if s.Workers, err = d.sampleWorkers(ctx); err != nil {
+		return nil, err
+	}
+	for i := range s.Workers {
+		s.Workers[i].Handshakes, err = copied(ctx, d, i, 128, func(w *dataplane.Worker, at int, to []dataplane.Handshakes) int {
+			from := w.Handshakes()[at:]
+			for i := range min(len(to), len(from)) {
+				if to[i] = (dataplane.Handshakes{}); from[i] != nil {
+					to[i] = *from[i]
+				}
+			}
+			return min(len(to), len(from))
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// sampleServices says what there is and how backends are treated now.
+func (d *Daemon) sampleServices() []metrics.Service {
+	out := make([]metrics.Service, 0, len(d.names))
+	for i, n := range d.names { // in the order of the configuration
+		c := &d.cfg.Services[i]
+		s := metrics.Service{Name: n.name, ID: n.id, QUIC: n.quic, Handshakes: n.handshakes}
+		for j, b := range n.backends {
+			now, state := d.view(n.name, &c.Backends[j]), metrics.Up
+			switch {
+			case now.Down:
+				state = metrics.Down
+			case now.Weight == 0:
+				state = metrics.Draining
+			}
+			s.Backends = append(s.Backends, metrics.Backend{Name: b.addr.String(), ID: b.id, Weight: now.Weight, State: state})
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+// sample is what there is to say of the NIC.
+func (l *link) sample() metrics.NIC {
+	s := metrics.NIC{Name: l.name, Up: l.up && !l.stalled}
+	if l.program != nil {
+		if x, err := l.program.Stats(); err == nil {
+			s.XDP = x
+		}
+	}
+	for _, sock := range l.sockets {
+		if q, err := sock.Stats(); err == nil {
+			s.Queues = append(s.Queues, q)
+		}
+	}
+	return s
+}
+
+// sampleWorkers is what every worker has counted, but for its handshakes.
+func (d *Daemon) sampleWorkers(ctx context.Context) ([]metrics.Worker, error) {
+	ctx, cancel := context.WithTimeout(ctx, statsPatience)
+	defer cancel()
+	out := make([]metrics.Worker, len(d.dp.Workers))
+	for i := range out {
+		s := &out[i]
+		err := d.onWorker(ctx, i, func(w *dataplane.Worker) {
+			s.Counts, s.Room, s.FreeFrames, s.FragmentsWaiting = w.Counts(), w.Room(), w.FreeFrames(), w.FragmentsWaiting()
+		})
+		if err == nil {
+			s.Backends, err = copied(ctx, d, i, 1024, func(w *dataplane.Worker, at int, to []dataplane.BackendCount) int {
+				return copy(to, w.BackendCounts()[at:])
+			})
+		}
+		if err == nil {
+			s.Services, err = copied(ctx, d, i, 1024, func(w *dataplane.Worker, at int, to []dataplane.ServiceCount) int {
+				return copy(to, w.ServiceCounts()[at:])
+			})
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// copied is a list that worker i has, which never becomes shorter: atOnce elements, some
+// tens of kilobytes, between two bursts, so that the worker stops for a few microseconds
+// at a time however many backends there are. part copies from at on into memory that is
+// warm, and says how many there were.
+func copied[T any](ctx context.Context, d *Daemon, i, atOnce int, part func(w *dataplane.Worker, at int, to []T) int) (out []T, err error) {
+	warm := make([]T, atOnce)
+	for n := atOnce; n == atOnce && err == nil; out = append(out, warm[:n]...) {
+		n = 0
+		err = d.onWorker(ctx, i, func(w *dataplane.Worker) { n = part(w, len(out), warm) })
+	}
+	return out, err
+}
