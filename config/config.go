@@ -166,6 +166,8 @@ type Service struct {
 	Persistence Persistence `yaml:"persistence"`
 	// QUIC routes by connection ID.
 	QUIC QUIC `yaml:"quic"`
+	// HealthCheck is how backends are checked.
+	HealthCheck HealthCheck `yaml:"health_check"`
 	// TOAKind is Config.TOAKind unless the service has its own.
 	TOAKind uint8 `yaml:"toa_kind"`
 	// TCPChecks is Config.TCPChecks unless the service has its own.
@@ -219,6 +221,8 @@ type Backend struct {
 	// ServerID names it in QUIC connection IDs, unique within the service, where the
 	// layout is katran or quic-lb. Default: 0, none.
 	ServerID uint64 `yaml:"server_id"`
+	// Backup is used only when no other backend is live. Default: false.
+	Backup bool `yaml:"backup"`
 }
 
 // Timeouts are how long a flow may be idle in each of conntrack's states
@@ -282,6 +286,7 @@ func defaultService() Service {
 		VXLANMAC:      MAC{0x02, 'l', '4', 'f', 'w', 'd'}, // locally administered
 		Persistence:   Persistence{Prefix4: 32, Prefix6: 64},
 		QUIC:          QUIC{Layout: QUICNone, IDLength: 4},
+		HealthCheck:   defaultHealthCheck(),
 	}
 }
 

@@ -81,7 +81,7 @@ func TestContract(t *testing.T) {
 		Scheduler: WRR, ClientAddress: ClientAddressTOA, NoFlow: NoFlowDrop, TOAKind: 254, TCPChecks: TCPChecksNormal, Timeouts: want.Timeouts,
 		TOANoRoom: TOANoRoomSend, UOAForm: UOASeparate, UOADatagrams: 3, Timestamps: TimestampsStrip,
 		Persistence: Persistence{0, 32, 64}, QUIC: QUIC{QUICNone, 0, 4}, OnBackendDown: OnBackendDownReset, Hash: HashAddressPort,
-		Backends: []Backend{{addrPort("10.0.1.20:8080"), 1, 0, 0}, {addrPort("10.0.1.21:8080"), 2, 0, 0}},
+		Backends: []Backend{{addrPort("10.0.1.20:8080"), 1, 0, 0, false}, {addrPort("10.0.1.21:8080"), 2, 0, 0, false}},
 	}}
 	withoutTunnels(want)
 	got := mustLoad(t, "testdata/good/contract.yaml")
@@ -93,9 +93,14 @@ func TestContract(t *testing.T) {
 	}
 }
 
-// withoutTunnels fills in the defaults of services that say nothing of tunnels.
+// withoutTunnels fills in the defaults of services that say nothing of tunnels or
+// health.
 func withoutTunnels(c *Config) {
 	for i := range c.Services {
+		if s := &c.Services[i]; s.HealthCheck.Type == 0 {
+			s.HealthCheck = defaultHealthCheck()
+			s.HealthCheck.inherit(s.Protocol)
+		}
 		if s := &c.Services[i]; s.Encapsulation == 0 {
 			s.Encapsulation, s.VXLANMAC = EncapsulationNone, defaultService().VXLANMAC
 		}
@@ -126,42 +131,42 @@ func TestAllKeys(t *testing.T) {
 				ClientAddress: ClientAddressTOA, TOANoRoom: TOANoRoomDrop, UOAForm: UOASeparate, UOADatagrams: 3, Timestamps: TimestampsTranslate, MSSClamp: 1400,
 				NoFlow: NoFlowReset, TOAKind: 200, TCPChecks: TCPChecksStrict, Timeouts: webTimes,
 				Persistence: Persistence{0, 32, 64}, QUIC: QUIC{QUICNone, 0, 4}, OnBackendDown: OnBackendDownReschedule, Hash: HashAddressPort,
-				Backends: []Backend{{addrPort("10.0.2.1:8080"), 1, 1 << 30, 0}, {addrPort("10.0.2.2:8080"), 0, 0, 0}},
+				Backends: []Backend{{addrPort("10.0.2.1:8080"), 1, 1 << 30, 0, false}, {addrPort("10.0.2.2:8080"), 0, 0, 0, false}},
 			},
 			{
 				Name: "web6", Address: addrPort("[2001:db8::10]:80"), Protocol: TCP, Mode: FullNAT, Replies: RepliesHere, Scheduler: WRR,
 				ClientAddress: ClientAddressNone, TOANoRoom: TOANoRoomSend, UOAForm: UOASeparate, UOADatagrams: 3, Timestamps: TimestampsKeep, MSSClamp: MSSMTU,
 				NoFlow: NoFlowDrop, TOAKind: 253, TCPChecks: TCPChecksOff, Timeouts: times,
 				Persistence: Persistence{100 * time.Millisecond, 1, 128}, QUIC: QUIC{QUICNone, 0, 4}, OnBackendDown: OnBackendDownDrop, Hash: HashAddressPort,
-				Backends: []Backend{{addrPort("[2001:db8:2::1]:80"), 65535, 0, 0}},
+				Backends: []Backend{{addrPort("[2001:db8:2::1]:80"), 65535, 0, 0, false}},
 			},
 			{
 				Name: "dns", Address: addrPort("192.0.2.10:53"), Protocol: UDP, Mode: DNAT, Replies: RepliesHere, Scheduler: SH, OnePacket: true,
 				ClientAddress: ClientAddressNone, TOANoRoom: TOANoRoomSend, UOAForm: UOASeparate, UOADatagrams: 3, Timestamps: TimestampsKeep,
 				NoFlow: NoFlowDrop, TOAKind: 253, TCPChecks: TCPChecksOff, Timeouts: times,
 				Persistence: Persistence{0, 32, 64}, QUIC: QUIC{QUICNone, 0, 4}, OnBackendDown: OnBackendDownReschedule, Hash: HashAddressPort, HashTableSize: 251,
-				Backends: []Backend{{addrPort("10.0.2.1:53"), 1, 0, 0}},
+				Backends: []Backend{{addrPort("10.0.2.1:53"), 1, 0, 0, false}},
 			},
 			{
 				Name: "dns-tcp", Address: addrPort("192.0.2.10:53"), Protocol: TCP, Mode: DNAT, Replies: RepliesElsewhere, Scheduler: RR,
 				ClientAddress: ClientAddressNone, TOANoRoom: TOANoRoomSend, UOAForm: UOASeparate, UOADatagrams: 3, Timestamps: TimestampsStrip,
 				NoFlow: NoFlowDrop, TOAKind: 253, TCPChecks: TCPChecksOff, Timeouts: times,
 				Persistence: Persistence{0, 32, 64}, QUIC: QUIC{QUICNone, 0, 4}, OnBackendDown: OnBackendDownReset, Hash: HashAddressPort,
-				Backends: []Backend{{addrPort("10.0.2.1:53"), 1, 0, 0}},
+				Backends: []Backend{{addrPort("10.0.2.1:53"), 1, 0, 0, false}},
 			},
 			{
 				Name: "quic", Address: addrPort("192.0.2.10:443"), Protocol: UDP, Mode: DNAT, Replies: RepliesHere, Scheduler: WRR,
 				ClientAddress: ClientAddressNone, TOANoRoom: TOANoRoomSend, UOAForm: UOASeparate, UOADatagrams: 3, Timestamps: TimestampsKeep,
 				NoFlow: NoFlowDrop, TOAKind: 253, TCPChecks: TCPChecksOff, Timeouts: times,
 				Persistence: Persistence{0, 32, 64}, QUIC: QUIC{QUICLB, 6, 8}, OnBackendDown: OnBackendDownReschedule, Hash: HashAddressPort,
-				Backends: []Backend{{addrPort("10.0.2.1:443"), 1, 0, 0xffffffffffffffff}},
+				Backends: []Backend{{addrPort("10.0.2.1:443"), 1, 0, 0xffffffffffffffff, false}},
 			},
 			{
 				Name: "game", Address: addrPort("192.0.2.10:5000"), Protocol: UDP, Mode: FullNAT, Replies: RepliesHere, Scheduler: WRR,
 				ClientAddress: ClientAddressUOA, TOANoRoom: TOANoRoomSend, UOAForm: UOAOption, UOADatagrams: 255, Timestamps: TimestampsKeep,
 				NoFlow: NoFlowDrop, TOAKind: 253, TCPChecks: TCPChecksOff, Timeouts: times,
 				Persistence: Persistence{0, 32, 64}, QUIC: QUIC{QUICNone, 0, 4}, OnBackendDown: OnBackendDownReschedule, Hash: HashAddressPort,
-				Backends: []Backend{{addrPort("10.0.2.1:5000"), 1, 0, 0}},
+				Backends: []Backend{{addrPort("10.0.2.1:5000"), 1, 0, 0, false}},
 			},
 			{
 				Name: "far", Address: addrPort("192.0.2.11:80"), Protocol: TCP, Mode: Tunnel, Replies: RepliesHere, Scheduler: WRR,
@@ -170,7 +175,7 @@ func TestAllKeys(t *testing.T) {
 				ClientAddress: ClientAddressNone, TOANoRoom: TOANoRoomSend, UOAForm: UOASeparate, UOADatagrams: 3, Timestamps: TimestampsKeep,
 				NoFlow: NoFlowDrop, TOAKind: 253, TCPChecks: TCPChecksOff, Timeouts: times,
 				Persistence: Persistence{0, 32, 64}, QUIC: QUIC{QUICNone, 0, 4}, OnBackendDown: OnBackendDownReset, Hash: HashAddressPort,
-				Backends: []Backend{{addrPort("[2001:db8:2::9]:80"), 1, 0, 0}},
+				Backends: []Backend{{addrPort("[2001:db8:2::9]:80"), 1, 0, 0, false}},
 			},
 		},
 		Workers: 3, CPUs: []int{4, 5, 2}, PollMode: PollBusy, BusyPoll: true,

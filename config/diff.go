@@ -154,6 +154,10 @@ func diffServices(out []Change, a, b *Config) []Change {
 				for _, p := range persistenceFields {
 					out = compare(out, path+"."+f.key+"."+p.key, p, &x.Persistence, &y.Persistence)
 				}
+			case "health_check":
+				for _, h := range healthFields {
+					out = compare(out, path+"."+f.key+"."+h.key, h, &x.HealthCheck, &y.HealthCheck)
+				}
 			case "quic":
 				for _, q := range quicFields {
 					out = compare(out, path+"."+f.key+"."+q.key, q, &x.QUIC, &y.QUIC)

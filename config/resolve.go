@@ -88,6 +88,7 @@ func (d *decoder) inherit(c *Config) {
 				s.OnBackendDown = OnBackendDownReschedule
 			}
 		}
+		s.HealthCheck.inherit(s.Protocol)
 		if s.TCPChecks == 0 {
 			s.TCPChecks = c.TCPChecks
 		}

@@ -275,6 +275,10 @@ var serviceFields = []field[Service]{
 	}, doc: "Where QUIC connection IDs say which backend a connection is of (udp), so that it\n" +
 		"stays there when its client moves: katran, dpvs or quic-lb; the rest is for\n" +
 		"quic-lb."},
+	{key: "health_check", decode: func(d *decoder, path string, n ast.Node, s *Service) {
+		decodeMap(d, path, n, healthFields, &s.HealthCheck)
+	}, doc: "How backends are checked; those found down get no new flows. Keys with types in\n" +
+		"parentheses are for these."},
 	toaKind(func(s *Service) *uint8 { return &s.TOAKind }, "Default: the global toa_kind."),
 	enum("tcp_checks", tcpChecksNames, func(s *Service) *TCPChecks { return &s.TCPChecks },
 		"Default: the global tcp_checks."),
@@ -296,6 +300,8 @@ var backendFields = []field[Backend]{
 	plain("server_id", number, wantServerID, func(b *Backend) *uint64 { return &b.ServerID }, parseServerID,
 		func(id uint64) string { return strconv.FormatUint(id, 10) },
 		"Its name in connection IDs (quic: katran or quic-lb). 0: none."),
+	plain("backup", boolean, "true or false", func(b *Backend) *bool { return &b.Backup }, parseBool, strconv.FormatBool,
+		"true: used only when no other backend is live (health_check)."),
 }
 
 var quicFields = []field[QUIC]{

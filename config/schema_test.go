@@ -43,6 +43,7 @@ func TestSchemaComplete(t *testing.T) {
 		{"Backend", keys(backendFields), tags(Backend{})},
 		{"Persistence", keys(persistenceFields), tags(Persistence{})},
 		{"QUIC", keys(quicFields), tags(QUIC{})},
+		{"HealthCheck", keys(healthFields), tags(HealthCheck{})},
 		{"Timeouts", keys(timeoutFields), tags(Timeouts{})},
 	}
 	for _, tt := range tests {
@@ -77,13 +78,13 @@ func TestShowDefaults(t *testing.T) {
 		t.Errorf("defaults (-want +got):\n%s", diff)
 	}
 	for _, key := range slices.Concat(keys(topFields), keys(interfaceFields), keys(vlanFields), keys(localFields),
-		keys(serviceFields), keys(persistenceFields), keys(quicFields), keys(backendFields), keys(timeoutFields)) {
+		keys(serviceFields), keys(persistenceFields), keys(quicFields), keys(healthFields), keys(backendFields), keys(timeoutFields)) {
 		if !strings.Contains(out.String(), key+": ") && !strings.Contains(out.String(), key+":\n") {
 			t.Errorf("the key %s is not shown", key)
 		}
 	}
 	for line := range strings.Lines(out.String()) {
-		if len(line) > 90 {
+		if len(line) > 100 {
 			t.Errorf("a line of %d: %s", len(line), line)
 		}
 	}
@@ -107,7 +108,7 @@ func roundTrip(t interface{ Fatalf(string, ...any) }, c *Config) {
 }
 
 func TestRoundTrip(t *testing.T) {
-	for _, path := range []string{"testdata/good/contract.yaml", "testdata/good/all.yaml", "testdata/good/halves.yaml"} {
+	for _, path := range []string{"testdata/good/contract.yaml", "testdata/good/all.yaml", "testdata/good/halves.yaml", "testdata/good/health.yaml"} {
 		t.Run(path, func(t *testing.T) { roundTrip(t, mustLoad(t, path)) })
 	}
 }
@@ -221,6 +222,7 @@ func TestRoundTripRapid(t *testing.T) {
 			s.Mode, s.Scheduler = DNAT, Scheduler(rapid.IntRange(1, len(schedulerNames)).Draw(t, "scheduler"))
 			s.Address = netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}),
 				rapid.Uint16Range(1, 65535).Draw(t, "port"))
+			s.HealthCheck = drawHealthCheck(t, s.Protocol)
 			s.TOAKind, s.TCPChecks, s.Timeouts = c.TOAKind, c.TCPChecks, c.Timeouts
 			s.Timestamps, s.Hash, s.OnBackendDown = TimestampsKeep, HashAddressPort, OnBackendDown(rapid.IntRange(2, 3).Draw(t, "down"))
 			if s.Scheduler.Hashed() {
@@ -239,7 +241,8 @@ func TestRoundTripRapid(t *testing.T) {
 			for j := range rapid.IntRange(1, 5).Draw(t, "backends") {
 				s.Backends = append(s.Backends, Backend{
 					netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 2, byte(j)}), 80),
-					rapid.Uint16().Draw(t, "weight"), rapid.IntRange(0, maxMaxConnections).Draw(t, "limit"), ids(j)})
+					rapid.Uint16().Draw(t, "weight"), rapid.IntRange(0, maxMaxConnections).Draw(t, "limit"), ids(j),
+					rapid.Bool().Draw(t, "backup")})
 			}
 			c.Services = append(c.Services, s)
 		}

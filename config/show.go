@@ -179,6 +179,8 @@ func (w *writer) services(c *Config) {
 				w.backends(s, f.key)
 			case "persistence":
 				w.line(2, "%s: %s", f.key, inBraces(persistenceFields, &s.Persistence))
+			case "health_check":
+				w.healthCheck(s, f.key)
 			case "quic":
 				w.line(2, "%s: %s", f.key, inBraces(quicFields, &s.QUIC))
 			case "toa_kind", "tcp_checks":

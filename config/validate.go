@@ -192,6 +192,7 @@ func (v *validator) services() {
 		v.tunnel(path, s)
 		v.scheduler(path, s)
 		v.quic(path, s)
+		v.healthCheck(path, s)
 		if !s.Address.IsValid() {
 			continue
 		}
@@ -222,7 +223,7 @@ type endpoint struct {
 // which mode snat does not have.
 var flowKeys = []string{
 	"scheduler", "client_address", "uoa_form", "uoa_datagrams", "toa_no_room", "timestamps", "one_packet", "no_flow", "toa_kind", "tcp_checks", "timeouts",
-	"hash", "hash_table_size", "on_backend_down", "persistence",
+	"hash", "hash_table_size", "on_backend_down", "persistence", "health_check",
 }
 
 // halves checks what a service of mode snat, which keeps no flows, and one with
@@ -242,6 +243,9 @@ func (v *validator) halves(path string, s Service) {
 	for j, b := range s.Backends {
 		if b.MaxConnections != 0 {
 			v.fail(fmt.Sprintf("%s.backends[%d].max_connections", path, j), "snat keeps no flows to count")
+		}
+		if b.Backup {
+			v.fail(fmt.Sprintf("%s.backends[%d].backup", path, j), "snat chooses no backends")
 		}
 	}
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/l4fwd/l4fwd/config"
 	"github.com/l4fwd/l4fwd/control/follow"
+	"github.com/l4fwd/l4fwd/control/health"
 	"github.com/l4fwd/l4fwd/control/nic"
 	"github.com/l4fwd/l4fwd/dataplane"
 	"github.com/l4fwd/l4fwd/dataplane/afxdp"
@@ -66,6 +67,7 @@ type Daemon struct {
 	reloads  int       // since the start
 	zeroCopy afxdp.ZeroCopy
 	follower *follow.Follower
+	health   *health.Engine
 	warned   []nic.CoreWarning // as it was last
 	leaving  bool              // the memory goes too, so no frame needs saving
 

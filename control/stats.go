@@ -12,6 +12,7 @@ import (
 
 	"github.com/l4fwd/l4fwd/config"
 	"github.com/l4fwd/l4fwd/control/admin"
+	"github.com/l4fwd/l4fwd/control/health"
 	"github.com/l4fwd/l4fwd/dataplane"
 	"github.com/l4fwd/l4fwd/dataplane/steer"
 	"github.com/l4fwd/l4fwd/nat"
@@ -129,6 +130,7 @@ func (d *Daemon) stats(ctx context.Context) (Stats, error) {
 			c := backends[b.id]
 			svc.Backends = append(svc.Backends, BackendStats{
 				Address: b.addr, Flows: c.Flows, Active: c.Active,
+				Health:    d.healthStats(health.Key{Service: s.name, Backend: b.addr}),
 				PacketsTo: c.Packets[0], PacketsFrom: c.Packets[1], BytesTo: c.Bytes[0], BytesFrom: c.Bytes[1],
 			})
 		}

@@ -18,7 +18,7 @@ func (d *Daemon) view(service string, b *config.Backend) plan.Backend {
 
 // spec is what the data plane is to do now.
 func (d *Daemon) spec() dataplane.Spec {
-	spec := plan.Spec(d.cfg, d.view)
+	spec := plan.Spec(d.cfg, plan.Healthy(d.cfg, d.view, d.healthOf))
 	spec.Locals = slices.DeleteFunc(spec.Locals, func(a packet.Addr) bool { return slices.Contains(d.refused, a.Netip()) })
 	return spec
 }

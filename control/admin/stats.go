@@ -2,7 +2,9 @@ package admin
 
 import (
 	"net/netip"
+	"time"
 
+	"github.com/l4fwd/l4fwd/control/health"
 	"github.com/l4fwd/l4fwd/dataplane/afxdp"
 )
 
@@ -49,12 +51,25 @@ type BackendStats struct {
 	Address netip.AddrPort `json:"address"`
 	Flows   uint64         `json:"flows"`  // opened
 	Active  int64          `json:"active"` // open now
+	// Health is what checks have found, nil where nobody checks.
+	Health *BackendHealth `json:"health,omitempty"`
 	// By direction, as received: to the backend, from the backend. Bytes are of
 	// IP packets.
 	PacketsTo   uint64 `json:"packets_to"`
 	PacketsFrom uint64 `json:"packets_from"`
 	BytesTo     uint64 `json:"bytes_to"`
 	BytesFrom   uint64 `json:"bytes_from"`
+}
+
+// BackendHealth is what checks have found of one real server.
+type BackendHealth struct {
+	State   health.State `json:"state"`   // unknown, up or down
+	Since   time.Time    `json:"since"`   // when it came into the state
+	Reason  string       `json:"reason"`  // what the last check found; "" before the first
+	Percent int          `json:"percent"` // of its weight that it has come to
+	Took    float64      `json:"took"`    // by the last check, seconds
+	Checks  uint64       `json:"checks"`  // that have ended
+	Failed  uint64       `json:"failed"`  // of these
 }
 
 // WorkerStats counts one worker.

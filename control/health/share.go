@@ -29,6 +29,9 @@ type Share struct {
 // servers away at once is more often one of the checks, and the few that are left
 // would not bear the load. With panicBelow 0 that never happens.
 //
+// A backup that is not in use has weight 0: connections that it has and that can be
+// told by an ID, as QUIC's can, still reach it.
+//
 // While a backend has not come to its full weight, all weights of the service are
 // tenfold, so that those of 1 can have a tenth.
 func Effective(members []Member, panicBelow int) []Share {
@@ -52,8 +55,12 @@ func Effective(members []Member, panicBelow int) []Share {
 	all := !backups && panicBelow > 0 && live*100 < panicBelow*total
 	out := make([]Share, len(members))
 	for i, m := range members {
-		out[i] = Share{Weight: m.Weight, Down: !all && !m.Live || m.Backup != backups}
-		if !slow {
+		out[i] = Share{Weight: m.Weight, Down: !m.Live && (!all || m.Backup)}
+		switch {
+		case m.Backup && !backups:
+			out[i].Weight = 0
+			continue
+		case !slow:
 			continue
 		}
 		out[i].Weight *= rampSteps

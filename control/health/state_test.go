@@ -127,15 +127,15 @@ func TestEffective(t *testing.T) {
 		{"drained ones do not count", []m{{Weight: 0, Percent: 100}, {Weight: 0, Percent: 100}, {Weight: 1, Live: true, Percent: 100}}, 50,
 			[]Share{{0, true}, {0, true}, {1, false}}},
 		{"a backup waits", []m{{Weight: 1, Live: true, Percent: 100}, {Weight: 2, Live: true, Backup: true, Percent: 100}}, 0,
-			[]Share{{1, false}, {2, true}}},
+			[]Share{{1, false}, {0, false}}},
 		{"a backup steps in", []m{{Weight: 1, Percent: 100}, {Weight: 2, Live: true, Backup: true, Percent: 100}}, 50,
 			[]Share{{1, true}, {2, false}}},
 		{"the backup is down too", []m{{Weight: 1, Percent: 100}, {Weight: 2, Backup: true, Percent: 100}}, 0,
-			[]Share{{1, true}, {2, true}}},
+			[]Share{{1, true}, {0, true}}},
 		{"the backup is down too, and panic", []m{{Weight: 1, Percent: 100}, {Weight: 2, Backup: true, Percent: 100}}, 10,
-			[]Share{{1, false}, {2, true}}},
+			[]Share{{1, false}, {0, true}}},
 		{"all drained: the backup", []m{{Weight: 0, Live: true, Percent: 100}, {Weight: 2, Live: true, Backup: true, Percent: 100}}, 0,
-			[]Share{{0, true}, {2, false}}},
+			[]Share{{0, false}, {2, false}}},
 		{"slow start", []m{{Weight: 1, Live: true, Percent: 30}, {Weight: 2, Live: true, Percent: 100}}, 0, []Share{{3, false}, {20, false}}},
 		{"slow start of the largest", []m{{Weight: 65535, Live: true, Percent: 90}}, 0, []Share{{589815, false}}},
 		{"one that went down has no slow start", []m{{Weight: 1, Percent: 10}, {Weight: 2, Live: true, Percent: 100}}, 0, []Share{{1, true}, {2, false}}},
@@ -164,7 +164,7 @@ func TestEffectiveProperties(t *testing.T) {
 			m := members[i]
 			hope = hope || m.Live && m.Weight > 0
 			if s.Down || s.Weight == 0 {
-				if !s.Down && m.Weight != 0 {
+				if !s.Down && m.Weight != 0 && !m.Backup {
 					rt.Fatalf("backend %d of %v has come to nothing", i, members)
 				}
 				continue

@@ -34,6 +34,10 @@ type stats struct {
 			Address string `json:"address"`
 			Flows   uint64 `json:"flows"`
 			Active  int64  `json:"active"`
+			Health  struct {
+				State  string `json:"state"`
+				Reason string `json:"reason"`
+			} `json:"health"`
 		} `json:"backends"`
 	} `json:"services"`
 	Workers []struct {
