@@ -12,6 +12,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"github.com/l4fwd/l4fwd/control/follow"
 	"github.com/l4fwd/l4fwd/internal/testbed"
 )
 
@@ -84,6 +85,24 @@ func TestInterfaceReturns(t *testing.T) {
 			w.clean()
 		})
 	}
+}
+
+// News of an interface whose successor is in service already, found because the
+// workers met an error first.
+func TestOldNewsOfAnInterface(t *testing.T) {
+	w := newWorld(t, testbed.TopologyOptions{Servers: 1})
+	d := w.run(w.Config(testbed.Services(0, "dnat", "", "rr"), small...))
+	check(t, d.onLoop(t.Context(), func() {
+		l := d.links[1]
+		d.linkEvent(t.Context(), follow.LinkEvent{Name: l.name, Index: l.ifindex + 100, MTU: 1500, MAC: [6]byte(l.mac)})
+		d.linkEvent(t.Context(), follow.LinkEvent{Name: l.name, Index: l.ifindex + 100, Gone: true})
+	}))
+	if n := d.logs.FilterMessage("interface is gone").Len(); n > 0 {
+		t.Errorf("it was given up\n%s", d.said())
+	}
+	w.ask(w.VIP(testbed.V4, 0), 5)
+	d.end()
+	w.clean()
 }
 
 // An interface that is switched off and on again keeps program and sockets.

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/vishvananda/netns"
 	"go.uber.org/zap"
 
 	"github.com/l4fwd/l4fwd/control/follow"
@@ -103,6 +104,9 @@ func (d *Daemon) linkEvent(ctx context.Context, e follow.LinkEvent) {
 		return
 	}
 	l := d.links[i]
+	if l.outdates(e) {
+		return
+	}
 	if l.up && (e.Gone || e.Index != l.ifindex) {
 		d.log.Warn("interface is gone", zap.String("interface", l.name), zap.Int("index", l.ifindex))
 		d.lose(l)
@@ -129,6 +133,16 @@ func (d *Daemon) linkEvent(ctx context.Context, e follow.LinkEvent) {
 	if err := nic.CheckMTU(l.name, e.MTU, d.umem.MaxPacket()); err != nil {
 		d.log.Error("packets will be lost", zap.Error(err))
 	}
+}
+
+// outdates reports whether e is about an interface before the one in service, which
+// look has found before e came.
+func (l *link) outdates(e follow.LinkEvent) bool {
+	if !l.up || e.Index == l.ifindex {
+		return false
+	}
+	info, err := nic.ReadInfo(netns.None(), l.name)
+	return err == nil && info.Index == l.ifindex
 }
 
 // noteDown remembers that a NIC was off, or without carrier: that it stalled is
