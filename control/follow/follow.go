@@ -66,8 +66,8 @@ type LinkEvent struct {
 const (
 	debounce    = 5 * time.Millisecond  // events come in swarms
 	minInterval = 50 * time.Millisecond // between two readings
-	// After a reading that took long, wait this many times longer: a full BGP
-	// table must not keep a core busy.
+	// After a reading that took long, of a core's time, wait this many times
+	// longer: a full BGP table must not keep a core busy.
 	maxShare   = 10
 	retryAfter = time.Second // after netlink refused
 	// Losing notifications is repaired by reading all again: a large buffer
@@ -284,16 +284,27 @@ func (f *Follower) loop(ctx context.Context, failed <-chan error) error {
 			}
 		case <-due.C:
 			armed = false
-			start := time.Now()
 			pause := minInterval
-			if err := f.sync(); err != nil {
+			took, err := cpuTime(f.sync)
+			if err != nil {
 				f.log.Warn("cannot follow the kernel's routes, trying again", zap.Error(err))
 				f.mark(dirtyAll)
 				pause = retryAfter
 			}
-			earliest = time.Now().Add(max(pause, maxShare*time.Since(start)))
+			earliest = time.Now().Add(max(pause, maxShare*took))
 		}
 	}
+}
+
+// cpuTime runs fn and tells the core's time it took. That others had the core, as
+// spinning workers may, is no reason to wait still longer.
+func cpuTime(fn func() error) (took time.Duration, err error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var from, to unix.Timespec
+	clock := func(ts *unix.Timespec) error { return unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, ts) }
+	err = errors.Join(clock(&from), fn(), clock(&to))
+	return time.Duration(to.Nano() - from.Nano()), err
 }
 
 // sync reads what is out of date and tells what changed by it.
