@@ -27,9 +27,14 @@ a verdict (exit status 0 or 1) and takes everything down, also after Ctrl-C.
   tunnel    the same by tunnels: VXLAN, which the servers' kernel unwraps, or another
             encapsulation, for which "l4fwd rs decap" does
 
+Of the topologies, two-arm has l4fwd between client and servers, by two NICs, and
+trunk by one with a VLAN for each side; there the servers of dsr-l2 and tunnel answer
+by way of the kernel under l4fwd, which routes. One-arm has everybody on one switch.
+
 Needs root. The host's own interfaces are left alone.`,
 		Example: `  l4fwd demo
   l4fwd demo --mode dsr-l2
+  l4fwd demo --mode dnat --topology trunk
   l4fwd demo --mode tunnel --encapsulation gue
   l4fwd demo --keep                  # leave it up and play with it
   l4fwd demo --duration 15s --requests 5000`,
@@ -42,6 +47,7 @@ Needs root. The host's own interfaces are left alone.`,
 	f := c.Flags()
 	f.StringVar(&o.Mode, "mode", "", strings.Join(demo.Modes(), ", ")+" (default full-nat, and dnat beside it)")
 	f.StringVar(&o.Encapsulation, "encapsulation", "", "of mode tunnel: "+strings.Join(demo.Encapsulations(), ", ")+" (default vxlan)")
+	f.StringVar(&o.Topology, "topology", "", strings.Join(demo.Topologies(), ", ")+" (default two-arm for full-nat and dnat, else one-arm)")
 	f.BoolVar(&o.Keep, "keep", false, "leave everything up after the verdict, until Ctrl-C")
 	f.DurationVar(&o.Duration, "duration", demo.DefaultDuration, "how long to send traffic")
 	f.IntVar(&o.Requests, "requests", demo.DefaultRequests, "HTTP requests, and UDP datagrams, to each VIP")

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 	"time"
 )
@@ -31,6 +32,9 @@ type Options struct {
 	// Encapsulation is that of mode tunnel, one of Encapsulations; "": vxlan. No other
 	// mode has one.
 	Encapsulation string
+	// Topology is one of Topologies; "": two-arm for full-nat and dnat, else one-arm,
+	// which snat alone has.
+	Topology string
 	// Executable is the l4fwd binary whose `run` is demonstrated; "": the
 	// running one.
 	Executable string
@@ -95,6 +99,13 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
+	if o.Topology, err = o.chooseTopology(shown); err != nil {
+		return err
+	}
+	shown = slices.Clone(shown) // of modes
+	for i, m := range shown {
+		shown[i] = m.over(o.Topology)
+	}
 	if err := need(o.Executable); err != nil {
 		return err
 	}
@@ -134,7 +145,7 @@ type demo struct {
 }
 
 func (d *demo) run(ctx context.Context) error {
-	d.scr.intro(d.modes)
+	d.scr.intro(d.modes, d.o.Topology)
 	steps := []func(context.Context) error{d.sweep, d.buildNetwork, d.unwrap, d.startForwarders, d.warmUp, d.sendTraffic}
 	for _, step := range steps {
 		if err := step(ctx); err != nil {

@@ -143,8 +143,16 @@ func TestModes(t *testing.T) {
 			all = append(all, Options{Mode: tunnel, Encapsulation: e})
 		}
 	}
+	// And in the topologies that are not a mode's usual one, pairs of both in short runs.
+	for i, mode := range []string{fullNAT, dsrL2, dnat, tunnel} {
+		for j, topology := range [][]string{{oneArm, trunk}, {twoArm, trunk}, {oneArm, trunk}, {twoArm, trunk}}[i] {
+			if !testing.Short() || i/2 == j {
+				all = append(all, Options{Mode: mode, Topology: topology})
+			}
+		}
+	}
 	for _, o := range all {
-		t.Run(strings.TrimSpace(o.Mode+" "+o.Encapsulation), func(t *testing.T) {
+		t.Run(strings.Join(strings.Fields(o.Mode+" "+o.Encapsulation+" "+o.Topology), " "), func(t *testing.T) {
 			var out bytes.Buffer
 			o.Executable, o.Duration, o.Requests, o.Out = l4fwd(t), 300*time.Millisecond, 30, &out
 			if err := Run(t.Context(), o); err != nil || !strings.Contains(out.String(), "all 13 checks ok") {
@@ -367,6 +375,8 @@ func TestOptionsRefused(t *testing.T) {
 		"unknown mode":      {Mode: "half-nat"},
 		"unknown tunnel":    {Mode: tunnel, Encapsulation: "l2tp"},
 		"no tunnel":         {Mode: dsrL2, Encapsulation: vxlan},
+		"unknown topology":  {Topology: "three-arm"},
+		"snat with a trunk": {Mode: snat, Topology: trunk},
 	} {
 		o.Out = io.Discard
 		if err := Run(context.Background(), o); err == nil {

@@ -52,6 +52,7 @@ const (
 	byForwarder carrier = iota // l4fwd, as it does requests
 	byReturn                   // another l4fwd
 	byServers                  // the real servers themselves
+	byKernel                   // they, by way of the kernel under l4fwd, which routes
 )
 
 // mode is a way of forwarding, and what must be seen of it.
@@ -66,7 +67,7 @@ type mode struct {
 }
 
 // direct: servers have the VIP, too, and no port changes.
-func (m *mode) direct() bool { return m.answers == byServers }
+func (m *mode) direct() bool { return m.answers >= byServers }
 
 var modes = []*mode{
 	{

@@ -27,39 +27,37 @@ func snifferMiB(requests int) int { return min(8+requests/500, 64) }
 
 // network is everything around the forwarders.
 type network struct {
-	top    *testbed.Topology
-	modes  []*mode
-	names  []string // of the forwarders, the one with the VIPs first
-	owners map[mac]string
-	roles  map[netip.Addr]string
+	top      *testbed.Topology
+	topology string
+	modes    []*mode
+	names    []string // of the forwarders, the one with the VIPs first
+	owners   map[mac]string
+	roles    map[netip.Addr]string
 
 	client               *testbed.Sniffer
 	servers              []*testbed.Sniffer
 	clientEar, serverEar ear
 }
 
-// buildNetwork makes namespaces, real servers and sniffers. Where answers take another
-// way than requests everybody is on one switch, and asks by ARP and ND who has the VIP.
+// buildNetwork makes namespaces, real servers and sniffers.
 func (d *demo) buildNetwork(context.Context) error {
-	o := testbed.TopologyOptions{Servers: len(serverNames)}
 	first, names := d.modes[0], []string{"l4fwd"}
-	if first.answers != byForwarder {
-		o.OneArm, o.VIPs = true, testbed.VIPOnLink
-	}
-	if first.direct() {
-		o.ServerVIPs = len(d.modes)
-	}
 	if first.answers == byReturn {
-		o.Return, names = true, []string{"l4fwd A", "l4fwd B"}
+		names = []string{"l4fwd A", "l4fwd B"}
 	}
 	done := d.scr.timed("network", fmt.Sprintf("client, %s, %s and a switch, each a namespace, joined by veth pairs",
 		strings.Join(names, ", "), strings.Join(serverNames, ", ")))
-	top, err := testbed.NewTopology(o)
+	top, err := testbed.NewTopology(options(d.o.Topology, d.modes))
 	if err != nil {
 		return fmt.Errorf("network of namespaces: %w", err)
 	}
 	d.down.add(top.Close)
-	n := &network{top: top, modes: d.modes, names: names}
+	if first.answers == byKernel {
+		if err := top.Forwarding(true); err != nil {
+			return fmt.Errorf("routing under l4fwd: %w", err)
+		}
+	}
+	n := &network{top: top, topology: d.o.Topology, modes: d.modes, names: names}
 	d.net = n
 	n.enrol()
 	if n.client, err = d.sniff(top.Client, top.ClientDev.Name, n.clientEar.watch(n.atClient)); err != nil {

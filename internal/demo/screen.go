@@ -75,8 +75,8 @@ func (s *screen) style(style, text string) string {
 	return style + text + styleOff
 }
 
-func (s *screen) intro(modes []*mode) {
-	s.line(s.style(styleBold, "l4fwd demo") + ", " + names(modes) + ": a small network of its own, taken down at the end; Ctrl-C ends it early")
+func (s *screen) intro(modes []*mode, topology string) {
+	s.line(s.style(styleBold, "l4fwd demo") + ", " + names(modes) + ", " + topology + ": a small network of its own, taken down at the end; Ctrl-C ends it early")
 	s.line("")
 }
 
@@ -102,17 +102,15 @@ func (s *screen) picture(n *network) {
 	}
 	weight := func(i int) string { return fmt.Sprintf("weight %d", weights[i]) }
 	s.line("")
-	if n.modes[0].answers == byForwarder {
-		row("client ───── l4fwd ──┬── rs1", server(0), weight(0))
-		row("                     └── rs2", server(1), weight(1))
-	} else {
-		joint := "client ──┬── "
-		for i, d := range n.arms() {
-			row(joint+n.names[i], d.Addr, map[int]string{1: "the servers' default gateway"}[i])
-			joint = "         ├── "
-		}
-		row(joint+"rs1", server(0), weight(0))
-		row("         └── rs2", server(1), weight(1))
+	forwarders, servers := n.joints()
+	for i, joint := range forwarders {
+		row(joint, n.arms()[i].Addr, map[int]string{1: "the servers' default gateway"}[i])
+	}
+	for i, joint := range servers {
+		row(joint, server(i), weight(i))
+	}
+	if n.topology == trunk {
+		s.line("    10 and 20 are VLANs of one cable, l4fwd's")
 	}
 	row("client", func(f testbed.Family) netip.Addr { return top.ClientAddr(f, 0) }, "")
 	for _, m := range n.modes {

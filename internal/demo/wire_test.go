@@ -87,6 +87,7 @@ func TestCheckRoad(t *testing.T) {
 		{"one half does all", modes[2], []string{"l4fwd A", "l4fwd B"}, map[string]uint64{"to l4fwd A": 1, "from l4fwd A": 1}, false},
 		{"direct", modes[3], []string{"l4fwd"}, map[string]uint64{"to l4fwd": 1, "from rs1": 1, "from rs2": 1}, true},
 		{"not direct", modes[3], []string{"l4fwd"}, map[string]uint64{"to l4fwd": 1, "from l4fwd": 1}, false},
+		{"direct, routed by the host", modes[3].over(trunk), []string{"l4fwd"}, map[string]uint64{"to l4fwd": 1, "from l4fwd": 1}, true},
 		{"a server has answered ARP", modes[3], []string{"l4fwd"}, map[string]uint64{"to rs1": 1, "from rs1": 1, "from rs2": 1}, false},
 	} {
 		d := &demo{modes: []*mode{tt.mode}, net: &network{names: tt.names, clientEar: ear{seen: tt.seen}}}
