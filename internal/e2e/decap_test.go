@@ -106,7 +106,10 @@ func (wr wrapping) byRS(t *testing.T, r *rig, i int) {
 	}
 	args := []string{"rs", "decap", "--dev", r.ServerDevs[i].Name, "--fou-port", "5555"}
 	for _, f := range testbed.Families {
-		args = append(args, "--vip", r.VIP(f, 0).String(), "--from", r.LBServer.Addr(f).String())
+		args = append(args, "--from", r.LBServer.Addr(f).String())
+		for i := range r.Options.ServerVIPs {
+			args = append(args, "--vip", r.VIP(f, i).String())
+		}
 	}
 	// It has to live until the cleanup, at which t's context is over.
 	p, err := r.Topology.Servers[i].StartProcess(context.Background(), testbed.ProcessOptions{Path: path, Args: args, Ready: "ready"})

@@ -36,7 +36,7 @@ var quicLayouts = map[string]struct {
 // quicService is a service and where it is.
 type quicService struct {
 	layout, mode string
-	f            testbed.Family
+	f, backends  testbed.Family // of the VIP and of the servers' addresses
 	to           netip.AddrPort
 }
 
@@ -56,7 +56,7 @@ func TestQUIC(t *testing.T) {
 				if mode == dnat { // or two VIPs' flows would meet in one tuple
 					to = netip.AddrPortFrom(r.VIP(f, 1), to.Port())
 				}
-				s := quicService{layout, mode, f, to}
+				s := quicService{layout, mode, f, f, to}
 				rows = append(rows, s)
 				services = append(services, testbed.Service{
 					Name: s.String(), Family: f, Address: to.Addr(), Port: to.Port(), BackendPort: testbed.PortEcho,
@@ -67,6 +67,56 @@ func TestQUIC(t *testing.T) {
 		}
 	}
 	d := program{args: []string{"--workers", "2"}}.start(t, r.LB, r.Config(services))
+	r.quicMoves(t, d, rows)
+	d.stop()
+}
+
+// TestQUICDirect is the same where servers answer past l4fwd.
+func TestQUICDirect(t *testing.T) {
+	for k, mode := range []string{dsrL2, tunnel} {
+		t.Run(mode, func(t *testing.T) {
+			// No port changes, so that each layout has a VIP, beside that of warmUp.
+			r := network(t, testbed.TopologyOptions{OneArm: true, Queues: 2, Servers: 3, ServerVIPs: 1 + len(quicLayouts)}, testbed.SnifferOptions{})
+			services, wr, outer := testbed.Services(0, mode, "", "wrr"), wrappings[3], testbed.Families[k]
+			if mode == tunnel {
+				services = r.tunnelServices(wr, outer)
+				for i := range r.Topology.Servers {
+					wr.byRS(t, r, i)
+				}
+			}
+			var rows []quicService
+			for layout, l := range quicLayouts {
+				for _, f := range testbed.Families {
+					s := quicService{layout, mode, f, f, netip.AddrPortFrom(r.VIP(f, 1+len(rows)/2), testbed.PortEcho)}
+					if mode == tunnel {
+						s.backends = outer
+					}
+					rows = append(rows, s)
+					service := testbed.Service{
+						Name: s.String(), Family: s.backends, Address: s.to.Addr(), Port: s.to.Port(), BackendPort: testbed.PortEcho,
+						Protocol: "udp", Mode: mode, Scheduler: "rr", ServerIDs: l.ids,
+						Extra: fmt.Sprintf("quic: {layout: %s%s}", layout, l.extra),
+					}
+					if mode == tunnel {
+						service.Extra += "\n    encapsulation: " + wr.name
+					}
+					services = append(services, service)
+				}
+			}
+			d := program{args: []string{"--workers", "2"}}.start(t, r.LB, r.Config(services))
+			r.quicMoves(t, d, rows)
+			if n := d.stats().Verdicts["replied"]; n > 0 {
+				t.Errorf("%d answers seen", n)
+			}
+			d.stop()
+		})
+	}
+}
+
+// quicMoves makes connections through each service and moves each of them from port to
+// port: whatever server has it keeps it, by l4fwd's figures because of its ID.
+func (r *rig) quicMoves(t *testing.T, d *daemon, rows []quicService) {
+	t.Helper()
 	r.warmUp()
 	before := d.stats()
 	const connections, ports = 6, 8
@@ -77,7 +127,7 @@ func TestQUIC(t *testing.T) {
 				c := r.quicSocket(t, s.f)
 				i := c.ask(t, s.to, initial)
 				served[i]++
-				id := quicLayouts[s.layout].id(i, netip.AddrPortFrom(r.ServerAddr(s.f, i-1), testbed.PortEcho))
+				id := quicLayouts[s.layout].id(i, netip.AddrPortFrom(r.ServerAddr(s.backends, i-1), testbed.PortEcho))
 				for range ports {
 					if got := c.ask(t, s.to, append([]byte{0x42}, id...)); got != i {
 						t.Fatalf("server %d, was %d", got, i)
@@ -97,7 +147,6 @@ func TestQUIC(t *testing.T) {
 	if diff := cmp.Diff(map[string]uint64{}, d.stats().drops(before)); diff != "" {
 		t.Errorf("drops (-want +got)\n%s", diff)
 	}
-	d.stop()
 }
 
 // initial is how a client's first datagram begins, with an ID of its own.
