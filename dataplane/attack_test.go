@@ -97,7 +97,9 @@ func TestProxyChangedUnderFlows(t *testing.T) {
 				t.Helper()
 				spec := testSpec()
 				spec.Services[7].Proxy = v
-				snap, err := g.Build(spec)
+				was := testSpec()
+				was.Services[7].Proxy = tt.before
+				snap, err := g.Build(spec.after(was))
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -386,13 +386,16 @@ func TestDirectAllocatesNothing(t *testing.T) {
 func TestDirectFlowsEndAsTheyBegan(t *testing.T) {
 	r := newDirectRig(t, 1)
 	g := NewRegistry(1)
+	was := directSpec()
 	publish := func(mode conntrack.Mode) {
 		spec := directSpec()
 		spec.Services[1].Mode = mode
+		spec = spec.after(was)
 		snap, err := g.Build(spec)
 		if err != nil {
 			t.Fatal(err)
 		}
+		was = spec
 		r.dp.Publish(snap)
 	}
 	say := func(port int) (dst string, mac [6]byte) {

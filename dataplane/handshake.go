@@ -76,12 +76,13 @@ func (w *Worker) Handshakes() []*Handshakes { return w.here.handshakes }
 // handshakesOf makes worker w the handshakes of the services that have none yet.
 func (r *Registry) handshakesOf(w int) []*Handshakes {
 	all := r.handshakes[w]
-	for id := len(all); id < len(r.services.list); id++ {
-		var h *Handshakes
-		if k := &r.services.list[id]; k.vip.Proto == packet.ProtoTCP && k.oneWay == 0 && !k.answers {
-			h = new(Handshakes)
+	for id := range r.services.list {
+		if id == len(all) {
+			all = append(all, nil)
 		}
-		all = append(all, h)
+		if k := &r.services.list[id]; all[id] == nil && k.vip.Proto == packet.ProtoTCP && k.oneWay == 0 && !k.answers {
+			all[id] = new(Handshakes)
+		}
 	}
 	r.handshakes[w] = all
 	return all[:len(all):len(all)]

@@ -369,3 +369,17 @@ func ipOf(p gopacket.Packet) (src, dst net.IP) {
 	l := p.NetworkLayer().(*layers.IPv6)
 	return l.SrcIP, l.DstIP
 }
+
+// after is spec with the services of old that it has no more, which drain.
+func (spec Spec) after(old Spec) Spec {
+	kept := make(map[ServiceKey]bool)
+	for i := range spec.Services {
+		kept[spec.Services[i].Key()] = true
+	}
+	for _, s := range old.Services {
+		if s.Draining = true; !kept[s.Key()] {
+			spec.Services = append(spec.Services, s)
+		}
+	}
+	return spec
+}

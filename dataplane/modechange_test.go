@@ -83,7 +83,7 @@ func changeMode(t *testing.T, workers, family, from, to int) {
 	r.dp.PublishRoutes(directRoutes(2, 1500))
 	g := NewRegistry(workers)
 	publish := func(n int) {
-		snap, err := g.Build(modeSpec(n, family))
+		snap, err := g.Build(modeSpec(n, family).after(modeSpec(from, family)))
 		if err != nil {
 			t.Fatal(err)
 		}

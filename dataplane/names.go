@@ -20,6 +20,7 @@ const (
 	ownedVIP    int32 = -2
 	ownedLocal  int32 = -3
 	formerLocal int32 = -4 // out of the configuration, but flows may be left on it
+	onceLocal   int32 = -5 // a VIP; flows may be left on it as on formerLocal
 )
 
 // serverKey in place of a protocol makes an address the name of a real server's.
@@ -81,5 +82,5 @@ func (t *nameTable) isServer(a packet.Addr) bool { return t.find(a, 0, serverKey
 // owns reports whether an address is configured as ours.
 func (t *nameTable) owns(a packet.Addr) bool {
 	v := t.owner(a)
-	return v == ownedVIP || v == ownedLocal
+	return v == ownedVIP || v == ownedLocal || v == onceLocal
 }

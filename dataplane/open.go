@@ -37,6 +37,9 @@ func (w *Worker) miss(i int, handed bool) Verdict {
 		// Out of the configuration: its name only led to its flows' owner.
 		svc, owned = notOwned, w.snap.names.owner(p.Dst)
 	}
+	if owned == onceLocal {
+		owned = ownedVIP
+	}
 	switch {
 	case from != nil:
 		return w.answerFor(i, from)
@@ -78,7 +81,7 @@ func (w *Worker) ownerOf(p *packet.Packet, svc, owned int32) int {
 		return w.owners.forward(&p.Tuple)
 	case svc >= 0:
 		return w.owners.client(p.Src, p.SrcPort)
-	case owned == ownedLocal, owned == formerLocal:
+	case owned == ownedLocal, owned == formerLocal, owned == onceLocal:
 		return w.owners.reply(&p.Tuple)
 	case owned == notOwned: // a DNAT backend's reply: the client is the destination
 		return w.owners.client(p.Dst, p.DstPort)

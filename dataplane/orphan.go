@@ -6,8 +6,8 @@ import (
 )
 
 // BackendDown is what becomes of a flow whose backend is gone: its service has it no
-// more, or BackendSpec.End is set. One of weight 0 is not gone but drained. Nor are the flows of a service that
-// is gone itself touched. The policy takes effect with the flow's next packet.
+// more, or BackendSpec.End is set. One of weight 0 is not gone but drained. Flows of a
+// service that is gone itself are reset. Either takes effect with the flow's next packet.
 type BackendDown uint8
 
 // The policies.
@@ -28,7 +28,7 @@ const (
 func (s *Snapshot) serving() []bool {
 	out := make([]bool, len(s.Directory.Backends))
 	for i := range s.Services {
-		if s.Services[i].Set == nil {
+		if s.Services[i].Set == nil && !s.Services[i].Draining {
 			continue
 		}
 		for _, id := range s.Services[i].Backends {

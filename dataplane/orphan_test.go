@@ -194,7 +194,7 @@ func TestServiceGoneKeepsFlows(t *testing.T) {
 	c := r.open(0, "198.51.100.7:40000", "192.0.2.10:80")
 	spec := orphanSpec(BackendDownReset)
 	spec.Services = spec.Services[1:]
-	publish(spec)
+	publish(spec.after(orphanSpec(BackendDownReset)))
 	c.fromClient(seg{ack: true, seq: 1001, ackNum: 9001, payload: 10})
 	c.fromServer(seg{ack: true, seq: 9001, ackNum: c.isn + 11, payload: 10})
 }

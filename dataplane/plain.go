@@ -39,7 +39,7 @@ type marks uint8
 
 const (
 	told  marks = 1 << iota // how many flows it has is told to others, see Worker.tell
-	left                    // its service lives and has it no more, see Worker.orphaned
+	left                    // its service has it no more, or is gone, see Worker.orphaned
 	cids                    // its service routes by connection ID, see Worker.misrouted
 	names                   // its service tells clients' addresses by UOA
 )
@@ -59,7 +59,7 @@ func (s *Snapshot) wayTo(backend, id uint32, serves bool) way {
 	if svc.looks {
 		w.marks |= told
 	}
-	if svc.Set != nil && !serves {
+	if !serves {
 		w.marks |= left
 	}
 	if svc.Set != nil && svc.quic != nil {

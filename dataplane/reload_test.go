@@ -37,7 +37,7 @@ func TestFlowsOutliveTheirService(t *testing.T) {
 				}
 			}
 			spec.Services = kept
-			if snap, err = g.Build(spec); err != nil {
+			if snap, err = g.Build(spec.after(testSpec())); err != nil {
 				t.Fatal(err)
 			}
 			r.dp.Publish(snap)

@@ -15,7 +15,7 @@ import (
 // for Locality, whose element w belongs to worker w.
 type Snapshot struct {
 	conntrack.Directory
-	Services []Service // by service id; a removed service keeps its id with Set == nil
+	Services []Service // by service id; one that drains or is gone keeps its id with Set == nil
 	// KeepTTL makes l4fwd no hop: it leaves the TTL of what it rewrites.
 	KeepTTL bool
 	// names: (VIP, port, protocol) → service id, removed ones too; (address, 0, 0)
@@ -34,6 +34,10 @@ type Snapshot struct {
 	Locality  []Locality
 	loads     *balance.Loads // the backends' flows, of services whose scheduler asks
 	leases    []lease        // by backend id; nil if none has a limit
+	// localPorts are those of local addresses, by id; nil if the spec has none.
+	localPorts []nat.PortRange
+	// By id, the how many-th service or backend that has it.
+	bornServices, bornBackends []uint32
 }
 
 // Service is one VIP, port and protocol.
@@ -68,6 +72,7 @@ type Service struct {
 	// they are neighbours.
 	Tunnel nat.Tunnel
 
+	Draining      bool // see ServiceSpec
 	OnBackendDown BackendDown
 	stick         stick
 	quic          *quicRoutes // nil without a layout
@@ -165,6 +170,10 @@ type ServiceSpec struct {
 	OnBackendDown BackendDown
 	Persistence   Persistence
 	QUIC          QUICSpec // UDP, without OnePacket
+	// Draining makes it one that takes no new flow, as if it were not there, while those
+	// it has go on. Without a word in the spec a service is gone, and its flows are reset.
+	// Where another of the same VIP does not drain, that one has the name.
+	Draining bool
 }
 
 // BackendSpec is one real server of a service. One that two services share is
@@ -190,7 +199,10 @@ func (b *BackendSpec) serves() bool { return !b.Down && !b.End }
 type Spec struct {
 	Services []ServiceSpec
 	Locals   []packet.Addr
-	KeepTTL  bool // see Snapshot
+	// LocalPorts are the ports of each of Locals, zero is nat.DefaultPortRange; nil
+	// leaves them as they are.
+	LocalPorts []nat.PortRange
+	KeepTTL    bool // see Snapshot
 	// Templates is how many prefixes are remembered for persistence, all workers
 	// together. The first Spec with persistence decides.
 	Templates int
@@ -199,99 +211,12 @@ type Spec struct {
 	Seed uint64
 }
 
-// Registry gives ids to services, backends and local addresses, and keeps them
-// through all snapshots it builds: an id is never given twice, since a flow may
-// live longer than the configuration that made it. Control plane only, not
-// safe for concurrent use.
-type Registry struct {
-	workers  int
-	services registryOf[serviceKey]
-	vips     []conntrack.Endpoint // of services, by id
-	last     []Service            // by id, for flows that outlive their service
-	backends registryOf[backendKey]
-	reals    []conntrack.Endpoint // of backends, by id
-	locals   registryOf[packet.Addr]
-
-	sets      map[int]builtSet // by service id
-	loads     *balance.Loads
-	quotas    []*quota     // of backends, by id; nil without limit
-	templates []*templates // by worker; nil until there is persistence
-	// handshakes of each service id, by worker. They stay the worker's from snapshot to
-	// snapshot: too much to be copied between two bursts.
-	handshakes [][]*Handshakes
-}
-
-// backendKey makes a real server that two services share two backends, so that
-// each service has its own counts of it.
-type backendKey struct {
-	service int
-	real    conntrack.Endpoint
-}
-
-// serviceKey makes a service another one when it begins or ceases to have PROXY
-// headers, or timestamps that are translated: a flow's numbers are shifted by them,
-// so it must end as it began. So must one whose server answers past l4fwd.
-type serviceKey struct {
-	vip       conntrack.Endpoint
-	proxy     nat.ProxyVersion
-	translate bool
-	oneWay    conntrack.Mode // 0 unless it is one
-	answers   bool           // ReturnOnly: another l4fwd's, or this one's, other half has the VIP
-}
-
-// serviceID is the id of a service.
-func (r *Registry) serviceID(s *ServiceSpec) int {
-	k := serviceKey{vip: s.VIP, proxy: s.Proxy, translate: s.Timestamps == nat.TSTranslate, answers: s.ReturnOnly}
-	if s.Mode.OneWay() {
-		k.oneWay = s.Mode
-	}
-	id := r.services.id(k)
-	if id == len(r.vips) {
-		r.vips = append(r.vips, s.VIP)
-	}
-	return id
-}
-
-// backend is the id of a service's real server.
-func (r *Registry) backend(service int, real conntrack.Endpoint) uint32 {
-	id := r.backends.id(backendKey{service, real})
-	if id == len(r.reals) {
-		r.reals = append(r.reals, real)
-	}
-	return uint32(id)
-}
-
-type registryOf[K comparable] struct {
-	ids  map[K]int
-	list []K
-}
-
-func (r *registryOf[K]) id(k K) int {
-	if id, ok := r.ids[k]; ok {
-		return id
-	}
-	if r.ids == nil {
-		r.ids = make(map[K]int)
-	}
-	r.ids[k] = len(r.list)
-	r.list = append(r.list, k)
-	return len(r.list) - 1
-}
-
-// NewRegistry returns an empty registry for so many workers.
-func NewRegistry(workers int) *Registry {
-	return &Registry{
-		workers: workers, sets: make(map[int]builtSet), loads: balance.NewLoads(workers),
-		handshakes: make([][]*Handshakes, workers),
-	}
-}
-
-// maxLocals is what Entry.Local can name.
-const maxLocals = 1 << 16
-
 // Build makes the snapshot for spec. The error names what does not fit.
 func (r *Registry) Build(spec Spec) (*Snapshot, error) {
-	local4, local6, err := r.addLocals(spec.Locals)
+	if len(r.services.free)+len(r.backends.free) > 0 {
+		r.unshare()
+	}
+	local4, local6, err := r.addLocals(spec.Locals, spec.LocalPorts)
 	if err != nil {
 		return nil, err
 	}
@@ -324,15 +249,17 @@ func (r *Registry) Build(spec Spec) (*Snapshot, error) {
 		Services: make([]Service, len(r.vips)),
 		KeepTTL:  spec.KeepTTL,
 	}
-	for id := range r.last { // retired, unless the spec has it again
-		snap.Services[id] = r.last[id]
-		snap.Services[id].Set = nil
+	for id := range r.last { // gone, unless the spec has it again
+		svc := &snap.Services[id]
+		*svc = r.last[id]
+		svc.Set, svc.Draining, svc.OnBackendDown = nil, false, BackendDownReset
 	}
 	for id, svc := range all {
 		snap.Services[id] = svc
 		snap.dnat = snap.dnat || svc.Mode == conntrack.DNAT && !svc.ReturnOnly
 	}
-	r.last = snap.Services
+	r.note(snap, all)
+	snap.localPorts, snap.bornServices, snap.bornBackends = r.ports, r.services.born, r.backends.born
 	snap.names = snap.nameAll(spec.Locals)
 	snap.locals = snap.localsAlone()
 	snap.resetting = snap.resettingServers()
@@ -358,7 +285,7 @@ func (r *Registry) service(id int, s *ServiceSpec, seed uint64) (svc Service, er
 		TOA:    s.TOA, TOAOnly: s.TOAOnly, TOAKind: s.TOAKind, Proxy: s.Proxy, UOA: s.UOA, UOADatagrams: s.UOADatagrams,
 		Timestamps: s.Timestamps, MSSClamp: s.MSSClamp,
 		OnePacket: s.OnePacket, ResetStray: s.ResetStray, Tunnel: s.Tunnel, ReturnOnly: s.ReturnOnly,
-		OnBackendDown: s.OnBackendDown, stick: newStick(s.Persistence.Timeout, s.Persistence.Prefix, s.VIP.Addr.Is4()),
+		Draining: s.Draining, OnBackendDown: s.OnBackendDown, stick: newStick(s.Persistence.Timeout, s.Persistence.Prefix, s.VIP.Addr.Is4()),
 	}
 	set := make([]balance.Backend, 0, len(s.Backends))
 	for _, b := range s.Backends {
@@ -379,7 +306,9 @@ func (r *Registry) service(id int, s *ServiceSpec, seed uint64) (svc Service, er
 		})
 	}
 	p := balance.Policy{Kind: s.Scheduler, Fields: s.HashFields, Slots: s.HashSlots, Refuses: svc.limited}
-	svc.quic = newQUICRoutes(s, svc.Backends)
+	if svc.quic = newQUICRoutes(s, svc.Backends); s.Draining {
+		return svc, nil
+	}
 	if svc.Set, err = r.set(id, p, set, seed); err == nil {
 		svc.looks = svc.Set.Looks()
 	}
@@ -389,28 +318,37 @@ func (r *Registry) service(id int, s *ServiceSpec, seed uint64) (svc Service, er
 // nameAll lists the services and the addresses, of which locals are in the
 // configuration.
 func (s *Snapshot) nameAll(locals []packet.Addr) nameTable {
-	// First what is out of the configuration: its flows live on, and whoever
-	// gets their packets must know whom to hand them to.
+	// What is out of the configuration, too: its flows live on, and whoever gets their
+	// packets must know whom to hand them to.
 	keys := make(map[nameKey]int32)
 	for _, a := range s.Locals {
 		keys[nameKey{addr: a}] = formerLocal
 	}
 	for id, vip := range s.Directory.Services {
-		if s.Services[id].ReturnOnly {
-			continue // the VIP is somebody else's
+		svc := &s.Services[id]
+		if svc.ReturnOnly || vip == (conntrack.Endpoint{}) {
+			continue // the VIP is somebody else's; or the id is nobody's
 		}
 		k := nameKey{vip.Addr, vip.Port, vip.Proto}
-		if s.Services[id].Set != nil {
-			keys[k], keys[nameKey{addr: vip.Addr}] = int32(id), ownedVIP
-		} else if was, ok := keys[k]; !ok || s.Services[was].Set == nil {
+		if was, ok := keys[k]; svc.Set != nil || !ok || s.Services[was].Set == nil && !s.Services[was].Draining {
 			keys[k] = int32(id)
+		}
+		if svc.Set != nil || svc.Draining {
+			keys[nameKey{addr: vip.Addr}] = ownedVIP
+		}
+	}
+	for _, a := range s.Locals {
+		if keys[nameKey{addr: a}] == ownedVIP {
+			keys[nameKey{addr: a}] = onceLocal
 		}
 	}
 	for _, a := range locals {
 		keys[nameKey{addr: a}] = ownedLocal
 	}
 	for _, b := range s.Directory.Backends {
-		keys[nameKey{addr: b.Addr, proto: serverKey}] = 0
+		if b != (conntrack.Endpoint{}) {
+			keys[nameKey{addr: b.Addr, proto: serverKey}] = 0
+		}
 	}
 	return newNameTable(keys)
 }
@@ -455,21 +393,6 @@ func (s *Snapshot) resettingServers() nameTable {
 	return newNameTable(keys)
 }
 
-func (r *Registry) addLocals(addrs []packet.Addr) (v4, v6 []uint16, err error) {
-	for _, a := range addrs {
-		id := r.locals.id(a)
-		if id >= maxLocals {
-			return nil, nil, fmt.Errorf("more than %d local addresses since start", maxLocals)
-		}
-		if a.Is4() {
-			v4 = append(v4, uint16(id))
-		} else {
-			v6 = append(v6, uint16(id))
-		}
-	}
-	return v4, v6, nil
-}
-
 func (r *Registry) localities(s *Snapshot, seed uint64) []Locality {
 	out, serves := make([]Locality, r.workers), s.serving()
 	for w := range out {
@@ -483,7 +406,9 @@ func (r *Registry) localities(s *Snapshot, seed uint64) []Locality {
 		l.ways = apart[way](len(s.Directory.Backends))
 		l.Backends = apart[BackendCount](len(s.Directory.Backends))
 		for i := range l.ways {
-			l.ways[i] = s.wayTo(uint32(i), uint32(r.backends.list[i].service), serves[i])
+			if k := &r.backends.list[i]; *k != (backendKey{}) {
+				l.ways[i] = s.wayTo(uint32(i), uint32(k.service), serves[i])
+			}
 			l.ways[i].count = &l.Backends[i]
 		}
 		l.Services = apart[ServiceCount](len(s.Services))
@@ -504,11 +429,21 @@ func apart[T any](n int) []T {
 	return make([]T, distance+n+distance)[distance : distance+n : distance+n]
 }
 
-// adopt carries what worker state the old snapshot held over to the new one.
-func (l *Locality) adopt(old *Locality) {
+// adopt carries what worker state the old snapshot, was, held over to the new one, s.
+func (l *Locality) adopt(s *Snapshot, old *Locality, was *Snapshot) {
 	for i := range min(len(l.Schedulers), len(old.Schedulers)) {
 		l.Schedulers[i].Carry(&old.Schedulers[i])
 	}
 	copy(l.Backends, old.Backends)
 	copy(l.Services, old.Services)
+	for id := range min(len(was.bornBackends), len(s.bornBackends)) {
+		if s.bornBackends[id] != was.bornBackends[id] {
+			l.Backends[id] = BackendCount{}
+		}
+	}
+	for id := range min(len(was.bornServices), len(s.bornServices)) {
+		if s.bornServices[id] != was.bornServices[id] {
+			l.Services[id] = ServiceCount{}
+		}
+	}
 }

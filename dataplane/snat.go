@@ -23,17 +23,19 @@ type answerer struct {
 func (s *Snapshot) nameAnswerers() (table nameTable, all []answerer) {
 	tracked := make(map[conntrack.Endpoint]bool)
 	keys := make(map[nameKey]int32)
-	for id := range s.Services {
-		svc := &s.Services[id]
-		if svc.Set == nil || svc.Mode != conntrack.DNAT {
-			continue
-		}
-		for _, b := range svc.Backends {
-			if rs := s.Directory.Backends[b]; svc.ReturnOnly {
-				keys[nameKey{rs.Addr, rs.Port, rs.Proto}] = int32(len(all))
-				all = append(all, answerer{service: uint32(id), backend: b})
-			} else {
-				tracked[rs] = true
+	for _, draining := range [...]bool{true, false} { // who lives has the last word
+		for id := range s.Services {
+			svc := &s.Services[id]
+			if svc.Draining != draining || svc.Set == nil && !draining || svc.Mode != conntrack.DNAT {
+				continue
+			}
+			for _, b := range svc.Backends {
+				if rs := s.Directory.Backends[b]; svc.ReturnOnly {
+					keys[nameKey{rs.Addr, rs.Port, rs.Proto}] = int32(len(all))
+					all = append(all, answerer{service: uint32(id), backend: b})
+				} else {
+					tracked[rs] = true
+				}
 			}
 		}
 	}

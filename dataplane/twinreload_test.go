@@ -27,6 +27,9 @@ func (tw *twins) reload() {
 	if spec.Services = kept; seldom("other addresses") {
 		spec.Locals = append(spec.Locals[1:], addr("10.0.1.12"), addr("2001:db8:1::11"))
 	}
+	if rapid.Bool().Draw(rt, "drain") {
+		spec = spec.after(twinSpec(rt))
+	}
 	for i, r := range tw.rigs {
 		snap, err := tw.regs[i].Build(spec)
 		if err != nil {

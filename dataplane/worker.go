@@ -196,7 +196,7 @@ func (w *Worker) refresh() {
 	if s := w.nextSnap.Load(); s != w.snap {
 		l, was, old := &s.Locality[w.id], w.snap, w.here
 		if old != nil {
-			l.adopt(old)
+			l.adopt(s, old, was)
 		}
 		w.snap, w.here = s, l
 		w.ways, w.locals = l.ways, s.Locals
@@ -205,6 +205,9 @@ func (w *Worker) refresh() {
 		}
 		if len(w.locals) == 0 {
 			w.locals = noLocals[:]
+		}
+		if s.localPorts != nil {
+			w.ports.SetRanges(s.localPorts)
 		}
 	}
 	if r := w.nextRoutes.Load(); r != w.routes {

@@ -1,6 +1,8 @@
 package nat
 
 import (
+	"slices"
+
 	"github.com/l4fwd/l4fwd/conntrack"
 	"github.com/l4fwd/l4fwd/packet"
 	"github.com/l4fwd/l4fwd/packet/rss"
@@ -79,7 +81,8 @@ type Ports struct {
 	worker  int
 	seed    uint64
 	common  span
-	spans   []span // by local address id
+	ranges  []PortRange // by local address id
+	spans   []span      // of those
 	cursors [portCursors]uint16
 	turns   [localCursors]turn // by real server
 	vain    vain
@@ -113,18 +116,13 @@ type span struct{ first, count uint16 }
 // Worker is taken modulo Workers.
 func NewPorts(o PortOptions) *Ports {
 	workers := min(max(o.Workers, 1), 1<<15)
-	s := &Ports{seed: o.Seed, spans: make([]span, len(o.Ranges))}
+	s := &Ports{seed: o.Seed}
 	s.own = Residue{Modulus: uint16(workers), Remainder: uint16(uint(o.Worker) % uint(workers))}
 	if o.Spread != nil {
 		s.spread, s.worker, s.own = o.Spread, o.Worker, Residue{Modulus: 1}
 	}
 	s.common = s.own.in(DefaultPortRange)
-	for i, r := range o.Ranges {
-		s.spans[i] = s.common
-		if r != (PortRange{}) {
-			s.spans[i] = s.own.in(r)
-		}
-	}
+	s.SetRanges(o.Ranges)
 	for i := range s.cursors {
 		s.cursors[i] = uint16(mix(o.Seed + uint64(i)))
 	}
@@ -132,6 +130,20 @@ func NewPorts(o PortOptions) *Ports {
 		s.turns[i].next = uint16(mix(^o.Seed + uint64(i)))
 	}
 	return s
+}
+
+// SetRanges replaces PortOptions.Ranges. Ports in use stay in use.
+func (s *Ports) SetRanges(ranges []PortRange) {
+	if slices.Equal(ranges, s.ranges) {
+		return
+	}
+	s.ranges, s.spans = slices.Clone(ranges), make([]span, len(ranges))
+	for i, r := range ranges {
+		s.spans[i] = s.common
+		if r != (PortRange{}) {
+			s.spans[i] = s.own.in(r)
+		}
+	}
 }
 
 // Own returns the set of ports this worker uses; all of them, where a Spread
