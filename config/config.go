@@ -56,6 +56,9 @@ type Config struct {
 	// Timeouts are how long a flow may be idle in each state.
 	Timeouts Timeouts `yaml:"timeouts"`
 
+	// DrainTimeout is how long backends and services that a reload removes keep their
+	// flows; 0, or 100 ms to 30 days. Default: 5 minutes.
+	DrainTimeout time.Duration `yaml:"drain_timeout"`
 	// AdminSocket is the path of the unix socket for commands, "" for none. Default:
 	// /run/l4fwd/admin.sock.
 	AdminSocket string `yaml:"admin_socket"`
@@ -162,6 +165,8 @@ type Service struct {
 	// OnBackendDown is what becomes of a flow whose backend the service has no more.
 	// Default: reset for TCP, reschedule for UDP.
 	OnBackendDown OnBackendDown `yaml:"on_backend_down"`
+	// DrainTimeout is Config.DrainTimeout unless the service has its own.
+	DrainTimeout time.Duration `yaml:"drain_timeout"`
 	// Persistence keeps the clients of a prefix with one backend.
 	Persistence Persistence `yaml:"persistence"`
 	// QUIC routes by connection ID.
@@ -270,6 +275,7 @@ func Defaults() *Config {
 			UDPTwoWay:      5 * time.Minute, // RFC 4787 REQ-5, recommended
 			UDPOnePacket:   10 * time.Second,
 		},
+		DrainTimeout: 5 * time.Minute,
 		AdminSocket: "/run/l4fwd/admin.sock",
 		LogLevel:    LogInfo,
 		LogFormat:   LogConsole,
@@ -285,6 +291,7 @@ func defaultService() Service {
 		Encapsulation: EncapsulationNone,
 		VXLANMAC:      MAC{0x02, 'l', '4', 'f', 'w', 'd'}, // locally administered
 		Persistence:   Persistence{Prefix4: 32, Prefix6: 64},
+		DrainTimeout:  -1, // to be taken from the global one, since 0 is a value
 		QUIC:          QUIC{Layout: QUICNone, IDLength: 4},
 		HealthCheck:   defaultHealthCheck(),
 	}

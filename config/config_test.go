@@ -81,6 +81,7 @@ func TestContract(t *testing.T) {
 		Scheduler: WRR, ClientAddress: ClientAddressTOA, NoFlow: NoFlowDrop, TOAKind: 254, TCPChecks: TCPChecksNormal, Timeouts: want.Timeouts,
 		TOANoRoom: TOANoRoomSend, UOAForm: UOASeparate, UOADatagrams: 3, Timestamps: TimestampsStrip,
 		Persistence: Persistence{0, 32, 64}, QUIC: QUIC{QUICNone, 0, 4}, OnBackendDown: OnBackendDownReset, Hash: HashAddressPort,
+		DrainTimeout: 5 * time.Minute,
 		Backends: []Backend{{addrPort("10.0.1.20:8080"), 1, 0, 0, false}, {addrPort("10.0.1.21:8080"), 2, 0, 0, false}},
 	}}
 	withoutTunnels(want)
@@ -131,7 +132,7 @@ func TestAllKeys(t *testing.T) {
 				ClientAddress: ClientAddressTOA, TOANoRoom: TOANoRoomDrop, UOAForm: UOASeparate, UOADatagrams: 3, Timestamps: TimestampsTranslate, MSSClamp: 1400,
 				NoFlow: NoFlowReset, TOAKind: 200, TCPChecks: TCPChecksStrict, Timeouts: webTimes,
 				Persistence: Persistence{0, 32, 64}, QUIC: QUIC{QUICNone, 0, 4}, OnBackendDown: OnBackendDownReschedule, Hash: HashAddressPort,
-				Backends: []Backend{{addrPort("10.0.2.1:8080"), 1, 1 << 30, 0, false}, {addrPort("10.0.2.2:8080"), 0, 0, 0, false}},
+				DrainTimeout: time.Hour, Backends: []Backend{{addrPort("10.0.2.1:8080"), 1, 1 << 30, 0, false}, {addrPort("10.0.2.2:8080"), 0, 0, 0, false}},
 			},
 			{
 				Name: "web6", Address: addrPort("[2001:db8::10]:80"), Protocol: TCP, Mode: FullNAT, Replies: RepliesHere, Scheduler: WRR,
@@ -181,7 +182,7 @@ func TestAllKeys(t *testing.T) {
 		Workers: 3, CPUs: []int{4, 5, 2}, PollMode: PollBusy, BusyPoll: true,
 		XDPMode: XDPGeneric, ZeroCopy: ZeroCopyOff, FrameSize: 4096, FramesPerQueue: 128,
 		RingSize: 64, MaxFlows: 1000000, TOAKind: 253, TCPChecks: TCPChecksOff, Timeouts: times,
-		AdminSocket: "/run/other.sock", MetricsListen: netip.MustParseAddrPort("[::1]:9464"), LogLevel: LogError, LogFormat: LogJSON,
+		DrainTimeout: 0, AdminSocket: "/run/other.sock", MetricsListen: netip.MustParseAddrPort("[::1]:9464"), LogLevel: LogError, LogFormat: LogJSON,
 	}
 	withoutTunnels(want)
 	if diff := cmp.Diff(want, mustLoad(t, "testdata/good/all.yaml"), same); diff != "" {
@@ -333,7 +334,7 @@ func TestOverrideErrors(t *testing.T) {
 		{"interfaces", "eth1,", `--flag: expected an interface name of 1 to 15 characters, got ""`},
 		{"services", "x", "--flag: no flag can set the key services"},
 		{"nonsense", "x", "--flag: no flag can set the key nonsense"},
-		{"ring_size", "128", "all.yaml:60:19: frames_per_queue: frames_per_queue must be at least twice ring_size, 256; it is 128"},
+		{"ring_size", "128", "all.yaml:61:19: frames_per_queue: frames_per_queue must be at least twice ring_size, 256; it is 128"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.key, func(t *testing.T) {

@@ -143,7 +143,7 @@ func diffServices(out []Change, a, b *Config) []Change {
 	both := func(out []Change, path string, x, y *Service) []Change {
 		for _, f := range serviceFields {
 			switch f.key {
-			case "toa_kind", "tcp_checks":
+			case "toa_kind", "tcp_checks", "drain_timeout":
 				global := find(topFields, f.key)
 				if f.text(x) != global.text(a) || f.text(y) != global.text(b) {
 					out = compare(out, path+"."+f.key, f, x, y)

@@ -89,6 +89,9 @@ func (d *decoder) inherit(c *Config) {
 			}
 		}
 		s.HealthCheck.inherit(s.Protocol)
+		if s.DrainTimeout < 0 {
+			s.DrainTimeout = c.DrainTimeout
+		}
 		if s.TCPChecks == 0 {
 			s.TCPChecks = c.TCPChecks
 		}

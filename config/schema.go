@@ -149,6 +149,10 @@ var topFields = []field[Config]{
 	{key: "timeouts", decode: func(d *decoder, path string, n ast.Node, c *Config) {
 		decodeMap(d, path, n, timeoutFields, &c.Timeouts)
 	}, doc: "How long a flow may be idle, by state, before it is forgotten; 100ms to 720h."},
+	plain("drain_timeout", anyPlain, wantPersistence, func(c *Config) *time.Duration { return &c.DrainTimeout },
+		parsePersistence, formatDuration,
+		"How long the flows of backends and services that a reload has removed go on\n"+
+			"before they are ended; 0s ends them at once."),
 	plain("admin_socket", anyPlain, wantSocket, func(c *Config) *string { return &c.AdminSocket },
 		parseSocket, formatSocket,
 		"Unix socket by which commands reach the daemon, its owner's only. off: none.").needsRestart(),
@@ -266,6 +270,8 @@ var serviceFields = []field[Service]{
 			"packet. reset: both ends get a RST. drop: nothing goes on. reschedule: it is\n"+
 			"forgotten; a datagram goes to another backend. Default: reset for tcp,\n"+
 			"reschedule for udp."),
+	plain("drain_timeout", anyPlain, wantPersistence, func(s *Service) *time.Duration { return &s.DrainTimeout },
+		parsePersistence, formatDuration, "Default: the global drain_timeout."),
 	{key: "persistence", decode: func(d *decoder, path string, n ast.Node, s *Service) {
 		decodeMap(d, path, n, persistenceFields, &s.Persistence)
 	}, doc: "Clients of a prefix stay with one backend until no new flow of theirs has come\n" +

@@ -147,6 +147,7 @@ func TestDiff(t *testing.T) {
 		{"global option kind", "toa_kind: 253", "toa_kind: 252", []string{"toa_kind: 253 → 252"}},
 		{"service option kind", "toa_kind: 200", "toa_kind: 201", []string{"services[web].toa_kind: 200 → 201"}},
 		{"global checks", "tcp_checks: off", "tcp_checks: normal", []string{"tcp_checks: off → normal"}},
+		{"global drain", "drain_timeout: 0s", "drain_timeout: 5m", []string{"drain_timeout: 0s → 5m"}},
 		{"service checks", "tcp_checks: strict", "tcp_checks: off", []string{"services[web].tcp_checks: strict → off"}},
 		{"persistence", "{timeout: 100ms, prefix4: 1, prefix6: 128}", "{prefix6: 128}", []string{
 			"services[web6].persistence.timeout: 100ms → 0s", "services[web6].persistence.prefix4: 1 → 32"}},
@@ -223,7 +224,10 @@ func TestRoundTripRapid(t *testing.T) {
 			s.Address = netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}),
 				rapid.Uint16Range(1, 65535).Draw(t, "port"))
 			s.HealthCheck = drawHealthCheck(t, s.Protocol)
-			s.TOAKind, s.TCPChecks, s.Timeouts = c.TOAKind, c.TCPChecks, c.Timeouts
+			s.TOAKind, s.TCPChecks, s.Timeouts, s.DrainTimeout = c.TOAKind, c.TCPChecks, c.Timeouts, c.DrainTimeout
+			if rapid.Bool().Draw(t, "drains") {
+				s.DrainTimeout = minTimeout + timeDraw(t, "drain")
+			}
 			s.Timestamps, s.Hash, s.OnBackendDown = TimestampsKeep, HashAddressPort, OnBackendDown(rapid.IntRange(2, 3).Draw(t, "down"))
 			if s.Scheduler.Hashed() {
 				s.Hash = Hash(rapid.IntRange(1, 2).Draw(t, "hash"))

@@ -90,6 +90,7 @@ func TestKeysDocumented(t *testing.T) {
 		"interfaces": true, "local_addresses": true, "services": true, "services.name": true,
 		"services.address": true, "services.protocol": true, "services.mode": true,
 		"services.backends": true, "services.toa_kind": true, "services.tcp_checks": true, "services.timeouts": true,
+		"services.drain_timeout": true,
 	}
 	keys := map[string]bool{}
 	var walk func(path string, v any)
