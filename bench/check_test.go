@@ -58,7 +58,7 @@ func TestCheck(t *testing.T) {
 			what = append(what, of)
 		}
 	}
-	if d := cmp.Diff([]string{"tcp4", "udp4", "tcp6", "dnat4", "toa4", "nat64", "2 workers, all replies handed over", "whole lives"}, what); d != "" {
+	if d := cmp.Diff([]string{"tcp4", "udp4", "tcp6", "dnat4", "toa4", "nat64", "dsr4", "ipip4", "gue4in6", "2 workers, all replies handed over", "whole lives"}, what); d != "" {
 		t.Error(d)
 	}
 	want := []string{"bytes of conntrack.Entry", "bytes of packet.Gone", "bytes of packet.Tuple", "ratio to the limit, 1000 flows", "bytes a flow in the table"}

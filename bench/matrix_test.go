@@ -26,12 +26,12 @@ func TestMatrix(t *testing.T) {
 			t.Errorf("%+v", r)
 		}
 	}
-	want := []string{"tcp4", "udp4", "tcp6", "dnat4", "toa4", "nat64", "tcp4, 2 workers, flows at home", "tcp4, 2 workers, every reply handed over"}
+	want := []string{"tcp4", "udp4", "tcp6", "dnat4", "toa4", "nat64", "dsr4", "ipip4", "gue4in6", "tcp4, 2 workers, flows at home", "tcp4, 2 workers, every reply handed over"}
 	if d := cmp.Diff(want, names); d != "" {
 		t.Error(d)
 	}
 	var b bytes.Buffer
-	if err := rep.WriteText(&b); err != nil || strings.Count(b.String(), "\n| ") != 9 {
+	if err := rep.WriteText(&b); err != nil || strings.Count(b.String(), "\n| ") != 12 {
 		t.Errorf("%v\n%s", err, &b)
 	}
 	if _, err := bench.Matrix(context.Background(), bench.MatrixOptions{Spec: loadSpec(t, "matrix.yaml"), Flows: -1}); err == nil {

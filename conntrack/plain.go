@@ -17,6 +17,18 @@ func (e *Entry) Plain(p *packet.Packet) bool {
 		e.Flags&(HalfOpen|HasServerISN) == HasServerISN && !e.Mode.OneWay()
 }
 
+// PlainOneWay reports whether p, a TCP segment of e, of which only the client's come by,
+// leaves all as it is but the deadline and the window, which is to Extend: it belongs to
+// the current connection, which is Established and so proven and no less alive than the
+// other one.
+func (e *Entry) PlainOneWay(p *packet.Packet) bool {
+	const deciding = packet.ACK | packet.FIN | packet.SYN | packet.RST
+	return p.TCPFlags&deciding == packet.ACK && e.State == Established && p.Seq-e.Win[Forward].End+blindSlack <= 2*blindSlack
+}
+
+// Extend takes note that the sender has sent data up to end.
+func (w *Window) Extend(end uint32) { w.End = later(w.End, end) }
+
 // Answered reports whether e is a UDP flow in which both sides have sent: one whose
 // datagrams leave the state as it is.
 func (e *Entry) Answered() bool { return e.State == UDPTwoWay && e.Flags&HalfOpen == 0 }

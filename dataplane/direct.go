@@ -46,6 +46,7 @@ func (w *Worker) direct(i int, r conntrack.Ref) Verdict {
 			return v
 		}
 		w.here.Backends[e.Backend].sent(conntrack.Forward, n)
+		w.fillHead(e.Backend, svc, hop, p.V6)
 	}
 	if !w.snap.KeepTTL {
 		nat.DecTTL(w.frame(i), p)

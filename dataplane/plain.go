@@ -23,7 +23,7 @@ type way struct {
 	timeout uint32 // of Established or UDPTwoWay, in ticks
 	oneWay  uint32 // of UDPOneWay
 	id      route.HopID
-	header  uint8 // length of an IP header without options, 0 if the service is none that plain knows
+	header  uint8 // length of an IP header without options, 0 if the service is none that plain knows itself
 	ttlAt   uint8 // where the TTL is in it, or the hop limit
 	toa     bool  // tell the client's address by TOA
 	kind    uint8 // of TOA; with UOA, how many datagrams of a flow bear it
@@ -38,10 +38,13 @@ var _ [64 - unsafe.Sizeof(way{})]byte
 type marks uint8
 
 const (
-	told  marks = 1 << iota // how many flows it has is told to others, see Worker.tell
-	left                    // its service has it no more, or is gone, see Worker.orphaned
-	cids                    // its service routes by connection ID, see Worker.misrouted
-	names                   // its service tells clients' addresses by UOA
+	told        marks = 1 << iota // how many flows it has is told to others, see Worker.tell
+	left                          // its service has it no more, or is gone, see Worker.orphaned
+	cids                          // its service routes by connection ID, see Worker.misrouted
+	names                         // its service tells clients' addresses by UOA
+	clientsOnly                   // only clients' packets come by, and plainOneWay knows them
+	direct                        // the server answers past us, and
+	tunnelled                     // is reached by a tunnel
 )
 
 // wayTo is the way to a backend of service id, which it serves or used to.
@@ -73,12 +76,19 @@ func (s *Snapshot) wayTo(backend, id uint32, serves bool) way {
 		w.timeout = svc.Policy.Timeouts[conntrack.Established]
 	}
 	v4 := vip.Addr.Is4()
-	switch plain := !s.KeepTTL && svc.Proxy == nat.NoProxy && svc.Timestamps != nat.TSTranslate && svc.TOAKind != packet.OptTimestamps; {
-	case !plain || svc.Mode.OneWay() || v4 != server.Addr.Is4() || w.marks&left != 0:
+	same := v4 == server.Addr.Is4() && !s.KeepTTL && svc.Proxy == nat.NoProxy && svc.Timestamps != nat.TSTranslate
+	switch {
+	case svc.TOAKind == packet.OptTimestamps || w.marks&left != 0:
+	case svc.Mode.OneWay():
+		w.marks |= s.plainOneWay(svc, same)
+	case !same:
 	case v4:
-		w.header, w.ttlAt = packet.IPv4MinLen, packet.IPv4TTL
+		w.header = packet.IPv4MinLen
 	default:
-		w.header, w.ttlAt = packet.IPv6Len, packet.IPv6HopLimit
+		w.header = packet.IPv6Len
+	}
+	if w.ttlAt = packet.IPv4TTL; !v4 {
+		w.ttlAt = packet.IPv6HopLimit
 	}
 	return w
 }
@@ -114,8 +124,11 @@ func (w *Worker) plain(i int, p *packet.Packet, e *conntrack.Entry, d conntrack.
 	}
 	q, n := w.out[hop.Port&(MaxNICs-1)], p.IPLen() // as received, without TOA
 	if d > conntrack.Reply || int(e.Local) >= len(w.locals) || gen != w.routes.Gen || q == nil ||
-		hop.State != route.Resolved || n > int(hop.MTU) || p.L4-p.L3 != uint16(to.header) {
+		hop.State != route.Resolved || n > int(hop.MTU) {
 		return undecided
+	}
+	if p.L4-p.L3 != uint16(to.header) {
+		return w.plainOneWay(i, p, e, to, hop, q)
 	}
 	at := w.headersAt(i, p)
 	h := w.headers(at)

@@ -57,13 +57,12 @@ func twinSpec(rt *rapid.T) Spec {
 	one := service("one", "192.0.2.17:53", packet.ProtoUDP, conntrack.FullNAT, false, "10.0.1.20:5317")
 	one.OnePacket = true
 	toa6 := service("toa6", "[2001:db8::16]:80", packet.ProtoTCP, conntrack.FullNAT, true, "[2001:db8:1::20]:8017")
-	direct := service("direct", "192.0.2.18:5000", packet.ProtoUDP, conntrack.DirectReturn, false, "10.0.1.20:5000")
-	half := service("half", "192.0.2.19:5000", packet.ProtoUDP, conntrack.DNATOneWay, false, "10.0.1.20:5019")
 	// Payloads of build's begin as a short header with an ID that is the first's.
 	quic := service("quic", "192.0.2.17:443", packet.ProtoUDP, conntrack.FullNAT, false, "10.0.1.20:443", "10.0.1.21:443")
 	quic.QUIC = QUICSpec{QUICLB, 0, 1}
 	quic.Backends[0].ServerID, quic.Backends[1].ServerID = 0x0f, 0x10
-	spec.Services = append(spec.Services, strict, shifted, odd, udp6, one, toa6, direct, half, quic)
+	spec.Services = append(spec.Services, strict, shifted, odd, udp6, one, toa6, quic)
+	spec.Services = append(spec.Services, oneWayServices()...)
 	spec.KeepTTL = rapid.IntRange(0, 7).Draw(rt, "keep TTL") == 0
 	return spec
 }
@@ -86,13 +85,15 @@ func newTwins(rt *rapid.T, t *testing.T) *twins {
 		tw.rigs[i].step()
 	}
 	tw.blind()
+	tw.routes()
 	return tw
 }
 
 // blind makes the second worker's ways ones that plain does not know.
 func (tw *twins) blind() {
 	for i := range tw.rigs[1].dp.Workers[0].ways {
-		tw.rigs[1].dp.Workers[0].ways[i].header = 0
+		to := &tw.rigs[1].dp.Workers[0].ways[i]
+		to.header, to.marks = 0, to.marks&^clientsOnly
 	}
 }
 
@@ -124,7 +125,7 @@ func (tw *twins) feed(nic int, frames ...[]byte) []sentFrame {
 // addFlow opens a flow and lets both ends speak.
 func (tw *twins) addFlow() {
 	n := len(tw.live)
-	vip := tw.vips[rapid.OneOf(rapid.IntRange(strictService, strictService+2), rapid.IntRange(0, len(tw.vips)-1)).Draw(tw.rt, "service")]
+	vip := tw.vips[rapid.OneOf(rapid.IntRange(strictService, strictService+2), rapid.IntRange(0, len(tw.vips)-1), rapid.IntRange(len(tw.vips)-len(oneWayServices()), len(tw.vips)-1)).Draw(tw.rt, "service")]
 	f := &twinFlow{vip: hostPort(vip.Addr.String(), vip.Port), udp: vip.Proto == packet.ProtoUDP}
 	f.client = fmt.Sprintf("198.51.100.%d:%d", 1+n%200, 40000+n)
 	if !vip.Addr.Is4() {
@@ -188,6 +189,9 @@ func (tw *twins) packetOf(f *twinFlow, reply bool) []byte {
 		s.ackNum = f.first
 	}
 	s.ttl = rapid.SampledFrom([]uint8{64, 64, 64, 255, 2, 1}).Draw(rt, "TTL")
+	if odd("sender") {
+		s.srcMAC = serverMAC
+	}
 	if odd("VLAN") {
 		s.vlan = 7
 	}
@@ -206,6 +210,12 @@ func (tw *twins) packetOf(f *twinFlow, reply bool) []byte {
 	at := 14
 	if s.vlan != 0 {
 		at = 18
+	}
+	if b[at]>>4 == 4 && odd("fragmentable") {
+		b = freely(b)
+	}
+	if odd("marked") {
+		b[at+1] = rapid.Byte().Draw(rt, "TOS")
 	}
 	if netip.MustParseAddrPort(s.src).Addr().Is4() {
 		at += 20
@@ -243,7 +253,7 @@ func (tw *twins) routes() {
 			hops[i].Port = 9
 		}
 	}
-	t = t.WithHops(hops)
+	t = t.WithHops(hops).WithPeers(tw.peers())
 	for _, r := range tw.rigs {
 		r.dp.PublishRoutes(t)
 	}

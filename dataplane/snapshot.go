@@ -89,6 +89,7 @@ const ClampToMTU = 1
 type Locality struct {
 	Schedulers []balance.State // by service id
 	ways       []way           // by backend id
+	heads      []directHead    // by backend id; nil without direct return
 	Backends   []BackendCount  // by backend id
 	Services   []ServiceCount  // by service id
 	handshakes []*Handshakes   // by service id; nil unless they come by
@@ -410,6 +411,9 @@ func (r *Registry) localities(s *Snapshot, seed uint64) []Locality {
 				l.ways[i] = s.wayTo(uint32(i), uint32(k.service), serves[i])
 			}
 			l.ways[i].count = &l.Backends[i]
+			if l.ways[i].marks&direct != 0 && l.heads == nil {
+				l.heads = apart[directHead](len(l.ways))
+			}
 		}
 		l.Services = apart[ServiceCount](len(s.Services))
 		l.held = apart[int64](len(s.leases))

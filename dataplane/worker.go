@@ -35,6 +35,7 @@ type Worker struct {
 	// routes.
 	out    [MaxNICs]*queue // by NIC; nil also if it is down
 	ways   []way
+	heads  []directHead
 	locals []packet.Addr
 	hops   []route.Hop
 
@@ -54,6 +55,9 @@ type Worker struct {
 	snap      *Snapshot
 	here      *Locality // snap.Locality[id]
 	routes    *route.Table
+	// How many tables routes has been: another one may tell other MAC addresses
+	// and sources while its generation is the same.
+	routesSeen uint32
 
 	learned learned // ways back the kernel does not know yet
 	frags   fragments
@@ -199,7 +203,7 @@ func (w *Worker) refresh() {
 			l.adopt(s, old, was)
 		}
 		w.snap, w.here = s, l
-		w.ways, w.locals = l.ways, s.Locals
+		w.ways, w.heads, w.locals = l.ways, l.heads, s.Locals
 		if old != nil {
 			w.retell(was.leases, old.held)
 		}
@@ -212,6 +216,7 @@ func (w *Worker) refresh() {
 	}
 	if r := w.nextRoutes.Load(); r != w.routes {
 		w.routes, w.hops = r, r.Hops
+		w.routesSeen++
 	}
 }
 

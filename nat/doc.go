@@ -32,7 +32,8 @@
 //
 // With direct return nothing of a client's packet changes but its options, by
 // StripUOA, StripOption and ClampMSS. Into a tunnel it goes by DecTTL and Encapsulate,
-// which, too, moves the frame's start.
+// which, too, moves the frame's start, or, if it is one like most, by TunnelHead.Put,
+// which does both.
 //
 // Of a datagram in fragments the first goes the way of a whole packet, since its
 // checksum is that of the whole, but must keep its length: no InsertTOA, no

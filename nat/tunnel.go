@@ -98,10 +98,16 @@ func (t *Tunnel) Protocol(v4 bool) uint8 {
 // out, since routers take them for broadcasts.
 func (t *Tunnel) SourceFor(hash uint32) packet.Addr {
 	a := t.Source
-	if t.Spread == 0 {
-		return a
+	a.Lo |= uint64(hostOf(hash, t.Spread))
+	return a
+}
+
+// hostOf is the part of SourceFor that a flow chooses, spread bits.
+func hostOf(hash uint32, spread uint8) uint32 {
+	if spread == 0 {
+		return 0
 	}
-	mask := uint32(1)<<min(t.Spread, 31) - 1
+	mask := uint32(1)<<min(spread, 31) - 1
 	host := hash & mask
 	switch {
 	case mask == 1:
@@ -110,8 +116,7 @@ func (t *Tunnel) SourceFor(hash uint32) packet.Addr {
 	case host == mask:
 		host--
 	}
-	a.Lo |= uint64(host)
-	return a
+	return host
 }
 
 // Outer is what of the outer headers the tunnel and the packet do not determine.
@@ -238,10 +243,12 @@ func putOuter4(h []byte, tos, ttl, proto uint8, size int, fragmentable bool, o *
 	binary.BigEndian.PutUint32(h[packet.IPv4Dst:], dst)
 }
 
-// putOuter6 is putOuter4 for IPv6. The flow label is the flow's (RFC 6438), never 0.
+// flowLabel is that of a flow (RFC 6438), never 0.
+func flowLabel(hash uint32) uint32 { return max(hash>>12&(1<<20-1), 1) }
+
+// putOuter6 is putOuter4 for IPv6.
 func putOuter6(h []byte, tos, ttl, proto uint8, size int, o *Outer) {
-	const label = 1<<20 - 1
-	binary.BigEndian.PutUint32(h, 6<<28|uint32(tos)<<20|max(o.Hash>>12&label, 1))
+	binary.BigEndian.PutUint32(h, 6<<28|uint32(tos)<<20|flowLabel(o.Hash))
 	binary.BigEndian.PutUint16(h[packet.IPv6PayloadLen:], uint16(size))
 	h[packet.IPv6NextHeader], h[packet.IPv6HopLimit] = proto, ttl
 	o.Src.Put16(h[packet.IPv6Src:])
