@@ -86,7 +86,8 @@ func (w *Worker) plainOneWay(i int, p *packet.Packet, e *conntrack.Entry, to *wa
 			return undecided
 		}
 	case direct | tunnelled:
-		if head.routes != w.routesSeen || n+head.tunnel.Len() > int(hop.MTU) || at&(w.frameSize-1) < nat.TunnelHeadLen {
+		if head.routes != w.routesSeen || n+head.tunnel.Len() > int(hop.MTU) ||
+			(at+route.VLANLen)&(w.frameSize-1) < route.VLANLen+nat.TunnelHeadLen {
 			return undecided
 		}
 	}

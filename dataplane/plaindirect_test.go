@@ -40,7 +40,7 @@ func oneWayServices() (all []ServiceSpec) {
 	}
 	add("spread", direct, "192.0.2.20", "", "10.0.1.20", nat.Tunnel{Kind: nat.IPIP, Source: addr("172.16.0.0"), Spread: 16})
 	add("spread", direct, "192.0.2.21", "", "2001:db8:1::20", nat.Tunnel{Kind: nat.GUE, Port: 6080, Source: addr("2001:db8:7::"), Spread: 2})
-	return all
+	return append(all, service("half with toa", "192.0.2.22:80", packet.ProtoTCP, half, true, "10.0.1.20:80"))
 }
 
 // peers draws who is at the ends of the hops: mostly hosts of which all is known.
@@ -100,9 +100,23 @@ func TestPlainOneWayTakes(t *testing.T) {
 		r.one(0, 0, 1, build(t, seg{src: client, dst: vip, ack: true, seq: 1001, ackNum: 9001}))
 		for _, tt := range tests {
 			tt.s.src, tt.s.dst = client, vip
-			if v := r.plain(build(t, tt.s)); v != undecided != tt.plain {
+			if v := r.plain(build(t, tt.s)); v != undecided != (tt.plain && !svc.TOA) {
 				t.Errorf("%s, %s: verdict %d", svc.Name, tt.name, v)
 			}
+		}
+	}
+}
+
+// TestPlainTunnelHeadroom: a frame that came with no room before it is not plain, and
+// nothing of its neighbour's is written.
+func TestPlainTunnelHeadroom(t *testing.T) {
+	const client = "198.51.100.7:40001"
+	for room, want := range map[uint64]Verdict{0: undecided, 3: undecided, 75: undecided, 76: Forwarded, 256: Forwarded} {
+		r := newTunnelRig(t, 1, tunnelKinds["vxlan"])
+		r.one(0, 0, 1, build(t, seg{src: client, dst: "192.0.2.21:80", syn: true, seq: 1000}))
+		r.one(0, 0, 1, build(t, seg{src: client, dst: "192.0.2.21:80", ack: true, seq: 1001, ackNum: 9001}))
+		if v := r.plainAt(room, build(t, seg{src: client, dst: "192.0.2.21:80", ack: true, seq: 1001, ackNum: 9001, payload: 6})); v != want {
+			t.Errorf("%d bytes of room: verdict %d, want %d", room, v, want)
 		}
 	}
 }

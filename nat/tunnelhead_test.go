@@ -2,6 +2,7 @@ package nat
 
 import (
 	"bytes"
+	"encoding/binary"
 	"slices"
 	"testing"
 
@@ -65,17 +66,26 @@ func TestTunnelHeadTwin(t *testing.T) {
 // none.
 func TestTunnelHeadUDPZero(t *testing.T) {
 	tn := Tunnel{Kind: FOU, Port: 5555}
-	h, _ := tn.Head(&Outer{Src: addr("2001:db8::1"), Dst: addr("2001:db8::2")}, false)
 	s := flow4(0).fromClient(shape{ttl: 9, payload: bytesOf(7, 33)})
 	frame := s.frame()
 	p := parse(t, frame)
-	for hash := range uint32(tunnelPorts) {
-		chunk := inChunk(frame, headroom)
-		at := headroom + int(p.L3)
-		h.Put(chunk[at-TunnelHeadLen:headroom+int(p.End)], &p, hash, 0)
-		if udp := at - packet.UDPLen; chunk[udp+packet.UDPChecksum]|chunk[udp+packet.UDPChecksum+1] == 0 {
-			t.Fatalf("hash %d: no checksum", hash)
+	ones := 0
+	for _, src := range []string{"2001:db8::1", "2001:db8::4001", "2001:db8::8001", "2001:db8::c001"} {
+		h, _ := tn.Head(&Outer{Src: addr(src), Dst: addr("2001:db8::2")}, false)
+		for hash := range uint32(tunnelPorts) { // so that every sum occurs
+			chunk := inChunk(frame, headroom)
+			at := headroom + int(p.L3)
+			h.Put(chunk[at-TunnelHeadLen:headroom+int(p.End)], &p, hash, 0)
+			switch udp := at - packet.UDPLen; binary.BigEndian.Uint16(chunk[udp+packet.UDPChecksum:]) {
+			case 0:
+				t.Fatalf("%s, hash %d: no checksum", src, hash)
+			case 0xffff:
+				ones++
+			}
 		}
+	}
+	if ones == 0 {
+		t.Error("no sum is zero")
 	}
 }
 
