@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 //
-// What toa.c and decap.c need of the kernel's BPF interface beyond what the
+// What toa.c, decap.c and uoa.c need of the kernel's BPF interface beyond what the
 // steering program does: facts of include/uapi/linux/bpf.h.
 
 #ifndef L4FWD_RS_ABI_H
@@ -9,6 +9,7 @@
 #include "../dataplane/steer/abi.h"
 
 typedef int s32;
+typedef long long s64;
 
 enum {
 	MAP_LPM_TRIE = 11,
@@ -22,6 +23,7 @@ static void *(*const sk_storage_get)(void *map, void *sk, const void *value, u64
 static long (*const sock_ops_flags_set)(void *ctx, int flags) = (void *)59;
 static long (*const xdp_adjust_head)(void *ctx, int delta) = (void *)44;
 static void *(*const skc_to_mptcp_sock)(void *sk) = (void *)196; // Linux 5.19
+static u64 (*const netns_cookie)(void *ctx) = (void *)122;
 enum { SK_STORAGE_CREATE = 1 };
 
 struct bpf_sock_ops {
@@ -38,6 +40,13 @@ struct bpf_sock_ops {
 enum { PASSIVE_ESTABLISHED = 5, PARSE_HDR_OPT = 13 }; // op
 enum { PARSE_UNKNOWN_HDR_OPT = 1 << 5 };              // cb_flags
 
+struct bpf_sock {
+	u32 bound_dev_if, family, type, protocol, mark, priority, src_ip4, src_ip6[4];
+	u32 src_port; // host order
+	u16 dst_port, zero;
+	u32 dst_ip4, dst_ip6[4], state;
+};
+
 struct bpf_sock_addr {
 	u32 user_family, user_ip4, user_ip6[4], user_port, family, type, protocol;
 	u32 msg_src_ip4, msg_src_ip6[4];
@@ -51,7 +60,7 @@ struct bpf_sockopt {
 	s32 level, optname, optlen, retval;
 };
 
-// An address as the maps of both programs hold it: in network order, IPv4 mapped
+// An address as the maps of all programs hold it: in network order, IPv4 mapped
 // into IPv6 (RFC 4291 section 2.5.5.2).
 struct addr {
 	u32 word[4];

@@ -10,6 +10,9 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+
+	"github.com/l4fwd/l4fwd/dataplane/steer"
 )
 
 // Errors of this package, to be told with errors.Is.
@@ -24,7 +27,7 @@ var (
 
 // About is what an attached program is about.
 type About struct {
-	Program    string         `json:"program"` // "toa" or "decap"
+	Program    string         `json:"program"` // "toa", "decap" or "uoa"
 	PID        int            `json:"pid"`     // of the process that holds it
 	Since      time.Time      `json:"since"`
 	Cgroup     string         `json:"cgroup,omitempty"`
@@ -62,12 +65,30 @@ func bindAbout(p *ebpf.Program, a About) (*ebpf.Map, error) {
 	return m, nil
 }
 
-// attached is what TOA and Decap are made of.
+// attached is what TOA, Decap and UOA are made of.
 type attached struct {
 	links []link.Link
 	stats *ebpf.Map
 	about *ebpf.Map
 	objs  interface{ Close() error }
+}
+
+// attachXDP attaches a program to interfaces of the calling thread's network namespace.
+// The notes are about how, one sentence each.
+func (a *attached) attachXDP(p *ebpf.Program, interfaces []string, mode steer.Mode) (notes []string, err error) {
+	for _, name := range interfaces {
+		dev, err := netlink.LinkByName(name)
+		if err != nil {
+			return notes, fmt.Errorf("%s: %w", name, err)
+		}
+		at, err := steer.AttachProgram(p, dev.Attrs().Index, name, mode)
+		if err != nil {
+			return notes, err
+		}
+		a.links = append(a.links, at.Link)
+		notes = append(append(notes, at.Notes...), fmt.Sprintf("%s: attached, %s XDP", name, at.Mode))
+	}
+	return notes, nil
 }
 
 // gone reports, with ErrGone, that a link lost what it was attached to.

@@ -5,7 +5,48 @@ import (
 	"fmt"
 	"os"
 	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 )
+
+// checkCgroup fills in the root for "", and refuses what is no cgroup2.
+func checkCgroup(path *string) error {
+	if *path == "" {
+		root, err := rootCgroup()
+		if err != nil {
+			return err
+		}
+		*path = root
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(*path, &fs); err != nil {
+		return fmt.Errorf("%w: cgroup %s: %w", ErrOptions, *path, err)
+	}
+	if fs.Type != unix.CGROUP2_SUPER_MAGIC {
+		return fmt.Errorf("%w: %s is no directory of the cgroup2 file system", ErrOptions, *path)
+	}
+	return nil
+}
+
+// hook is a program and where in a cgroup it belongs.
+type hook struct {
+	at ebpf.AttachType
+	p  *ebpf.Program
+}
+
+// attachCgroup attaches programs to a cgroup, in their order.
+func (a *attached) attachCgroup(path string, hooks []hook) error {
+	for _, h := range hooks {
+		l, err := link.AttachCgroup(link.CgroupOptions{Path: path, Attach: h.at, Program: h.p})
+		if err != nil {
+			return permission(fmt.Errorf("attach %s to %s: %w", h.at, path, err))
+		}
+		a.links = append(a.links, l)
+	}
+	return nil
+}
 
 // rootCgroup finds where the cgroup2 file system is mounted: /sys/fs/cgroup, or a
 // place below on hosts that have version 1 beside it.

@@ -7,8 +7,6 @@ import (
 	"slices"
 
 	"github.com/cilium/ebpf/rlimit"
-	"github.com/vishvananda/netlink"
-
 	"github.com/l4fwd/l4fwd/dataplane/steer"
 )
 
@@ -144,19 +142,8 @@ func (d *Decap) attach() (err error) {
 	if d.about, err = bindAbout(d.objs.L4fwdDecap, a); err != nil {
 		return err
 	}
-	for _, name := range d.opts.Interfaces {
-		dev, err := netlink.LinkByName(name)
-		if err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
-		at, err := steer.AttachProgram(d.objs.L4fwdDecap, dev.Attrs().Index, name, d.opts.Mode)
-		if err != nil {
-			return err
-		}
-		d.links = append(d.links, at.Link)
-		d.Notes = append(append(d.Notes, at.Notes...), fmt.Sprintf("%s: attached, %s XDP", name, at.Mode))
-	}
-	return nil
+	d.Notes, err = d.attachXDP(d.objs.L4fwdDecap, d.opts.Interfaces, d.opts.Mode)
+	return err
 }
 
 // Missing are the VIPs that the host has not got: what comes out of a tunnel for

@@ -1,8 +1,8 @@
 // Package rs is the real server's side, in eBPF and so without a kernel module:
-// TOA, which shows clients' addresses to servers behind Full-NAT, and Decap, which
-// takes packets out of a balancer's tunnels. `l4fwd rs` runs them. The programs are C
-// (toa.c, decap.c), compiled by bpf2go; the objects are committed, so that nobody
-// needs clang to build l4fwd.
+// TOA and UOA, which show clients' addresses to servers behind Full-NAT, by TCP and by
+// UDP, and Decap, which takes packets out of a balancer's tunnels. `l4fwd rs` runs them.
+// The programs are C (toa.c, uoa.c, decap.c), compiled by bpf2go; the objects are
+// committed, so that nobody needs clang to build l4fwd.
 //
 // The package must never know what a balancer does beyond what it puts on the wire:
 // flows, schedulers and configuration files are not here.
@@ -31,6 +31,37 @@
 //
 // An IPv6 client of an IPv4 socket cannot be shown, the answer has no place for it:
 // it stays as it was, and is counted. A socket for both families shows it.
+//
+// # UOA
+//
+// An XDP program reads UOA in datagrams from [UOAOptions].From: behind a header of IP
+// protocol 248, which it takes out, since the kernel refuses that protocol, or as the
+// first IPv4 option, which it leaves, since the kernel passes over it. It keeps the client
+// in a map, by the datagram's addresses and ports. A datagram that is empty and whose
+// option list ends behind UOA in four bytes of 0 is the balancer's own and is dropped.
+//
+// Programs at recvmsg put the client into what a server learns of where a datagram comes
+// from, and note the balancer's flow as the way back; programs at sendmsg and connect put
+// that flow in the client's place. So a server sees and answers the client, and the kernel
+// the balancer. At getpeername connected sockets see the client too.
+//
+// Hazards: what one server cannot tell apart is shown under the balancer's address and
+// port, and answered there, so that nothing goes astray:
+//
+//   - Two flows of one client, by two VIPs or one after the other: the latest is the
+//     client's, the older one the balancer's.
+//   - Two flows from one address and port of a balancer to two addresses of the host, for
+//     a socket that is bound to none: it is not known which of the two a datagram in its
+//     queue is of. Sockets that are bound to an address know.
+//   - An IPv6 client by way of IPv4: the kernel lets no program make an IPv6 destination
+//     an IPv4 one (udpv6_sendmsg), so it could not be answered.
+//
+// A client stays known for [UOAOptions].Timeout after it was last needed. If a balancer
+// then uses the port for another and all datagrams that would say so are lost, the next one
+// is taken for the old client's.
+//
+// A reply to a client goes to the balancer also where the client has come to the server by
+// another way, past the balancer, with the same port.
 //
 // # Decap
 //

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Compiles toa.c and decap.c with bpf2go and puts the objects into this folder;
+# Compiles toa.c, decap.c and uoa.c with bpf2go and puts the objects into this folder;
 # `generate.sh -check` instead fails if the committed ones differ. As with
 # dataplane/steer/generate.sh the bytes depend on the sources, this script and the
 # version of clang, which is therefore part of the compiler's name.
@@ -9,7 +9,7 @@ out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 : "${BPF2GO_CC:=clang-14}"
 export BPF2GO_CC
-for name in toa decap; do
+for name in toa decap uoa; do
 	go run github.com/cilium/ebpf/cmd/bpf2go -go-package rs -target bpfel,bpfeb \
 		-cflags "-O2 -mcpu=v2 -Wall -Wextra -Werror -Wno-sign-compare" \
 		-no-global-types -output-dir "$out" $name $name.c
@@ -24,5 +24,5 @@ if [ "${1-}" = -check ]; then
 	echo "rs: the committed objects are what their sources compile to"
 else
 	mv "$out"/* .
-	sha256sum toa.c decap.c abi.h ../dataplane/steer/abi.h generate.sh >sources.sha256
+	sha256sum toa.c decap.c uoa.c abi.h ../dataplane/steer/abi.h generate.sh >sources.sha256
 fi

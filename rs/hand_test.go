@@ -44,12 +44,13 @@ type network struct {
 
 	mu   sync.Mutex
 	port uint16
+	udp  chan gopacket.Packet                // the server's datagrams
 	from map[netip.AddrPort]chan *layers.TCP // by our address and port
 }
 
 func newNetwork(t *testing.T) *network {
 	t.Helper()
-	n := &network{t: t, port: 20000, from: make(map[netip.AddrPort]chan *layers.TCP)}
+	n := &network{t: t, port: 20000, from: make(map[netip.AddrPort]chan *layers.TCP), udp: make(chan gopacket.Packet, 256)}
 	space := func(role string) *testbed.Namespace {
 		ns, err := testbed.NewNamespace(role)
 		if err != nil {
@@ -85,10 +86,16 @@ func newNetwork(t *testing.T) *network {
 	return n
 }
 
-// watch hands segments of the server to whom they are for.
+// watch hands segments of the server to whom they are for, and its datagrams to udp.
 func (n *network) watch(frame []byte, _ bool) {
 	p := gopacket.NewPacket(append([]byte(nil), frame...), layers.LayerTypeEthernet, gopacket.NoCopy)
 	tcp, ok := p.TransportLayer().(*layers.TCP)
+	if _, udp := p.TransportLayer().(*layers.UDP); udp {
+		select {
+		case n.udp <- p:
+		default: // more than any test looks at
+		}
+	}
 	if !ok {
 		return
 	}
@@ -150,13 +157,17 @@ func (h *hand) send(flags string, options, data []byte) {
 		tcp.ACK, tcp.Ack, tcp.PSH = true, h.ack, len(data) > 0
 	}
 	frame, err := serialize(h.n.wire.MAC, h.n.to, h.src.Addr(), h.dst.Addr(), tcp, gopacket.Payload(data))
-	if err == nil {
-		err = unix.Sendto(h.n.out, frame, 0, &unix.SockaddrLinklayer{Ifindex: h.n.wire.Index, Halen: 6})
-	}
 	if err != nil {
 		h.n.t.Fatal(err)
 	}
+	h.n.put(frame)
 	h.seq += uint32(len(data))
+}
+
+// put sends a frame to the server.
+func (n *network) put(frame []byte) {
+	n.t.Helper()
+	must(n.t, unix.Sendto(n.out, frame, 0, &unix.SockaddrLinklayer{Ifindex: n.wire.Index, Halen: 6}))
 }
 
 // await waits for a segment of the server.

@@ -56,6 +56,20 @@ func RunDecap(ctx context.Context, o DecapOptions, log *zap.Logger) error {
 	return d.hold(ctx, "interface "+strings.Join(d.opts.Interfaces, " or "), d.Stats, log)
 }
 
+// RunUOA shows UDP clients' addresses until ctx is done, or, with ErrGone, an interface
+// or the cgroup is removed.
+func RunUOA(ctx context.Context, o UOAOptions, log *zap.Logger) error {
+	u, err := AttachUOA(o)
+	if err != nil {
+		return err
+	}
+	for _, n := range u.Notes {
+		log.Info(n)
+	}
+	log.Info("ready", zap.Strings("interfaces", u.opts.Interfaces), zap.String("cgroup", u.opts.Cgroup), zap.Stringers("from", u.opts.From))
+	return u.hold(ctx, "cgroup "+u.opts.Cgroup+" or interface "+strings.Join(u.opts.Interfaces, " or "), u.Stats, log)
+}
+
 // hold keeps programs attached until ctx is done, then logs what they counted and
 // detaches them. where is for the error that tells what they lost.
 func (a *attached) hold(ctx context.Context, where string, stats func() ([]Count, error), log *zap.Logger) error {

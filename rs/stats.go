@@ -78,6 +78,59 @@ var decapCounterNames = [NumDecapCounters]string{
 // String is the counter's name in `l4fwd rs status`.
 func (c DecapCounter) String() string { return nameOf(decapCounterNames[:], int(c)) }
 
+// UOACounter is an outcome of UOA's programs. The order is that of the outcomes in
+// uoa.c.
+type UOACounter uint8
+
+// The outcomes: what datagrams came with, from UOARefused on what was left as it was, and
+// from UOAGiven on what became of servers' calls.
+const (
+	UOAProtocol   UOACounter = iota // with a header of IP protocol 248, which was taken out
+	UOAOption                       // with the IPv4 option
+	UOASeparate                     // beside one of these: of the balancer's own making, and kept from servers
+	UOARefused                      // UOA from elsewhere
+	UOAMalformed                    // from a balancer, but not as it should be
+	UOAFragment                     // a fragment with IP protocol 248
+	UOAGiven                        // datagrams and peers that servers saw under the client's address
+	UOASent                         // datagrams and connections to a client, sent to the balancer
+	UOAUnshowable                   // a client of IPv6 by way of IPv4, left under the balancer's address
+	UOAAmbiguous                    // the same, of one of several clients that a socket without an address may mean
+	UOAShared                       // the same, of a client that has come by another way since
+	UOAFailed                       // the kernel could not keep a client or take the header out
+
+	// NumUOACounters is the number of counters.
+	NumUOACounters = int(iota)
+)
+
+var uoaCounterNames = [NumUOACounters]string{
+	UOAProtocol:   "protocol",
+	UOAOption:     "option",
+	UOASeparate:   "separate",
+	UOARefused:    "refused",
+	UOAMalformed:  "malformed",
+	UOAFragment:   "fragment",
+	UOAGiven:      "given",
+	UOASent:       "sent",
+	UOAUnshowable: "unshowable",
+	UOAAmbiguous:  "ambiguous",
+	UOAShared:     "shared",
+	UOAFailed:     "failed",
+}
+
+// String is the counter's name in `l4fwd rs status`.
+func (c UOACounter) String() string { return nameOf(uoaCounterNames[:], int(c)) }
+
+// counterNames are the counters of a program, by its name.
+func counterNames(program string) []string {
+	switch program {
+	case "decap":
+		return decapCounterNames[:]
+	case "uoa":
+		return uoaCounterNames[:]
+	}
+	return toaCounterNames[:]
+}
+
 func nameOf(names []string, c int) string {
 	if c >= len(names) {
 		return fmt.Sprintf("counter(%d)", c)

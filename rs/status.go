@@ -19,16 +19,13 @@ type Status struct {
 	// they were attached to.
 	Links int `json:"links"`
 	Gone  int `json:"gone,omitempty"`
-	// Counters by name, those of TOACounter or DecapCounter.
+	// Counters by name, those of TOACounter, DecapCounter or UOACounter.
 	Counters map[string]uint64 `json:"counters"`
 }
 
 // Counts are the counters in their order.
 func (s Status) Counts() []Count {
-	names := toaCounterNames[:]
-	if s.Program == "decap" {
-		names = decapCounterNames[:]
-	}
+	names := counterNames(s.Program)
 	out := make([]Count, len(names))
 	for i, n := range names {
 		out[i] = Count{n, s.Counters[n]}
@@ -80,13 +77,16 @@ func List() ([]Status, error) {
 	return out, nil
 }
 
+// mainPrograms are those that know what they are about, one of each kind.
+var mainPrograms = []string{toaProgL4fwdToaOps, decapProgL4fwdDecap, uoaProgL4fwdUoa}
+
 // statusOf is nil for a program that is not ours, or that went away meanwhile.
 func statusOf(id ebpf.ProgramID) (s *Status, err error) {
 	p, err := ebpf.NewProgramFromID(id)
 	if err == nil {
 		defer func() { _ = p.Close() }()
 		var info *ebpf.ProgramInfo
-		if info, err = p.Info(); err == nil && (info.Name == toaProgL4fwdToaOps || info.Name == decapProgL4fwdDecap) {
+		if info, err = p.Info(); err == nil && (slices.Contains(mainPrograms, info.Name)) {
 			s, err = read(info)
 		}
 	}
@@ -132,11 +132,7 @@ func read(info *ebpf.ProgramInfo) (*Status, error) {
 	if stats == nil || !about {
 		return nil, errors.New("it is not of this version of l4fwd")
 	}
-	names := toaCounterNames[:]
-	if s.Program == "decap" {
-		names = decapCounterNames[:]
-	}
-	counts, err := readCounts(stats, names)
+	counts, err := readCounts(stats, counterNames(s.Program))
 	if err != nil {
 		return nil, err
 	}

@@ -8,9 +8,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/features"
-	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/rlimit"
-	"golang.org/x/sys/unix"
 )
 
 // DefaultTOAKind is the option kind of DPVS's TOA module and of l4fwd.
@@ -48,21 +46,7 @@ func (o *TOAOptions) check() error {
 			return fmt.Errorf("%w: option kind %d has a meaning of its own", ErrOptions, k)
 		}
 	}
-	if o.Cgroup == "" {
-		root, err := rootCgroup()
-		if err != nil {
-			return err
-		}
-		o.Cgroup = root
-	}
-	var fs unix.Statfs_t
-	if err := unix.Statfs(o.Cgroup, &fs); err != nil {
-		return fmt.Errorf("%w: cgroup %s: %w", ErrOptions, o.Cgroup, err)
-	}
-	if fs.Type != unix.CGROUP2_SUPER_MAGIC {
-		return fmt.Errorf("%w: %s is no directory of the cgroup2 file system", ErrOptions, o.Cgroup)
-	}
-	return nil
+	return checkCgroup(&o.Cgroup)
 }
 
 // TOA is the programs that show clients' addresses, attached to a cgroup for as
@@ -124,10 +108,6 @@ func (t *TOA) attach(objs *toaObjects) (err error) {
 	if t.about, err = bindAbout(objs.L4fwdToaOps, a); err != nil {
 		return err
 	}
-	type hook struct {
-		at ebpf.AttachType
-		p  *ebpf.Program
-	}
 	hooks := []hook{
 		{ebpf.AttachCgroupInet4GetPeername, objs.L4fwdToaPeer4},
 		{ebpf.AttachCgroupInet6GetPeername, objs.L4fwdToaPeer6},
@@ -136,14 +116,7 @@ func (t *TOA) attach(objs *toaObjects) (err error) {
 	if t.opts.Getsockopt {
 		hooks = slices.Insert(hooks, 0, hook{ebpf.AttachCGroupGetsockopt, objs.L4fwdToaOpt})
 	}
-	for _, h := range hooks {
-		l, err := link.AttachCgroup(link.CgroupOptions{Path: t.opts.Cgroup, Attach: h.at, Program: h.p})
-		if err != nil {
-			return permission(fmt.Errorf("attach %s to %s: %w", h.at, t.opts.Cgroup, err))
-		}
-		t.links = append(t.links, l)
-	}
-	return nil
+	return t.attachCgroup(t.opts.Cgroup, hooks)
 }
 
 // Stats reads the counters, in the order of TOACounter.

@@ -24,14 +24,14 @@ func rsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rs",
 		Short: "The real server's side, without a kernel module",
-		Long: `What runs on real servers: clients' addresses from TOA (toa), and packets out of
-tunnels (decap). Both are eBPF programs that are there as long as the command
-runs; however it ends, the kernel takes them away. docs/real-servers.md has
-what they need, and units for systemd.`,
+		Long: `What runs on real servers: clients' addresses from TOA (toa) and, for UDP, from
+UOA (uoa), and packets out of tunnels (decap). All are eBPF programs that are
+there as long as the command runs; however it ends, the kernel takes them away.
+docs/real-servers.md has what they need, and units for systemd.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(rsTOACommand(), rsDecapCommand(), rsStatusCommand())
+	cmd.AddCommand(rsTOACommand(), rsUOACommand(), rsDecapCommand(), rsStatusCommand())
 	return cmd
 }
 
@@ -112,21 +112,65 @@ Runs until SIGINT, SIGTERM or SIGHUP.`,
 			}
 			o.VIPs = append(o.VIPs, a)
 		}
-		switch mode {
-		case steer.Auto.String():
-		case steer.Native.String():
-			o.Mode = steer.Native
-		case steer.Generic.String():
-			o.Mode = steer.Generic
-		default:
-			return &exitError{exitUsage, fmt.Errorf("--xdp-mode %q: auto, native or generic", mode)}
+		if o.Mode, err = xdpMode(mode); err != nil {
+			return err
 		}
 		return hold(cmd, func(ctx context.Context, log *zap.Logger) error { return rs.RunDecap(ctx, o, log) })
 	}
 	return cmd
 }
 
-// hold runs one of the two until a signal.
+func rsUOACommand() *cobra.Command {
+	var o rs.UOAOptions
+	var from []string
+	var mode string
+	cmd := &cobra.Command{
+		Use:   "uoa --dev NAME --from PREFIX",
+		Short: "Show servers the UDP client's address that UOA names",
+		Long: `Let UDP servers in a cgroup, and below it, receive datagrams under the client's
+address and port in place of the balancer's, as far as the balancer names them by
+UOA, in either of its forms; what they send to the client goes to the balancer.
+Servers need no change and no restart.
+
+Only datagrams from the balancer's addresses are looked at. Runs until SIGINT,
+SIGTERM or SIGHUP.`,
+		Example: `  l4fwd rs uoa --dev eth0 --from 10.0.1.10-10.0.1.13 --from 2001:db8:1::10
+  l4fwd rs uoa --dev eth0 --from 10.0.1.0/28 --cgroup /sys/fs/cgroup/system.slice/named.service`,
+		Args: cobra.NoArgs,
+	}
+	f := cmd.Flags()
+	f.StringSliceVar(&o.Interfaces, "dev", nil, "interface `NAME` that the balancers' datagrams come in by; repeatable")
+	f.StringVar(&o.Cgroup, "cgroup", "", "`PATH` of the cgroup2 directory; the root if not given")
+	f.StringSliceVar(&from, "from", nil, "address, range or `PREFIX` of balancers, the only ones that are believed; repeatable")
+	f.IntVar(&o.Clients, "clients", rs.DefaultUOAClients, "the most clients that are known at a time, each in about 500 bytes")
+	f.DurationVar(&o.Timeout, "timeout", rs.DefaultUOATimeout, "for so long a client that is not heard of stays known")
+	f.StringVar(&mode, "xdp-mode", steer.Auto.String(), "`MODE` auto, native or generic")
+	must(cmd.MarkFlagRequired("dev"))
+	must(cmd.MarkFlagRequired("from"))
+	must(cmd.MarkFlagDirname("cgroup"))
+	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
+		if o.From, err = prefixes(from); err != nil {
+			return &exitError{exitUsage, err}
+		}
+		if o.Mode, err = xdpMode(mode); err != nil {
+			return err
+		}
+		return hold(cmd, func(ctx context.Context, log *zap.Logger) error { return rs.RunUOA(ctx, o, log) })
+	}
+	return cmd
+}
+
+// xdpMode is what --xdp-mode names.
+func xdpMode(word string) (steer.Mode, error) {
+	for _, m := range []steer.Mode{steer.Auto, steer.Native, steer.Generic} {
+		if word == m.String() {
+			return m, nil
+		}
+	}
+	return 0, &exitError{exitUsage, fmt.Errorf("--xdp-mode %q: auto, native or generic", word)}
+}
+
+// hold runs one of them until a signal.
 func hold(cmd *cobra.Command, run func(context.Context, *zap.Logger) error) error {
 	log, err := newLogger(&config.Config{LogLevel: config.LogInfo}, cmd.ErrOrStderr())
 	if err != nil {
@@ -182,8 +226,8 @@ func rsStatusCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "Show what `rs toa` and `rs decap` have attached and counted",
-		Long: `Show what the kernel has of "l4fwd rs toa" and "l4fwd rs decap", of all their
+		Short: "Show what the other `rs` commands have attached and counted",
+		Long: `Show what the kernel has of "l4fwd rs toa", "rs uoa" and "rs decap", of all their
 processes, and what they counted. docs/real-servers.md explains the counters.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -216,7 +260,10 @@ func showStatus(cmd *cobra.Command, all []rs.Status) error {
 			b.WriteByte('\n')
 		}
 		where := fmt.Sprintf("cgroup %s, kinds %v", s.Cgroup, s.Kinds)
-		if s.Program == "decap" {
+		switch s.Program {
+		case "uoa":
+			where = fmt.Sprintf("interfaces %v, cgroup %s", s.Interfaces, s.Cgroup)
+		case "decap":
 			where = fmt.Sprintf("interfaces %v, VIPs %v, GUE port %d, FOU port %d", s.Interfaces, s.VIPs, s.GUEPort, s.FOUPort)
 		}
 		fmt.Fprintf(&b, "%s, process %d, since %s\n%s\nfrom %v\n", s.Program, s.PID, s.Since.Format("2006-01-02 15:04:05"), where, s.From)

@@ -1,0 +1,143 @@
+package rs
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/rlimit"
+
+	"github.com/l4fwd/l4fwd/dataplane/steer"
+)
+
+// Defaults of UOAOptions.
+const (
+	DefaultUOAClients = 65536
+	DefaultUOATimeout = 6 * time.Minute // that of DPVS's module
+)
+
+// UOAOptions say where UDP clients are named and by whom.
+type UOAOptions struct {
+	// Interfaces are those that the balancers' datagrams come in by; at least one.
+	Interfaces []string
+	// Cgroup is as in TOAOptions.
+	Cgroup string
+	// From are the balancers: the local addresses that datagrams come from. Nobody
+	// else's UOA is believed. At least one.
+	From []netip.Prefix
+	// Clients is how many are known at a time, each in about 500 bytes; 0 =
+	// DefaultUOAClients. Beyond them those not needed for the longest time go.
+	Clients int
+	// Timeout is for how long one that is not needed stays known. It should be longer
+	// than a balancer keeps a flow, and shorter than it takes to use a port again. 0 =
+	// DefaultUOATimeout.
+	Timeout time.Duration
+	// Mode is how the program at the interfaces is attached.
+	Mode steer.Mode
+}
+
+// maxUOAClients bounds the memory that a slip of the finger asks for.
+const maxUOAClients = 1 << 24
+
+// check fills in the defaults.
+func (o *UOAOptions) check() error {
+	if o.Clients == 0 {
+		o.Clients = DefaultUOAClients
+	}
+	if o.Timeout == 0 {
+		o.Timeout = DefaultUOATimeout
+	}
+	switch {
+	case len(o.Interfaces) == 0 || len(o.From) == 0:
+		return fmt.Errorf("%w: an interface, and whose UOA to believe, have to be said", ErrOptions)
+	case o.Clients < 1 || o.Clients > maxUOAClients:
+		return fmt.Errorf("%w: %d clients; at least 1 and at most %d", ErrOptions, o.Clients, maxUOAClients)
+	case o.Timeout < time.Second:
+		return fmt.Errorf("%w: a timeout of %s; at least 1s", ErrOptions, o.Timeout)
+	}
+	if err := checkSources(o.From); err != nil {
+		return err
+	}
+	return checkCgroup(&o.Cgroup)
+}
+
+// UOA is the programs that show UDP clients' addresses, attached to interfaces and a
+// cgroup for as long as the process lives or until Close.
+type UOA struct {
+	attached
+	// Notes are about how it is attached, one sentence each, for the log.
+	Notes []string
+
+	opts UOAOptions
+}
+
+// AttachUOA attaches them, in the network namespace of the calling thread. Servers that
+// run need no restart. It needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN. An interface that
+// has an XDP program gives steer.ErrAttached.
+func AttachUOA(o UOAOptions) (*UOA, error) {
+	u, objs, err := loadUOAPrograms(o)
+	if err != nil {
+		return nil, err
+	}
+	if err := u.attach(objs); err != nil {
+		_ = u.Close() // nothing that the error does not say better
+		return nil, err
+	}
+	return u, nil
+}
+
+// loadUOAPrograms loads them and fills their maps.
+func loadUOAPrograms(o UOAOptions) (*UOA, *uoaObjects, error) {
+	if err := o.check(); err != nil {
+		return nil, nil, err
+	}
+	_ = rlimit.RemoveMemlock() // as in AttachTOA
+	spec, err := loadUoa()
+	if err != nil {
+		return nil, nil, fmt.Errorf("UOA programs: %w", err)
+	}
+	if err := spec.Variables[uoaVarTimeout].Set(uint64(o.Timeout)); err != nil {
+		return nil, nil, fmt.Errorf("UOA programs' timeout: %w", err)
+	}
+	spec.Maps[uoaMapClients].MaxEntries = 2 * uint32(o.Clients) // see note in uoa.c
+	spec.Maps[uoaMapWays].MaxEntries = uint32(o.Clients)
+	spec.Maps[uoaMapSources].MaxEntries = uint32(len(o.From))
+	objs := new(uoaObjects)
+	if err := spec.LoadAndAssign(objs, nil); err != nil {
+		return nil, nil, permission(fmt.Errorf("load UOA programs: %w", err))
+	}
+	u := &UOA{attached: attached{stats: objs.Stats, objs: objs}, opts: o}
+	if err := trust(objs.Sources, o.From); err != nil {
+		return nil, nil, errors.Join(err, u.Close())
+	}
+	return u, objs, nil
+}
+
+// attach says what the programs are about and attaches them: first what leads answers
+// back, last what learns clients.
+func (u *UOA) attach(objs *uoaObjects) (err error) {
+	a := About{Program: "uoa", Cgroup: u.opts.Cgroup, Interfaces: u.opts.Interfaces, From: u.opts.From}
+	if u.about, err = bindAbout(objs.L4fwdUoa, a); err != nil {
+		return err
+	}
+	err = u.attachCgroup(u.opts.Cgroup, []hook{
+		{ebpf.AttachCGroupUDP4Sendmsg, objs.L4fwdUoaSend4},
+		{ebpf.AttachCGroupUDP6Sendmsg, objs.L4fwdUoaSend6},
+		{ebpf.AttachCGroupInet4Connect, objs.L4fwdUoaConn4},
+		{ebpf.AttachCGroupInet6Connect, objs.L4fwdUoaConn6},
+		{ebpf.AttachCgroupInet4GetPeername, objs.L4fwdUoaPeer4},
+		{ebpf.AttachCgroupInet6GetPeername, objs.L4fwdUoaPeer6},
+		{ebpf.AttachCGroupUDP4Recvmsg, objs.L4fwdUoaRecv4},
+		{ebpf.AttachCGroupUDP6Recvmsg, objs.L4fwdUoaRecv6},
+	})
+	if err != nil {
+		return err
+	}
+	u.Notes, err = u.attachXDP(objs.L4fwdUoa, u.opts.Interfaces, u.opts.Mode)
+	return err
+}
+
+// Stats reads the counters, in the order of UOACounter.
+func (u *UOA) Stats() ([]Count, error) { return readCounts(u.stats, uoaCounterNames[:]) }
