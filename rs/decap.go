@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/cilium/ebpf/rlimit"
+
 	"github.com/l4fwd/l4fwd/dataplane/steer"
 )
 

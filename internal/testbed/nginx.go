@@ -158,17 +158,44 @@ func addrPort(addr, port string) (netip.AddrPort, error) {
 // startNginx runs nginx with one server and waits until it listens. http and
 // server are the lines of these two blocks; prepare is as in ProcessOptions.
 func startNginx(ctx context.Context, ns *Namespace, dir, http, server string, listen []netip.AddrPort, prepare func(*Cmd)) (*Process, error) {
+	if len(listen) == 0 {
+		return nil, errors.New("nginx: nothing to listen on")
+	}
+	return runNginx(ctx, ns, dir, fmt.Sprintf("http {\n%s  server {\n%s  }\n}\n", http, server), listen[0], prepare)
+}
+
+// StartUDPNginx runs an nginx in the namespace and the cgroup that answers a datagram to
+// one of the ports, on any address, by who has sent it, "ADDRESS PORT" without brackets.
+// Its files go to dir, which must exist and outlive it.
+func StartUDPNginx(ctx context.Context, ns *Namespace, group *Cgroup, dir string, ports ...uint16) (*Process, error) {
+	if len(ports) == 0 {
+		return nil, errors.New("nginx: nothing to listen on")
+	}
+	var b strings.Builder
+	fmt.Fprint(&b, "stream {\n")
+	for _, p := range ports {
+		// By TCP, too, to see when it is there.
+		fmt.Fprintf(&b, "  server { listen %d; listen %d udp; listen [::]:%d udp ipv6only=on; return \"$remote_addr $remote_port\"; }\n", p, p, p)
+	}
+	fmt.Fprint(&b, "}\n")
+	text := b.String()
+	const module = "/usr/lib/nginx/modules/ngx_stream_module.so" // Debian has it there, unless it is built in
+	if _, err := os.Stat(module); err == nil {
+		text = "load_module " + module + ";\n" + text
+	}
+	return runNginx(ctx, ns, dir, text, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), ports[0]), group.Prepare)
+}
+
+// runNginx runs it with a configuration, and waits until it listens.
+func runNginx(ctx context.Context, ns *Namespace, dir, text string, listen netip.AddrPort, prepare func(*Cmd)) (*Process, error) {
 	path, err := tool("nginx", "nginx-light")
 	if err != nil {
 		return nil, err
 	}
-	if len(listen) == 0 {
-		return nil, errors.New("nginx: nothing to listen on")
-	}
 	var b strings.Builder
 	// dir may be root's alone, so root is who works in it.
 	fmt.Fprintf(&b, "daemon off;\nuser root root;\nworker_processes 1;\nworker_rlimit_nofile 16384;\npid %s;\n", filepath.Join(dir, "nginx.pid"))
-	fmt.Fprintf(&b, "events { worker_connections 8192; }\nhttp {\n%s  server {\n%s  }\n}\n", http, server)
+	fmt.Fprintf(&b, "%s\nevents { worker_connections 8192; }\n", text)
 	conf := filepath.Join(dir, "nginx.conf")
 	if err := os.WriteFile(conf, []byte(b.String()), 0o600); err != nil {
 		return nil, fmt.Errorf("nginx: %w", err)
@@ -179,7 +206,7 @@ func startNginx(ctx context.Context, ns *Namespace, dir, http, server string, li
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	if err := ns.WaitTCP(ctx, listen[0]); err != nil {
+	if err := ns.WaitTCP(ctx, listen); err != nil {
 		p.Kill()
 		return nil, fmt.Errorf("nginx: %w\n%s", err, p.Output())
 	}
