@@ -30,6 +30,9 @@
 // before Reply: no byte of the client's may reach the server where the header has
 // to be, and only the server's acknowledgement ends that phase.
 //
+// With UOA the datagram goes through InsertUOA behind Forward or Forward64, which would
+// not know it any more; a fragment does not.
+//
 // With direct return nothing of a client's packet changes but its options, by
 // StripUOA, StripOption and ClampMSS. Into a tunnel it goes by DecTTL and Encapsulate,
 // which, too, moves the frame's start, or, if it is one like most, by TunnelHead.Put,
@@ -44,7 +47,7 @@
 // A function that returns false has left the frame unfit to be sent: the packet
 // does not belong to the flow it was given with, or the ids of the flow mean
 // nothing in the directory. The caller drops it. Nothing here reads or writes
-// beyond the frame it was given, save for InsertTOA and Encapsulate, which use the
+// beyond the frame it was given, save for InsertTOA, InsertUOA and Encapsulate, which use the
 // headroom of the chunk, and AnswerNS, which may use up to 40 bytes of the frame's
 // capacity.
 //

@@ -206,7 +206,7 @@ func (m *uoaMeeting) forge() {
 func (m *uoaMeeting) unaware() {
 	clients, wait := 20, limit // what takes so long is lost
 	if m.row.form == "protocol" {
-		clients, wait = 3, 300*time.Millisecond // it is lost anyway
+		clients, wait = 2, 300*time.Millisecond // it is lost anyway
 	}
 	for i := range clients {
 		c, self, err := m.dial(i)
