@@ -192,10 +192,13 @@ func TestRealServersDocumented(t *testing.T) {
 	for c := range rs.NumTOACounters {
 		names = append(names, rs.TOACounter(c).String())
 	}
+	for c := range rs.NumUOACounters {
+		names = append(names, rs.UOACounter(c).String())
+	}
 	for c := range rs.NumDecapCounters {
 		names = append(names, rs.DecapCounter(c).String())
 	}
-	for _, command := range []string{"toa", "decap"} {
+	for _, command := range []string{"toa", "uoa", "decap"} {
 		help, err := exec.Command("go", "run", "../cmd/l4fwd", "rs", command, "--help").CombinedOutput()
 		if err != nil {
 			t.Fatalf("%v\n%s", err, help)
