@@ -87,7 +87,7 @@ func (d *Daemon) take(l *link) error {
 		return err
 	}
 	l.ifindex, l.mac, l.driver = info.Index, info.MAC, info.Driver
-	want := nic.Settings{KeepVLANTags: true, NoLRO: true}
+	want := nic.Settings{KeepVLANTags: true, AllVLANs: len(d.cfg.Interfaces[l.id].VLANs) > 0, NoLRO: true}
 	if l.settings, err = nic.Apply(l.name, want, nic.Options{Dir: d.opt.JournalDir, Log: d.log}); err != nil {
 		return err
 	}

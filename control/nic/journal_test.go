@@ -60,6 +60,19 @@ func freshJournal(t interface{ Fatal(...any) }) *journal {
 	return &journal{Version: journalVersion, Name: "eth9", Index: 7, Namespace: 42, Boot: bootID(), PID: os.Getpid(), Start: start}
 }
 
+// TestVLANSettings: tags are kept always, filters are touched only where all VLANs are
+// wanted.
+func TestVLANSettings(t *testing.T) {
+	for all, want := range map[bool]string{false: "on", true: "off"} {
+		dev := &memory{values: map[knob]string{vlanStripping: "on", vlanFilter: "on", lro: "off"}}
+		a := &Applied{opt: Options{Dir: t.TempDir()}, log: zap.NewNop(), j: freshJournal(t)}
+		must(t, a.apply(dev, Settings{KeepVLANTags: true, AllVLANs: all, NoLRO: true}.wishes()))
+		if dev.values[vlanStripping] != "off" || dev.values[vlanFilter] != want || len(a.Problems) > 0 {
+			t.Errorf("all VLANs %v: %v, %v", all, dev.values, a.Problems)
+		}
+	}
+}
+
 // TestCrashAnywhere: whatever the device held and refused, and wherever the
 // process died, the journal on disk brings back what was.
 func TestCrashAnywhere(t *testing.T) {
@@ -100,7 +113,7 @@ func TestCrashAnywhere(t *testing.T) {
 				}
 			}()
 			a := &Applied{opt: Options{Dir: dir}, log: zap.NewNop(), j: j}
-			if err := a.apply(dev, Settings{KeepVLANTags: true, NoLRO: true}.wishes()); err != nil {
+			if err := a.apply(dev, Settings{KeepVLANTags: true, AllVLANs: true, NoLRO: true}.wishes()); err != nil {
 				rt.Fatal(err)
 			}
 		}()

@@ -28,11 +28,12 @@ const (
 var (
 	vlanStripping  = knob{kindFeature, "rx-vlan-hw-parse"}
 	svlanStripping = knob{kindFeature, "rx-vlan-stag-hw-parse"}
+	vlanFilter     = knob{kindFeature, "rx-vlan-filter"}
 	lro            = knob{kindFeature, "rx-lro"}
 	deferHardIRQs  = knob{kindSysfs, "napi_defer_hard_irqs"}
 	groFlush       = knob{kindSysfs, "gro_flush_timeout"}
 
-	allKnobs = []knob{vlanStripping, svlanStripping, lro, deferHardIRQs, groFlush}
+	allKnobs = []knob{vlanStripping, svlanStripping, vlanFilter, lro, deferHardIRQs, groFlush}
 )
 
 func known(k knob) bool { return slices.Contains(allKnobs, k) }

@@ -84,8 +84,8 @@ func values(t *testing.T, ns netns.NsHandle) map[string]string {
 
 var (
 	want     = Settings{KeepVLANTags: true, NoLRO: true, BusyPoll: &BusyPoll{2, 200 * time.Microsecond}}
-	changed  = map[string]string{"rx-vlan-hw-parse": "off", "rx-vlan-stag-hw-parse": "off", "rx-lro": "off", "napi_defer_hard_irqs": "2", "gro_flush_timeout": "200000"}
-	original = map[string]string{"rx-vlan-hw-parse": "on", "rx-vlan-stag-hw-parse": "on", "rx-lro": "off", "napi_defer_hard_irqs": "0", "gro_flush_timeout": "0"}
+	changed  = map[string]string{"rx-vlan-hw-parse": "off", "rx-vlan-stag-hw-parse": "off", "rx-lro": "off", "rx-vlan-filter": "off", "napi_defer_hard_irqs": "2", "gro_flush_timeout": "200000"}
+	original = map[string]string{"rx-vlan-hw-parse": "on", "rx-vlan-stag-hw-parse": "on", "rx-lro": "off", "rx-vlan-filter": "off", "napi_defer_hard_irqs": "0", "gro_flush_timeout": "0"}
 )
 
 func check(t *testing.T, ns netns.NsHandle, want map[string]string) {

@@ -29,6 +29,9 @@ type Options struct {
 type Settings struct {
 	// KeepVLANTags switches hardware VLAN stripping off: XDP must see the tags.
 	KeepVLANTags bool
+	// AllVLANs switches hardware VLAN filtering off: it lets in only the VLANs that the
+	// kernel has interfaces for.
+	AllVLANs bool
 	// NoLRO switches large receive offload off: merged packets are larger than
 	// any frame, and are not what was sent.
 	NoLRO bool
@@ -66,6 +69,9 @@ func (s Settings) wishes() []wish {
 	var out []wish
 	if s.KeepVLANTags {
 		out = append(out, wish{vlanStripping, "off"}, wish{svlanStripping, "off"})
+	}
+	if s.AllVLANs {
+		out = append(out, wish{vlanFilter, "off"})
 	}
 	if s.NoLRO {
 		out = append(out, wish{lro, "off"})
