@@ -15,7 +15,13 @@ func (w *Worker) run(n int) {
 	b.handed = 0
 	flows, free := w.parse(firstRows(n), 0, false)
 	if len(w.inbox) > 0 {
+		if w.tap != nil {
+			w.tapFreed(free)
+		}
 		if b.handed = w.adopt(free | ^firstRows(n)); b.handed != 0 {
+			if w.tap != nil {
+				w.tapIn(b.handed, -1)
+			}
 			flows, _ = w.parse(b.handed, flows, true)
 		}
 	}
@@ -25,10 +31,16 @@ func (w *Worker) run(n int) {
 		w.resume()
 	}
 	w.publishHanded()
+	if w.tap != nil {
+		w.tapOut()
+	}
 }
 
 // serve does what is left to do for the first flows of b.look.
 func (w *Worker) serve(flows int) {
+	if w.tap != nil {
+		w.tapTuples()
+	}
 	w.mark(StageParse)
 	w.find(flows)
 	w.mark(StageLookup)
@@ -157,6 +169,7 @@ func (w *Worker) actOn(k int) {
 // finish counts a row's verdict; a dropped packet's frame goes home.
 func (w *Worker) finish(i int, v Verdict) {
 	w.count.Verdicts[v]++
+	w.b.verdict[uint(i)%BurstSize] = v
 	if v.IsDrop() && w.b.desc[i].Addr != gone {
 		w.release(w.b.desc[i].Addr)
 	}

@@ -171,14 +171,23 @@ func (w *Worker) recall(i int) {
 func (w *Worker) resume() {
 	all := w.frags.waited
 	w.frags.waited = all[:0] // nothing joins it: of these all is known
+	if w.tap != nil {
+		w.tapOut() // the rows are taken for others
+	}
 	for len(all) > 0 {
 		n := min(len(all), BurstSize)
 		for i, v := range all[:n] {
 			w.b.desc[i], w.b.nic[i] = unpackDesc(v)
 		}
 		w.b.handed = 0
+		if w.tap != nil {
+			w.tapIn(firstRows(n), -1)
+		}
 		flows, _ := w.parse(firstRows(n), 0, false)
 		w.serve(flows)
+		if w.tap != nil {
+			w.tapOut()
+		}
 		all = all[n:]
 	}
 }
@@ -189,8 +198,12 @@ func (w *Worker) expireFragments() {
 	t := w.frags.table
 	t.Expire(w.nanos, BurstSize)
 	for v, why, ok := t.Loose(); ok; v, why, ok = t.Loose() {
-		d, _ := unpackDesc(v)
+		d, nic := unpackDesc(v)
 		w.count.Verdicts[fragmentDrops[why]]++
+		if w.tap != nil {
+			w.b.desc[0], w.b.nic[0] = d, nic
+			w.tapAlone(0, fragmentDrops[why])
+		}
 		w.release(d.Addr)
 	}
 }

@@ -98,7 +98,11 @@ func (w *Worker) adopt(free rowSet) (handed rowSet) {
 			i := free.first()
 			w.b.desc[i], w.b.nic[i] = unpackDesc(v)
 			if w.b.nic[i]&asks != 0 {
-				w.finish(i, w.advise(i))
+				v := w.advise(i)
+				if w.tap != nil && v != HandedOver {
+					w.tapAlone(i, v)
+				}
+				w.finish(i, v)
 				continue
 			}
 			free &= free - 1

@@ -106,6 +106,7 @@ type rig struct {
 	port [][2]*memport.Port
 	sent []sentFrame
 	now  int64
+	seen *tapped // nil unless -tap
 }
 
 type sentFrame struct {
@@ -132,7 +133,13 @@ func newRigWith(t testing.TB, workers int, spec Spec, change func(*Options)) *ri
 		t.Fatal(err)
 	}
 	r.dp = dp
+	if *tapAll {
+		r.seen = newTapped(dp)
+	}
 	t.Cleanup(func() {
+		if r.seen != nil {
+			r.seen.check(t)
+		}
 		if err := dp.Audit(); err != nil {
 			t.Errorf("frames: %v", err)
 		}
@@ -179,6 +186,9 @@ func (r *rig) step() {
 		moved = false
 		for _, w := range r.dp.Workers {
 			moved = w.Poll(r.now) > 0 || moved
+		}
+		if r.seen != nil {
+			r.seen.drain()
 		}
 	}
 }

@@ -76,6 +76,9 @@ func (w *Worker) sendPieces(i int, hop *route.Hop, in *crate, from packet.Fragme
 		if k == 0 {
 			v = done
 		}
+		if w.tap != nil {
+			w.tapPiece(at, i)
+		}
 		w.enqueue(q, at-h, h+uint64(size), v)
 	}
 	w.release(w.b.desc[i].Addr)

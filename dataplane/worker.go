@@ -86,6 +86,7 @@ type Worker struct {
 	passing conntrack.Entry // see answerFor
 	count   Counts
 	stages  *StageClock // nil: nobody asks
+	tap     *Tap        // nil: no capture
 
 	mailbox
 }
@@ -112,9 +113,10 @@ type burst struct {
 	// opened, and may have been found, or removed, and its Ref be another's.
 	look    conntrack.Batch
 	changed bool
-	at, n   int               // the place in look of the last packet without a flow; how many it has
-	handed  rowSet            // rows that another worker has handed over
-	newID   [BurstSize]uint32 // of rows that are fragments; see nat.RenewID
+	at, n   int                // the place in look of the last packet without a flow; how many it has
+	handed  rowSet             // rows that another worker has handed over
+	newID   [BurstSize]uint32  // of rows that are fragments; see nat.RenewID
+	verdict [BurstSize]Verdict // of rows that have come to finish; plain's do not
 }
 
 // mailbox is how other threads reach a worker.
@@ -238,6 +240,9 @@ func (w *Worker) receive(q *queue) int {
 			w.b.nic[i] = q.nic
 		}
 		w.count.Received += uint64(n)
+		if w.tap != nil {
+			w.tapIn(firstRows(n), w.queueNumber(q))
+		}
 		w.run(n)
 		w.count.Bursts++
 		w.count.FullBursts += uint64(n / BurstSize)
@@ -315,6 +320,9 @@ func (w *Worker) transmit(q *queue) {
 		}
 	}
 	w.count.Sent += uint64(sent)
+	if w.tap != nil {
+		w.tapSent(q, sent)
+	}
 	w.dropQueued(q, sent, DropTxFull)
 }
 

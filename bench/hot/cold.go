@@ -89,6 +89,8 @@ var Cold = map[string]string{
 	"dataplane/snat.go:nameAnswerers":             "part of a snapshot",
 	"dataplane/spsc.go:newSPSC":                   "workers are made at start",
 	"dataplane/stages.go:String":                  "for people",
+	"dataplane/tap.go":                            "a capture is on",
+	"dataplane/tapburst.go":                       "a capture is on",
 	"dataplane/template.go:makeTemplates":         "part of a snapshot",
 	"dataplane/template.go:newTemplates":          "part of a snapshot",
 	"dataplane/verdict.go:String":                 "for people",
