@@ -42,10 +42,9 @@ func newTapped(dp *Dataplane) *tapped {
 func (s *tapped) drain() {
 	for i, t := range s.taps {
 		for f := t.Peek(); f != nil; f = t.Peek() {
-			switch {
-			case f.Point == TapRX:
+			if f.Point == TapRX {
 				s.rx[i][f.Verdict]++
-			default:
+			} else {
 				s.tx[i]++
 			}
 			t.Next()
