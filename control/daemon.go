@@ -18,6 +18,7 @@ import (
 	"github.com/l4fwd/l4fwd/config"
 	"github.com/l4fwd/l4fwd/control/follow"
 	"github.com/l4fwd/l4fwd/control/health"
+	"github.com/l4fwd/l4fwd/control/health/direct"
 	"github.com/l4fwd/l4fwd/control/nic"
 	"github.com/l4fwd/l4fwd/dataplane"
 	"github.com/l4fwd/l4fwd/dataplane/afxdp"
@@ -68,6 +69,7 @@ type Daemon struct {
 	zeroCopy afxdp.ZeroCopy
 	follower *follow.Follower
 	health   *health.Engine
+	carrier  *direct.Carrier   // of checks of direct return, once there are any
 	warned   []nic.CoreWarning // as it was last
 	leaving  bool              // the memory goes too, so no frame needs saving
 

@@ -3,16 +3,20 @@ package control
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/vishvananda/netns"
 	"go.uber.org/zap"
 
+	"github.com/l4fwd/l4fwd/config"
 	"github.com/l4fwd/l4fwd/control/admin"
 	"github.com/l4fwd/l4fwd/control/health"
+	"github.com/l4fwd/l4fwd/control/health/direct"
 	"github.com/l4fwd/l4fwd/control/plan"
 )
 
@@ -71,7 +75,10 @@ func (d *Daemon) startHealth(ctx context.Context, down *undo) error {
 	down.add(func() error {
 		cancel()
 		running.Wait()
-		return nil
+		if d.carrier == nil {
+			return nil
+		}
+		return d.carrier.Close()
 	})
 	return nil
 }
@@ -95,7 +102,37 @@ func (d *Daemon) entrance() (func() error, error) {
 
 // recheck tells the engine what the configuration wants checked now. Backends that were
 // there before keep their state.
-func (d *Daemon) recheck() { d.health.Set(plan.Checks(d.cfg, nil)) }
+func (d *Daemon) recheck() {
+	led := func(s config.Service) bool {
+		return s.Mode.Direct() && s.HealthCheck.Type > config.CheckNone && s.HealthCheck.Type != config.CheckExec
+	}
+	if d.carrier == nil && slices.ContainsFunc(d.cfg.Services, led) {
+		c, err := direct.Open(direct.Options{Routes: d.latest.Load, Interface: d.indexOf, Resolve: d.follower.Resolve})
+		if err != nil {
+			d.log.Warn("backends of direct return are checked at their own addresses, not by the way of their services' packets", zap.Error(err))
+		} else {
+			d.carrier = c
+		}
+	}
+	d.health.Set(plan.Checks(d.cfg, d.wayTo))
+}
+
+// wayTo is how probes take the way of a service's packets to a backend, nil if they
+// cannot: to an address of the host the kernel sends nothing.
+func (d *Daemon) wayTo(s *config.Service, backend netip.Addr) health.Path {
+	if d.carrier == nil || slices.Contains(d.host, s.Address.Addr()) {
+		return nil
+	}
+	return d.carrier.Path(plan.Tunnel(s), backend, s.HealthCheck.Source)
+}
+
+// indexOf is the interface index of a data NIC, 0 if there is none. From any goroutine.
+func (d *Daemon) indexOf(port uint16) int {
+	if int(port) >= len(d.links) {
+		return 0
+	}
+	return int(d.links[port].index.Load())
+}
 
 // hearHealth has the loop follow what checks have found.
 func (d *Daemon) hearHealth(ctx context.Context, news *healthNews) {

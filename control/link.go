@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -32,6 +33,7 @@ type link struct {
 	dark     bool // no carrier when last heard of
 	wasDown  bool // since it last worked: a stall is explained
 	ifindex  int
+	index    atomic.Int32 // ifindex, for other goroutines than Run's
 	mac      net.HardwareAddr
 	driver   string
 	settings *nic.Applied
@@ -87,6 +89,7 @@ func (d *Daemon) take(l *link) error {
 		return err
 	}
 	l.ifindex, l.mac, l.driver = info.Index, info.MAC, info.Driver
+	l.index.Store(int32(info.Index))
 	want := nic.Settings{KeepVLANTags: true, AllVLANs: len(d.cfg.Interfaces[l.id].VLANs) > 0, NoLRO: true}
 	if l.settings, err = nic.Apply(l.name, want, nic.Options{Dir: d.opt.JournalDir, Log: d.log}); err != nil {
 		return err

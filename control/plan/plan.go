@@ -62,7 +62,7 @@ func Spec(c *config.Config, view View) dataplane.Spec {
 			Timeouts:   Timeouts(&s.Timeouts),
 			TCPChecks:  checks[s.TCPChecks],
 			OnePacket:  s.OnePacket,
-			Tunnel:     tunnel(s),
+			Tunnel:     Tunnel(s),
 			ReturnOnly: s.Mode == config.SNAT,
 
 			HashFields:    hashes[s.Hash],
@@ -107,7 +107,7 @@ func TunnelEnds(c *config.Config) pathmtu.Ends {
 		if s.Mode != config.Tunnel || s.EncapsulationSource.IsValid() && !s.EncapsulationSource.IsSingleIP() {
 			continue
 		}
-		t := tunnel(s)
+		t := Tunnel(s)
 		for _, b := range s.Backends {
 			a, six := b.Address.Addr(), s.Address.Addr().Is6()
 			end := ends[a]
@@ -149,8 +149,8 @@ var encapsulations = map[config.Encapsulation]nat.Encapsulation{
 	config.EncapsulationVXLAN: nat.VXLAN,
 }
 
-// tunnel is how a service's packets reach its backends.
-func tunnel(s *config.Service) nat.Tunnel {
+// Tunnel is how a service's packets reach its backends.
+func Tunnel(s *config.Service) nat.Tunnel {
 	t := nat.Tunnel{Kind: encapsulations[s.Encapsulation]}
 	if t.Kind == nat.NoTunnel {
 		return t
