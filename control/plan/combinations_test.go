@@ -69,7 +69,7 @@ func TestCombinations(t *testing.T) {
 		Rules(c, nil)
 		TunnelEnds(c)
 	})
-	if len(allowed) == 0 {
+	if len(allowed) == 0 && !testing.Short() { // which draws few
 		t.Error("nothing is allowed")
 	}
 }
