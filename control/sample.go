@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -124,6 +125,11 @@ func (d *Daemon) sampleWorkers(ctx context.Context) ([]metrics.Worker, error) {
 		s := &out[i]
 		err := d.onWorker(ctx, i, func(w *dataplane.Worker) {
 			s.Counts, s.Room, s.FreeFrames, s.FragmentsWaiting = w.Counts(), w.Room(), w.FreeFrames(), w.FragmentsWaiting()
+			if d.stages != nil {
+				for stage, nanos := range d.stages[i].Nanos {
+					s.Stages[stage] = time.Duration(nanos) * stageEvery
+				}
+			}
 		})
 		if err == nil {
 			s.Backends, err = copied(ctx, d, i, 1024, func(w *dataplane.Worker, at int, to []dataplane.BackendCount) int {

@@ -183,11 +183,19 @@ func (d *Daemon) startSteer(_ context.Context, down *undo) error {
 	return nil
 }
 
+// stageEvery is how many rounds there are to one whose stages are timed: some clock
+// readings that are not noticed. A prime, so that it falls in with nothing.
+const stageEvery = 1021
+
 // startWorkers sets the workers running, with nothing to receive from yet.
 func (d *Daemon) startWorkers(ctx context.Context, down *undo) error {
 	clock := dataplane.Monotonic()
 	cpus := d.workerCPUs()
 	for i, w := range d.dp.Workers {
+		if d.cfg.MetricsListen.IsValid() {
+			d.stages = append(d.stages, &dataplane.StageClock{Now: clock, Every: stageEvery})
+			w.Time(d.stages[i])
+		}
 		life, end := context.WithCancel(context.WithoutCancel(ctx))
 		d.ended = append(d.ended, life)
 		d.running.Go(func() {

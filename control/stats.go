@@ -100,6 +100,7 @@ func (d *Daemon) stats(ctx context.Context) (Stats, error) {
 		out.Workers = append(out.Workers, WorkerStats{
 			Received: c.Received, Sent: c.Sent, HandedOver: c.Verdicts[dataplane.HandedOver],
 			Adopted: c.Adopted, Flows: w.Room.Flows, FreeFrames: w.FreeFrames, Waiting: w.FragmentsWaiting,
+			Rounds: c.Rounds, BusyRounds: c.BusyRounds, BusySeconds: float64(c.BusyNanos) / 1e9,
 		})
 	}
 	out.Opened, out.Expired, out.Evicted = total.Opened, total.Expired, total.Evicted

@@ -23,16 +23,16 @@ func (s Stage) String() string {
 	return "invalid"
 }
 
-// StageClock samples where a worker's time goes. Only rounds in which the
-// worker received something by one queue are good samples; with several queues
-// their stages add up.
+// StageClock samples where a worker's time goes, in rounds in which it saw packets. By
+// how many queues they came does not show: their stages add up.
 type StageClock struct {
 	Now   func() int64 // nanoseconds
 	Every uint32       // rounds, of which one is sampled; at least 1
 
 	Nanos   [NumStages]int64 // of the sampled rounds
-	Packets uint64           // received in them
+	Packets uint64           // seen in them
 
+	this  [NumStages]int64 // the round that is being sampled
 	round uint32
 	on    bool
 	last  int64
@@ -45,7 +45,7 @@ func (w *Worker) Time(c *StageClock) { w.stages = c }
 // begin starts a round.
 func (c *StageClock) begin() {
 	if c.round++; c.round >= c.Every {
-		c.round, c.on = 0, true
+		c.round, c.on, c.this = 0, true, [NumStages]int64{}
 		c.last = c.Now()
 	}
 }
@@ -59,15 +59,22 @@ func (w *Worker) mark(s Stage) {
 
 func (c *StageClock) stamp(s Stage) {
 	now := c.Now()
-	c.Nanos[s] += now - c.last
+	c.this[s] += now - c.last
 	c.last = now
 }
 
-// end closes a round in which n packets were received.
+// end closes a round in which n packets were seen.
 func (c *StageClock) end(n int) {
-	if c.on {
-		c.stamp(StageTransmit)
-		c.Packets += uint64(n)
-		c.on = false
+	if !c.on {
+		return
 	}
+	c.on = false
+	if n == 0 {
+		return
+	}
+	c.stamp(StageTransmit)
+	for s, took := range c.this {
+		c.Nanos[s] += took
+	}
+	c.Packets += uint64(n)
 }

@@ -81,6 +81,11 @@ type WorkerStats struct {
 	Flows      int    `json:"flows"`
 	FreeFrames int    `json:"free_frames"`
 	Waiting    int    `json:"fragments_waiting"`
+	// Looks at all rings, those that found packets, and how long these lasted: of a
+	// worker's time the part that is in use, since one that polls always takes its core.
+	Rounds      uint64  `json:"rounds"`
+	BusyRounds  uint64  `json:"busy_rounds"`
+	BusySeconds float64 `json:"busy_seconds"`
 }
 
 // LinkStats counts one NIC, since it came into service for the last time.

@@ -199,7 +199,7 @@ func TestSeriesFromTheStart(t *testing.T) {
 func TestLabelsClosed(t *testing.T) {
 	closed := []string{
 		"service", "backend", "worker", "nic", "queue", "reason", "outcome", "direction", "side", "state", "decision", "result",
-		"ring", "call", "what", "version", "go_version",
+		"ring", "call", "what", "stage", "version", "go_version",
 	}
 	seen := map[string]bool{}
 	for _, f := range concat(totals, detail) {

@@ -23,6 +23,7 @@ type Worker struct {
 	Room             dataplane.Room
 	FreeFrames       int
 	FragmentsWaiting int
+	Stages           [dataplane.NumStages]time.Duration // of rounds with packets, by samples
 	Backends         []dataplane.BackendCount
 	Services         []dataplane.ServiceCount
 	Handshakes       []dataplane.Handshakes // of services that have none, zero
