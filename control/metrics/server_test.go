@@ -14,9 +14,11 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/l4fwd/l4fwd/internal/testbed"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(testbed.Guard(m)) }
 
 // served is a server on a port of its own, and how to ask it.
 type served struct {
