@@ -8,7 +8,10 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/l4fwd/l4fwd/config"
+	"github.com/l4fwd/l4fwd/control/health"
 	"github.com/l4fwd/l4fwd/control/metrics"
+	"github.com/l4fwd/l4fwd/control/plan"
 	"github.com/l4fwd/l4fwd/dataplane"
 )
 
@@ -81,21 +84,35 @@ func (d *Daemon) sample(ctx context.Context) (*metrics.Sample, error) {
 
 // sampleServices says what there is and how backends are treated now.
 func (d *Daemon) sampleServices() []metrics.Service {
+	effective := plan.Healthy(d.cfg, d.view, d.healthOf)
 	out := make([]metrics.Service, 0, len(d.names))
 	for i, n := range d.names { // in the order of the configuration
 		c := &d.cfg.Services[i]
 		s := metrics.Service{Name: n.name, ID: n.id, QUIC: n.quic, Handshakes: n.handshakes}
 		for j, b := range n.backends {
-			now, state := d.view(n.name, &c.Backends[j]), metrics.Up
-			switch {
-			case now.Down:
-				state = metrics.Down
-			case now.Weight == 0:
-				state = metrics.Draining
-			}
-			s.Backends = append(s.Backends, metrics.Backend{Name: b.addr.String(), ID: b.id, Weight: now.Weight, State: state})
+			s.Backends = append(s.Backends, d.sampleBackend(n.name, &c.Backends[j], effective))
+			s.Backends[j].ID = b.id
 		}
 		out = append(out, s)
+	}
+	return out
+}
+
+// sampleBackend says how a backend is treated now, and why.
+func (d *Daemon) sampleBackend(service string, b *config.Backend, effective plan.View) metrics.Backend {
+	now := effective(service, b)
+	out := metrics.Backend{Name: b.Address.String(), Weight: now.Weight}
+	status, checked := d.healthOf(health.Key{Service: service, Backend: b.Address})
+	if checked {
+		out.Checks = &metrics.Checks{Passed: status.Checks - status.Failed, Failed: status.Failed, Took: status.Took}
+	}
+	switch said := d.view(service, b); {
+	case checked && status.State == health.Down:
+		out.State = metrics.Down
+	case said.Down || said.Weight == 0:
+		out.State = metrics.Draining
+	case now.Down || now.Weight == 0:
+		out.State = metrics.Standby
 	}
 	return out
 }
@@ -125,6 +142,7 @@ func (d *Daemon) sampleWorkers(ctx context.Context) ([]metrics.Worker, error) {
 		s := &out[i]
 		err := d.onWorker(ctx, i, func(w *dataplane.Worker) {
 			s.Counts, s.Room, s.FreeFrames, s.FragmentsWaiting = w.Counts(), w.Room(), w.FreeFrames(), w.FragmentsWaiting()
+			s.Former, s.AllHandshakes = w.FormerCount(), w.AllHandshakes()
 			if d.stages != nil {
 				for stage, nanos := range d.stages[i].Nanos {
 					s.Stages[stage] = time.Duration(nanos) * stageEvery

@@ -94,5 +94,9 @@ func (w *Worker) FreeFrames() int { return len(w.pool.free) }
 // before Do's function returns.
 func (w *Worker) BackendCounts() []BackendCount { return w.here.Backends }
 
+// FormerCount is this worker's count of backends that are gone and whose ids others have:
+// together with BackendCounts it is all there ever was. Like BackendCounts.
+func (w *Worker) FormerCount() BackendCount { return w.here.former }
+
 // ServiceCounts is this worker's count for each service id; like BackendCounts.
 func (w *Worker) ServiceCounts() []ServiceCount { return w.here.Services }

@@ -73,6 +73,9 @@ func (h *Handshakes) Add(o *Handshakes) {
 // thread, or inside Do; to be copied before its function returns.
 func (w *Worker) Handshakes() []*Handshakes { return w.here.handshakes }
 
+// AllHandshakes are those of all services, the ones that are gone too; like Handshakes.
+func (w *Worker) AllHandshakes() Handshakes { return w.shaken }
+
 // handshakesOf makes worker w the handshakes of the services that have none yet.
 func (r *Registry) handshakesOf(w int) []*Handshakes {
 	all := r.handshakes[w]
@@ -109,6 +112,7 @@ func (w *Worker) timeClient(e *conntrack.Entry) {
 		return
 	}
 	if took, ok := e.HandshakeOver(w.micros()); ok {
+		w.shaken.Client.add(took)
 		if h := w.here.handshakes[e.Service]; h != nil {
 			h.Client.add(took)
 		}
@@ -118,6 +122,7 @@ func (w *Worker) timeClient(e *conntrack.Entry) {
 // timeServer times the handshake of e after a server's SYN-ACK.
 func (w *Worker) timeServer(e *conntrack.Entry) {
 	if took, ok := e.SYNACKSent(w.micros()); ok {
+		w.shaken.Server.add(took)
 		if h := w.here.handshakes[e.Service]; h != nil {
 			h.Server.add(took)
 		}

@@ -222,3 +222,53 @@ func TestHandshakeAllocs(t *testing.T) {
 		t.Errorf("%+v", h)
 	}
 }
+
+// TestTotalsNeverFall: when a service is gone and another one has its id, what was
+// counted and timed of it is still in the totals, and not in the other's.
+func TestTotalsNeverFall(t *testing.T) {
+	r := newRig(t, 1, Spec{})
+	w := r.dp.Workers[0]
+	reg, publishSpec := r.publisher(1)
+	publish := func(services ...ServiceSpec) {
+		t.Helper()
+		spec := testSpec()
+		spec.Services = services
+		publishSpec(spec)
+	}
+	total := func() (b BackendCount) {
+		b = w.FormerCount()
+		for i := range w.BackendCounts() {
+			b.Add(&w.BackendCounts()[i])
+		}
+		return b
+	}
+	first, second := testSpec().Services[0], testSpec().Services[3]
+	publish(first)
+	c := r.open(0, "198.51.100.7:1", "192.0.2.10:80")
+	c.fromClient(seg{ack: true, rst: true, seq: 1001})
+	r.now += int64(time.Minute)
+	r.step()
+	was, shaken := total(), w.AllHandshakes()
+	if was.Active != 0 || was.Packets == [2]uint64{} || shaken.Server.Count() != 1 || shaken.Client.Count() != 1 {
+		t.Fatalf("%+v %+v", was, shaken)
+	}
+	publish()
+	reg.Forget(w.BackendCounts())
+	publish(second)
+	if id := w.snap.names.find(second.VIP.Addr, second.VIP.Port, second.VIP.Proto); id != 0 {
+		t.Fatalf("the service has id %d", id)
+	}
+	if d := cmp.Diff(was, total()); d != "" {
+		t.Error(d)
+	}
+	if d := cmp.Diff(shaken, w.AllHandshakes()); d != "" {
+		t.Error(d)
+	}
+	if got, there := r.handshakes("dnat4"); !there || got != (Handshakes{}) || w.BackendCounts()[0] != (BackendCount{}) {
+		t.Errorf("another's: %v %+v %+v", there, got, w.BackendCounts()[0])
+	}
+	r.open(0, "198.51.100.7:1", "192.0.2.11:80")
+	if now := total(); now.Packets[0] <= was.Packets[0] || now.Flows != was.Flows+1 {
+		t.Errorf("%+v, was %+v", now, was)
+	}
+}

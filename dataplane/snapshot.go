@@ -92,6 +92,7 @@ type Locality struct {
 	heads      []directHead    // by backend id; nil without direct return
 	Backends   []BackendCount  // by backend id
 	Services   []ServiceCount  // by service id
+	former     BackendCount    // of backends whose ids are others' now
 	handshakes []*Handshakes   // by service id; nil unless they come by
 	templates  *templates      // nil until there is persistence
 	// held is how many flows the worker may have, by backend id; if any has a limit.
@@ -440,8 +441,10 @@ func (l *Locality) adopt(s *Snapshot, old *Locality, was *Snapshot) {
 	}
 	copy(l.Backends, old.Backends)
 	copy(l.Services, old.Services)
+	l.former = old.former
 	for id := range min(len(was.bornBackends), len(s.bornBackends)) {
 		if s.bornBackends[id] != was.bornBackends[id] {
+			l.former.Add(&l.Backends[id])
 			l.Backends[id] = BackendCount{}
 		}
 	}

@@ -87,6 +87,7 @@ type Worker struct {
 	count   Counts
 	stages  *StageClock // nil: nobody asks
 	tap     *Tap        // nil: no capture
+	shaken  Handshakes  // of all services there ever were
 
 	mailbox
 }

@@ -76,6 +76,7 @@ var Cold = map[string]string{
 	"dataplane/orphan.go:serving":                 "part of a snapshot",
 	"dataplane/quic.go:newQUICRoutes":             "part of a snapshot",
 	"dataplane/owner.go:newOwnership":             "workers are made at start",
+	"dataplane/registry.go":                       "the control plane builds a snapshot",
 	"dataplane/route/hop.go:NewHop":               "routes are built by the control plane",
 	"dataplane/route/hop.go:String":               "for people",
 	"dataplane/route/ranges.go":                   "routes are built by the control plane",

@@ -90,6 +90,25 @@ var backendDetail = []family{
 		emit: func(w *writer, s *Sample) {
 			s.eachBackend(func(x *Service, b *Backend) { w.count(uint64(b.Weight), x.Name, b.Name) })
 		}},
+	{name: "l4fwd_backend_checks_total", kind: counter, labels: []string{"service", "backend", "result"},
+		help: "Health checks of a backend by result.",
+		emit: func(w *writer, s *Sample) {
+			s.eachBackend(func(x *Service, b *Backend) {
+				if b.Checks != nil {
+					w.count(b.Checks.Passed, x.Name, b.Name, results[0])
+					w.count(b.Checks.Failed, x.Name, b.Name, results[1])
+				}
+			})
+		}},
+	{name: "l4fwd_backend_check_seconds", kind: gauge, labels: []string{"service", "backend"},
+		help: "How long the last health check of a backend took.",
+		emit: func(w *writer, s *Sample) {
+			s.eachBackend(func(x *Service, b *Backend) {
+				if b.Checks != nil {
+					w.number(b.Checks.Took.Seconds(), x.Name, b.Name)
+				}
+			})
+		}},
 	perBackend("l4fwd_backend_flows", gauge, "Flows of a backend that a worker has now.",
 		func(w *writer, c *dataplane.BackendCount, of []string) { w.number(float64(c.Active), of...) }),
 	perBackend("l4fwd_backend_flows_opened_total", counter, "Flows that a worker has opened to a backend.",

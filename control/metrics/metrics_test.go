@@ -29,6 +29,7 @@ func sampleOf(services, backends, workers int, random *rand.Rand) *Sample {
 		for j := range backends {
 			svc.Backends = append(svc.Backends, Backend{
 				Name: fmt.Sprintf("10.%d.%d.%d:8080", i>>8, i&255, j), ID: i*backends + j, Weight: uint32(j), State: State(j) % numStates,
+				Checks: &Checks{},
 			})
 		}
 		s.Services = append(s.Services, svc)
@@ -224,8 +225,9 @@ func TestFigures(t *testing.T) {
 		w.Counts.Verdicts[dataplane.DropTTL], w.Counts.Verdicts[dataplane.Replied] = 7*n, 9*n
 		w.Room = dataplane.Room{Flows: 3 * i, MaxFlows: 1000, HalfOpen: i, MaxHalfOpen: 250}
 		w.Backends[1] = dataplane.BackendCount{Flows: n, Active: int64(n), Packets: [2]uint64{2 * n, 3 * n}, Bytes: [2]uint64{200 * n, 300 * n}}
-		w.Backends = append(w.Backends, dataplane.BackendCount{Packets: [2]uint64{1, 0}}) // of a backend that is gone
+		w.Former = dataplane.BackendCount{Packets: [2]uint64{1, 0}} // of a backend that is gone
 		w.Handshakes[0].Client.Buckets[1], w.Handshakes[0].Client.Micros = n, 50*n
+		w.AllHandshakes = w.Handshakes[0]
 		w.Services[1].PortsExhausted = n
 	}
 	s.NICs[0].Queues[0].Kernel.RxRingFull, s.NICs[0].Queues[1].Kernel.RxRingFull = 4, 5
@@ -241,7 +243,7 @@ func TestFigures(t *testing.T) {
 		`l4fwd_handshake_seconds_bucket{side="client",le="6.4e-05"}`:     "3",
 		`l4fwd_handshake_seconds_count{side="backend"}`:                  "0",
 		`l4fwd_nic_lost_packets_total{nic="eth1",reason="rx_ring_full"}`: "9", `l4fwd_nic_up{nic="eth1"}`: "0",
-		`l4fwd_service_backends{service="service-0",state="up"}`: "1", `l4fwd_service_backends{service="service-0",state="draining"}`: "1",
+		`l4fwd_service_backends{service="service-0",state="up"}`: "1", `l4fwd_service_backends{service="service-0",state="standby"}`: "1",
 		`l4fwd_service_packets_total{service="service-0",direction="to_clients"}`: "9", `l4fwd_service_flows{service="service-0"}`: "3",
 		`l4fwd_service_ports_exhausted_total{service="service-1"}`:                                                   "3",
 		`l4fwd_service_quic_datagrams_total{service="service-1",result="routed"}`:                                    "0",

@@ -116,10 +116,10 @@ func (p *prometheus) ask(path string, query url.Values) (a answer, ok bool) {
 // query of the dashboard, and can evaluate all alerts.
 func TestDashboardAnswers(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 1))
-	s := sampleOf(4, 3, 2, random)
+	s := sampleOf(4, 4, 2, random)
 	p := startPrometheus(t, func(context.Context) (*Sample, error) {
 		// A copy, in which everything has happened a few times more.
-		next := sampleOf(4, 3, 2, nil)
+		next := sampleOf(4, 4, 2, nil)
 		next.Workers, next.NICs = deepCopy(s.Workers), deepCopy(s.NICs)
 		grow(reflect.ValueOf(next.Workers))
 		grow(reflect.ValueOf(next.NICs))

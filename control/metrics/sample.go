@@ -16,8 +16,7 @@ type Sample struct {
 	Started  time.Time // the daemon
 }
 
-// Worker is what one worker has counted. The lists are by the data plane's ids and have
-// those of services and backends that are gone, too, so that totals never fall.
+// Worker is what one worker has counted. The lists are by the data plane's ids.
 type Worker struct {
 	Counts           dataplane.Counts
 	Room             dataplane.Room
@@ -27,6 +26,9 @@ type Worker struct {
 	Backends         []dataplane.BackendCount
 	Services         []dataplane.ServiceCount
 	Handshakes       []dataplane.Handshakes // of services that have none, zero
+	// What lists forget when services and backends go, so that totals never fall.
+	Former        dataplane.BackendCount // not in Backends any more
+	AllHandshakes dataplane.Handshakes   // those in Handshakes, too
 }
 
 // Service is one service by the names of the configuration.
@@ -44,6 +46,13 @@ type Backend struct {
 	ID     int    // in the data plane
 	Weight uint32
 	State  State
+	Checks *Checks // nil where nobody checks
+}
+
+// Checks is what health checks of a backend have come to.
+type Checks struct {
+	Passed, Failed uint64
+	Took           time.Duration // the last one
 }
 
 // State is what a backend is there for.
@@ -52,12 +61,13 @@ type State uint8
 // The states.
 const (
 	Up       State = iota // gets new flows
+	Standby               // gets none while others are up
 	Draining              // gets none, by its weight or an operator's word
-	Down                  // gets none, since a health check failed
+	Down                  // its health checks fail
 	numStates
 )
 
-var stateNames = [numStates]string{"up", "draining", "down"}
+var stateNames = [numStates]string{"up", "standby", "draining", "down"}
 
 // String is the state as a label.
 func (s State) String() string {

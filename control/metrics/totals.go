@@ -12,16 +12,17 @@ import (
 	"github.com/l4fwd/l4fwd/nat"
 )
 
-// Values of the labels direction and side.
+// Values of the labels direction, side and result.
 var (
 	directions = [2]string{conntrack.Forward: "to_backends", conntrack.Reply: "to_clients"}
 	sides      = [2]string{"backend", "client"}
+	results    = [2]string{"passed", "failed"}
 )
 
 // totals are the families of /metrics.
 var totals = concat(trafficTotals, flowTotals, workerTotals, nicTotals, []family{
 	{name: "l4fwd_service_backends", kind: gauge, labels: []string{"service", "state"},
-		help: "Backends of a service by state: up get new flows, draining and down get none.",
+		help: "Backends of a service by state: up get new flows, the others get none.",
 		emit: func(w *writer, s *Sample) {
 			for i := range s.Services {
 				var n [numStates]uint64
@@ -32,6 +33,18 @@ var totals = concat(trafficTotals, flowTotals, workerTotals, nicTotals, []family
 					w.count(n, s.Services[i].Name, stateNames[state])
 				}
 			}
+		}},
+	{name: "l4fwd_checks_total", kind: counter, labels: []string{"result"},
+		help: "Health checks of all backends that there are, by result. It falls when backends go.",
+		emit: func(w *writer, s *Sample) {
+			var passed, failed uint64
+			s.eachBackend(func(_ *Service, b *Backend) {
+				if b.Checks != nil {
+					passed, failed = passed+b.Checks.Passed, failed+b.Checks.Failed
+				}
+			})
+			w.count(passed, results[0])
+			w.count(failed, results[1])
 		}},
 	{name: "l4fwd_build_info", kind: gauge, labels: []string{"version", "go_version"},
 		help: "Which l4fwd this is. Always 1.",
@@ -116,9 +129,7 @@ var flowTotals = []family{
 		emit: func(w *writer, s *Sample) {
 			var all dataplane.Handshakes
 			for i := range s.Workers {
-				for j := range s.Workers[i].Handshakes {
-					all.Add(&s.Workers[i].Handshakes[j])
-				}
+				all.Add(&s.Workers[i].AllHandshakes)
 			}
 			w.times(&all.Server, sides[0])
 			w.times(&all.Client, sides[1])
@@ -241,6 +252,7 @@ func (s *Sample) counts() (c dataplane.Counts) {
 // backends is what all workers have counted of all backends there ever were.
 func (s *Sample) backends() (c dataplane.BackendCount) {
 	for i := range s.Workers {
+		c.Add(&s.Workers[i].Former)
 		for j := range s.Workers[i].Backends {
 			c.Add(&s.Workers[i].Backends[j])
 		}
