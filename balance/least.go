@@ -21,7 +21,8 @@ type least struct {
 type leaf struct {
 	load uint64 // flows
 	// Of equals the one with the least start is chosen, and then earns a later one by its
-	// weight: backends without flows take turns as in WeightedRoundRobin.
+	// weight: backends without flows take turns as in WeightedRoundRobin. It wraps, after
+	// some billion choices, and is compared by difference.
 	start uint64
 }
 
@@ -67,7 +68,7 @@ func (l *least) before(weights []uint32, a, b uint16) bool {
 	}
 	x, y := &l.leaves[a], &l.leaves[b]
 	p, q := x.load*uint64(weights[b]), y.load*uint64(weights[a])
-	return p < q || p == q && x.start <= y.start
+	return p < q || p == q && int64(x.start-y.start) <= 0
 }
 
 // settle plays the matches of leaves from up to, but not including, to.
@@ -92,7 +93,9 @@ func (l *least) pick(weights []uint32, more uint64) uint32 {
 	x.load += more
 	// A backend that was not among equals for long has no claim to all its turns at
 	// once.
-	l.clock = max(l.clock, x.start)
+	if int64(x.start-l.clock) > 0 {
+		l.clock = x.start
+	}
 	x.start = l.clock + stride/uint64(weights[i])
 	l.settle(weights, int(i), int(i)+1)
 	return uint32(i)

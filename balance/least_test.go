@@ -43,8 +43,13 @@ func TestLeastAgainstScan(t *testing.T) {
 		loads := NewLoads(workers).Grow(1000)
 		st := s.Start(rapid.IntRange(0, workers-1).Draw(t, "worker"), workers, loads)
 		twin := slowLeast{load: make([]uint64, len(weights))}
-		for _, l := range st.view.least.leaves {
-			twin.start = append(twin.start, l.start)
+		// As it is after so many choices that starts wrap.
+		chosen := rapid.SampledFrom([]uint64{0, 1<<63 - stride, math.MaxUint64 - stride}).Draw(t, "chosen")
+		least := &st.view.least
+		least.clock = chosen
+		for i := range least.leaves {
+			twin.start = append(twin.start, least.leaves[i].start)
+			least.leaves[i].start += chosen
 		}
 		tick := uint32(0)
 		t.Repeat(map[string]func(*rapid.T){

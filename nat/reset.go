@@ -85,8 +85,8 @@ var _ [resetRoom - packet.VLANEthLen - MaxOverhead]byte
 // off.
 //
 // ok is false if the flow is not Resettable, if its ids mean nothing in dir, if the
-// chunk is shorter than 124 bytes, or, where replies take another way, towards the client, whose
-// numbers nobody here has seen; the server then gets a RST without ACK.
+// chunk is shorter than 156 bytes, or, where replies take another way, towards the
+// client, whose numbers nobody here has seen; the server then gets a RST without ACK.
 func BuildReset(chunk []byte, e *conntrack.Entry, d conntrack.Dir, dir *conntrack.Directory, header int) (off, n int, ok bool) {
 	src, dst, ports, ok := serverSide(e, dir)
 	if !ok || int(e.Service) >= len(dir.Services) || !Resettable(e) ||
