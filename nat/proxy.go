@@ -38,7 +38,7 @@ const (
 )
 
 // ProxyLen returns the length in bytes of the flow's PROXY header, at most
-// MaxProxyLen, and 0 where PutProxy makes none. In version 1 it varies with the
+// MaxProxyLen, and 0 where it has none. In version 1 it varies with the
 // digits of addresses and ports. What the client may send in one segment is
 // lowered by it (LowerMSS on the SYN-ACK).
 func ProxyLen(e *conntrack.Entry, dir *conntrack.Directory, version ProxyVersion) int {
@@ -46,21 +46,10 @@ func ProxyLen(e *conntrack.Entry, dir *conntrack.Directory, version ProxyVersion
 	return proxyHeader(&h, e, dir, version)
 }
 
-// PutProxy writes the PROXY header of flow e to b: the connection is from the
-// client to the VIP, whatever family the real server has. It returns the length,
-// or 0, with b untouched, if b is too short, the version is unknown, or the
-// flow is no flow of a service in dir that has the client's family. Version 1 is for
-// TCP only.
-func PutProxy(b []byte, e *conntrack.Entry, dir *conntrack.Directory, version ProxyVersion) int {
-	var h [MaxProxyLen]byte
-	n := proxyHeader(&h, e, dir, version)
-	if n > len(b) {
-		return 0
-	}
-	return copy(b, h[:n])
-}
-
-// proxyHeader writes the header to h.
+// proxyHeader writes the header of flow e to h: the connection is from the client to
+// the VIP, whatever family the real server has. It returns the length, or 0, with h
+// untouched, if the version is unknown, or the flow is no flow of a service in dir
+// that has the client's family. Version 1 is for TCP only.
 func proxyHeader(h *[MaxProxyLen]byte, e *conntrack.Entry, dir *conntrack.Directory, version ProxyVersion) int {
 	tcp := e.Proto == packet.ProtoTCP
 	if !tcp && e.Proto != packet.ProtoUDP || int(e.Service) >= len(dir.Services) {

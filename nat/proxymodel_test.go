@@ -30,7 +30,7 @@ func newProxied(t rapid.TB, f *flow, version ProxyVersion) *proxied {
 	}
 	c := &proxied{flow: f, t: t, table: table, version: version, pol: conntrack.Policy{Timeouts: conntrack.DefaultTimeouts()}}
 	c.header = make([]byte, ProxyLen(&f.e, &f.dir, version))
-	PutProxy(c.header, &f.e, &f.dir, version)
+	putProxy(c.header, &f.e, &f.dir, version)
 	f.dir.Services[f.e.Service].Proto, f.dir.Backends[f.e.Backend].Proto = packet.ProtoTCP, packet.ProtoTCP
 	up := f.fromClient(shape{})
 	down := f.fromServer(shape{})
@@ -443,7 +443,7 @@ func (cl *client) hear(b []byte) {
 		t.Fatalf("acknowledges %d; sent %d, server has %d", ack, cl.most, cl.r.next-size)
 	}
 	cl.una = max(cl.una, ack)
-	if at, _, ok := packet.FindOption(b, &p, packet.OptSACK); ok {
+	if at := packet.ScanOptions(b, &p).SACKOff; at > 0 {
 		from := int(int32(binary.BigEndian.Uint32(b[at+2:]) - cl.isn1))
 		to := int(int32(binary.BigEndian.Uint32(b[at+6:]) - cl.isn1))
 		if from < 0 || to > cl.most || from > to {

@@ -87,19 +87,10 @@ func ProxyDelta(isn, seq uint32) uint32 {
 	return isn - seq
 }
 
-// ProxySeq is the number, before SeqDelta is added, that a client's segment
-// beginning at seq has towards the server. start is the client's ISN+1, size the
-// header's length. For seq equal to start it is where the header goes.
-func ProxySeq(seq, start, size uint32) uint32 {
-	if int32(seq-start) > 0 {
-		return seq + size
-	}
-	return seq
-}
-
 // ProxyAck is the number that an acknowledgement or SACK edge of the server's,
-// SeqDelta taken off already, has towards the client: the inverse of ProxySeq
-// outside the header, and start inside it.
+// SeqDelta taken off already, has towards the client. start is the client's ISN+1,
+// size the header's length: what lies behind the header is moved by it, and what lies
+// inside it is start.
 func ProxyAck(ack, start, size uint32) uint32 {
 	into := int32(ack - start)
 	if into <= 0 {

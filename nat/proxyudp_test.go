@@ -23,7 +23,7 @@ func TestInsertProxyUDPTwin(t *testing.T) {
 		mtu := rapid.SampledFrom([]int{1500, 1500, 1500, 90, 0}).Draw(t, "mtu")
 		room := rapid.SampledFrom([]int{headroom, headroom, 52, 28, 27}).Draw(t, "room")
 		header := make([]byte, ProxyLen(&f.e, &f.dir, ProxyV2))
-		PutProxy(header, &f.e, &f.dir, ProxyV2)
+		putProxy(header, &f.e, &f.dir, ProxyV2)
 
 		frame := s.frame()
 		chunk := inChunk(frame, room)

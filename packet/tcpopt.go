@@ -95,16 +95,6 @@ func OptionAt(b []byte, at int) (kind uint8, n int) {
 // until it is changed.
 func (it *OptIter) Data() []byte { return it.b[it.Off+2 : it.Off+it.Len] }
 
-// FindOption returns offset and whole length of the first option of a kind.
-func FindOption(frame []byte, p *Packet, kind uint8) (off, n int, ok bool) {
-	for it := Options(frame, p); it.Next(); {
-		if it.Kind == kind {
-			return it.Off, it.Len, true
-		}
-	}
-	return 0, 0, false
-}
-
 // TCPOptions is what one walk learns of the options everybody uses. Offsets
 // are those of the kind byte from the frame's first byte; 0 means absent.
 // Options of a wrong length count as absent, and of several equal ones the

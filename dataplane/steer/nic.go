@@ -126,17 +126,6 @@ func (n *NIC) SetSocket(queue, fd int) error {
 	return nil
 }
 
-// ClearSocket takes a queue's socket away: what is ours is dropped there.
-func (n *NIC) ClearSocket(queue int) error {
-	if err := n.checkQueue(queue); err != nil {
-		return err
-	}
-	if err := n.objs.Sockets.Delete(uint32(queue)); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-		return fmt.Errorf("clear queue %d: %w", queue, err)
-	}
-	return nil
-}
-
 func (n *NIC) checkQueue(queue int) error {
 	if queue < 0 || queue >= n.steer.opts.MaxQueues {
 		return fmt.Errorf("%w: %d (at most %d queues)", ErrQueue, queue, n.steer.opts.MaxQueues)

@@ -170,7 +170,7 @@ func TestQueueIndex(t *testing.T) {
 		try(fmt.Sprintf("set %d", q), 0)
 		try(fmt.Sprintf("set %d", q), 1)
 	}
-	if err := n.ClearSocket(0); err != nil {
+	if err := n.objs.Sockets.Delete(uint32(0)); err != nil {
 		t.Fatal(err)
 	}
 	try("clear 0", 0)

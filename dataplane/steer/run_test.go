@@ -135,7 +135,7 @@ func TestNoSocket(t *testing.T) {
 	if err := b.Update(testRules()); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.nic.ClearSocket(0); err != nil {
+	if err := b.nic.objs.Sockets.Delete(uint32(0)); err != nil {
 		t.Fatal(err)
 	}
 	for group, ds := range allDecisions(t) {

@@ -49,13 +49,3 @@ func (c Counter) String() string {
 
 // Stats are frames by outcome since Attach, indexed by Counter.
 type Stats [NumCounters]uint64
-
-// Redirected is the number of frames handed to a socket.
-func (s *Stats) Redirected() uint64 {
-	return s[TakeAddress] + s[TakeService] + s[TakeRange] + s[TakeReturn] + s[TakeICMPError] + s[TakeNeighbour]
-}
-
-// Passed is the number of frames left to the kernel.
-func (s *Stats) Passed() uint64 {
-	return s[PassOther] + s[PassForeignMAC] + s[PassMalformed] + s[PassFragment]
-}

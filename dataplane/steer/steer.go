@@ -104,29 +104,6 @@ func (s *Steer) Update(r Rules) error {
 	return nil
 }
 
-// SetHostAddrs replaces Rules.HostAddrs alone, as the host's addresses change.
-// If the host has meanwhile been given an address in Rules.Addrs, the change
-// is made (l4fwd goes on taking all of that address) and an ErrHostAddress
-// that names it is returned.
-func (s *Steer) SetHostAddrs(addrs []netip.Addr) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	r := s.rules
-	r.HostAddrs = slices.Clone(addrs)
-	next, err := r.compile()
-	if err != nil {
-		return err
-	}
-	if err := s.install(next); err != nil {
-		return err
-	}
-	s.rules = r
-	if own := next.hostOwned(); len(own) > 0 {
-		return fmt.Errorf("host addresses: %w: %v", ErrHostAddress, own)
-	}
-	return nil
-}
-
 func (r Rules) clone() Rules {
 	return Rules{
 		Addrs:       slices.Clone(r.Addrs),
