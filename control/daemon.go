@@ -20,6 +20,7 @@ import (
 	"github.com/l4fwd/l4fwd/control/health"
 	"github.com/l4fwd/l4fwd/control/health/direct"
 	"github.com/l4fwd/l4fwd/control/nic"
+	"github.com/l4fwd/l4fwd/control/pathmtu"
 	"github.com/l4fwd/l4fwd/dataplane"
 	"github.com/l4fwd/l4fwd/dataplane/afxdp"
 	"github.com/l4fwd/l4fwd/dataplane/route"
@@ -41,6 +42,12 @@ type Options struct {
 	// napi is what busy polling would run for a socket, 0 for nothing; nil:
 	// (*afxdp.Socket).NAPI. Of tests.
 	napi func(*afxdp.Socket) (int, error)
+	// Load reads the configuration anew; nil: there is nothing to reload.
+	Load func() (*config.Config, error)
+	// ReloadOn has the daemon reload each time something is received.
+	ReloadOn <-chan os.Signal
+	// SetLogLevel, if not nil, is told the level of a configuration that was reloaded.
+	SetLogLevel func(config.LogLevel)
 	// DumpStats logs the stats each time something is received.
 	DumpStats <-chan os.Signal
 }
@@ -60,18 +67,23 @@ type Daemon struct {
 	steer    *steer.Steer
 	rules    steer.Rules
 	refused  []netip.Addr // local addresses the host has taken
+	leavers  []leaver
 	links    []*link
 	names    []serviceNames
 
-	started  time.Time
-	loaded   time.Time // the configuration
-	reloads  int       // since the start
-	zeroCopy afxdp.ZeroCopy
-	follower *follow.Follower
-	health   *health.Engine
-	carrier  *direct.Carrier   // of checks of direct return, once there are any
-	warned   []nic.CoreWarning // as it was last
-	leaving  bool              // the memory goes too, so no frame needs saving
+	started    time.Time
+	loaded     time.Time      // the configuration
+	reloads    int            // since the start
+	beside     sync.WaitGroup // goroutines that hand the loop jobs
+	reloading  sync.Mutex     // held by ReloadFile, on any goroutine
+	pathMTU    *pathmtu.Listener
+	tunnelEnds pathmtu.Ends // which it listens for
+	zeroCopy   afxdp.ZeroCopy
+	follower   *follow.Follower
+	health     *health.Engine
+	carrier    *direct.Carrier   // of checks of direct return, once there are any
+	warned     []nic.CoreWarning // as it was last
+	leaving    bool              // the memory goes too, so no frame needs saving
 
 	// From other goroutines to Run's.
 	hosts  chan []netip.Addr
@@ -157,6 +169,7 @@ func (d *Daemon) Run(ctx context.Context) (err error) {
 	var down undo
 	down.add(func() error { return d.ns.Close() })
 	defer func() { err = errors.Join(err, down.run()) }()
+	defer d.beside.Wait()
 	defer close(d.gone)
 	if err = d.preflight(); err == nil {
 		err = d.start(ctx, &down)

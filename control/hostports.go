@@ -39,21 +39,31 @@ func (b boundPort) takes(a netip.Addr) bool {
 // checkHost refuses what would cut connections of the host: at an address that
 // is its own, only what nobody else uses may be taken.
 func (d *Daemon) checkHost(context.Context, *undo) error {
+	var errs []error
+	if _, refused := plan.Rules(d.cfg, d.host); len(refused) > 0 {
+		errs = append(errs, refusedLocals(refused))
+	}
+	conflicts, err := d.hostConflicts(d.cfg)
+	return errors.Join(append(append(errs, err), conflicts...)...)
+}
+
+// refusedLocals is the error of local addresses that Rules refuses.
+func refusedLocals(refused []netip.Addr) error {
+	return fmt.Errorf("local addresses %v belong to this host: give each a range of ports that nobody else uses, "+
+		"as in local_addresses: - {address: %v, ports: 61000-65535}", refused, refused[0])
+}
+
+// hostConflicts are the ports that both a configuration and the host want.
+func (d *Daemon) hostConflicts(c *config.Config) ([]error, error) {
 	own := make(map[netip.Addr]bool, len(d.host))
 	for _, a := range d.host {
 		own[a.WithZone("").Unmap()] = true
 	}
-	_, refused := plan.Rules(d.cfg, d.host)
-	var errs []error
-	if len(refused) > 0 {
-		errs = append(errs, fmt.Errorf("local addresses %v belong to this host: give each a range of ports that nobody else uses, "+
-			"as in local_addresses: - {address: %v, ports: 61000-65535}", refused, refused[0]))
-	}
 	ports, err := readHostPorts("/proc/thread-self/net", "/proc/sys/net/ipv4")
 	if err != nil {
-		return errors.Join(append(errs, err)...)
+		return nil, err
 	}
-	return errors.Join(append(errs, ports.conflicts(d.cfg, own)...)...)
+	return ports.conflicts(c, own), nil
 }
 
 // conflicts are the ports of the host's own addresses that both want.

@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"net/netip"
+	"reflect"
 
 	"go.uber.org/zap"
 
@@ -11,11 +12,25 @@ import (
 )
 
 // startPathMTU listens for what routers say of tunnels' packets, if there are tunnels.
-// Without it l4fwd knows the next hops' MTUs only, so that a failure is no end.
 func (d *Daemon) startPathMTU(_ context.Context, down *undo) error {
-	ends := plan.TunnelEnds(d.cfg)
+	d.listenPathMTU()
+	down.add(d.closePathMTU)
+	return nil
+}
+
+// listenPathMTU listens for the tunnels that there are now. Without it l4fwd knows the
+// next hops' MTUs only, so that a failure is no end.
+func (d *Daemon) listenPathMTU() {
+	ends := plan.TunnelEnds(d.effective())
+	if reflect.DeepEqual(ends, d.tunnelEnds) {
+		return
+	}
+	if err := d.closePathMTU(); err != nil {
+		d.log.Debug("path MTUs", zap.Error(err))
+	}
+	d.tunnelEnds = ends
 	if len(ends) == 0 {
-		return nil
+		return
 	}
 	l, err := pathmtu.Listen(ends, func(end netip.Addr, mtu int) {
 		if d.follower.Limit(end, mtu) {
@@ -24,8 +39,15 @@ func (d *Daemon) startPathMTU(_ context.Context, down *undo) error {
 	})
 	if err != nil {
 		d.log.Warn("path MTUs of tunnels will not be learned", zap.Error(err))
+		return
+	}
+	d.pathMTU = l
+}
+
+func (d *Daemon) closePathMTU() error {
+	l := d.pathMTU
+	if d.pathMTU = nil; l == nil {
 		return nil
 	}
-	down.add(l.Close)
-	return nil
+	return l.Close()
 }

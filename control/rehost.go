@@ -12,7 +12,8 @@ import (
 // rehost takes note of the host's addresses: what it owns is not ours to take
 // whole. A bad turn changes nothing.
 func (d *Daemon) rehost(host []netip.Addr) {
-	rules, refused := plan.Rules(d.cfg, host)
+	rules, _ := plan.Rules(d.effective(), host)
+	_, refused := plan.Rules(d.cfg, host)
 	if err := d.steer.Update(rules); err != nil {
 		d.log.Error("XDP rules", zap.Error(err))
 		return

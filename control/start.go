@@ -100,8 +100,9 @@ func (d *Daemon) startFollower(ctx context.Context, down *undo) error {
 
 func (d *Daemon) backendAddrs() (out []netip.Addr) {
 	seen := make(map[netip.Addr]bool)
-	for i := range d.cfg.Services {
-		for _, b := range d.cfg.Services[i].Backends {
+	c := d.effective()
+	for i := range c.Services {
+		for _, b := range c.Services[i].Backends {
 			if a := b.Address.Addr(); !seen[a] {
 				seen[a] = true
 				out = append(out, a)

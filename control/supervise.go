@@ -12,6 +12,7 @@ import (
 	"github.com/vishvananda/netns"
 	"go.uber.org/zap"
 
+	"github.com/l4fwd/l4fwd/control/admin"
 	"github.com/l4fwd/l4fwd/control/follow"
 	"github.com/l4fwd/l4fwd/control/nic"
 	"github.com/l4fwd/l4fwd/dataplane"
@@ -65,9 +66,14 @@ func (d *Daemon) supervise(ctx context.Context) error {
 				d.look(ctx, l)
 				d.drive(l)
 			}
+			d.retire(ctx, time.Now())
 			d.writeStats(ctx)
 		case job := <-d.jobs:
 			job()
+		case <-d.opt.ReloadOn:
+			d.beside.Go(func() { // reading a large file takes a while
+				_, _ = d.ReloadFile(ctx, admin.ReloadRequest{}) // it has logged what is wrong
+			})
 		case <-d.opt.DumpStats:
 			d.logStats(ctx)
 		}

@@ -19,7 +19,15 @@ func (d *Daemon) view(service string, b *config.Backend) plan.Backend {
 // spec is what the data plane is to do now.
 func (d *Daemon) spec() dataplane.Spec {
 	spec := plan.Spec(d.cfg, plan.Healthy(d.cfg, d.view, d.healthOf))
-	spec.Locals = slices.DeleteFunc(spec.Locals, func(a packet.Addr) bool { return slices.Contains(d.refused, a.Netip()) })
+	var locals []packet.Addr
+	ports := plan.PortRanges(d.cfg)
+	for i, a := range spec.Locals {
+		if !slices.Contains(d.refused, a.Netip()) {
+			locals, spec.LocalPorts = append(locals, a), append(spec.LocalPorts, ports[i])
+		}
+	}
+	spec.Locals = locals
+	d.drain(&spec)
 	return spec
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 
 	"github.com/l4fwd/l4fwd/balance"
 	"github.com/l4fwd/l4fwd/conntrack"
@@ -201,6 +202,8 @@ func (b *BackendSpec) serves() bool { return !b.Down && !b.End }
 type Spec struct {
 	Services []ServiceSpec
 	Locals   []packet.Addr
+	// FormerLocals are answered for as Locals are, and get no new flows.
+	FormerLocals []packet.Addr
 	// LocalPorts are the ports of each of Locals, zero is nat.DefaultPortRange; nil
 	// leaves them as they are.
 	LocalPorts []nat.PortRange
@@ -262,7 +265,7 @@ func (r *Registry) Build(spec Spec) (*Snapshot, error) {
 	}
 	r.note(snap, all)
 	snap.localPorts, snap.bornServices, snap.bornBackends = r.ports, r.services.born, r.backends.born
-	snap.names = snap.nameAll(spec.Locals)
+	snap.names = snap.nameAll(slices.Concat(spec.FormerLocals, spec.Locals))
 	snap.locals = snap.localsAlone()
 	snap.resetting = snap.resettingServers()
 	snap.answering, snap.answerers = snap.nameAnswerers()
@@ -317,8 +320,7 @@ func (r *Registry) service(id int, s *ServiceSpec, seed uint64) (svc Service, er
 	return svc, err
 }
 
-// nameAll lists the services and the addresses, of which locals are in the
-// configuration.
+// nameAll lists the services and the addresses, of which locals are answered for.
 func (s *Snapshot) nameAll(locals []packet.Addr) nameTable {
 	// What is out of the configuration, too: its flows live on, and whoever gets their
 	// packets must know whom to hand them to.

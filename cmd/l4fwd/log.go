@@ -19,17 +19,18 @@ var logLevels = map[config.LogLevel]zapcore.Level{
 }
 
 // newLogger logs to out: for people on a console, one JSON object a line for
-// machines.
-func newLogger(cfg *config.Config, out io.Writer) (*zap.Logger, error) {
-	level, ok := logLevels[cfg.LogLevel]
+// machines. The level may be changed later.
+func newLogger(cfg *config.Config, out io.Writer) (*zap.Logger, zap.AtomicLevel, error) {
+	least, ok := logLevels[cfg.LogLevel]
+	level := zap.NewAtomicLevelAt(least)
 	if !ok {
-		return nil, fmt.Errorf("log level %s", cfg.LogLevel)
+		return nil, level, fmt.Errorf("log level %s", cfg.LogLevel)
 	}
 	sink := zapcore.Lock(zapcore.AddSync(out))
 	if cfg.LogFormat == config.LogJSON {
 		e := zap.NewProductionEncoderConfig()
 		e.TimeKey, e.EncodeTime = "time", zapcore.RFC3339NanoTimeEncoder
-		return zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(e), sink, level)), nil
+		return zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(e), sink, level)), level, nil
 	}
 	e := zap.NewDevelopmentEncoderConfig()
 	e.ConsoleSeparator = "  "
@@ -38,5 +39,5 @@ func newLogger(cfg *config.Config, out io.Writer) (*zap.Logger, error) {
 	if f, ok := out.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
 		e.EncodeLevel = zapcore.CapitalColorLevelEncoder
 	}
-	return zap.New(zapcore.NewCore(zapcore.NewConsoleEncoder(e), sink, level)), nil
+	return zap.New(zapcore.NewCore(zapcore.NewConsoleEncoder(e), sink, level)), level, nil
 }

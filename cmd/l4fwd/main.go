@@ -71,6 +71,7 @@ stays with the kernel.`,
 	cmd.AddCommand(
 		runCommand(),
 		checkCommand(),
+		reloadCommand(),
 		statusCommand(),
 		statsCommand(),
 		cleanupCommand(),

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
+	"golang.org/x/term"
 
 	"github.com/l4fwd/l4fwd/config"
 	"github.com/l4fwd/l4fwd/control"
@@ -19,8 +20,10 @@ func runCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "run -c FILE",
 		Short: "Forward until Ctrl-C or SIGTERM",
-		Long: `Forward what the configuration says until SIGINT, SIGTERM or SIGHUP, then put the
-network interfaces back as they were. Flags beat the file.
+		Long: `Forward what the configuration says until SIGINT or SIGTERM, then put the network
+interfaces back as they were. Flags beat the file. SIGHUP reads the file again, as
+"l4fwd reload" does; where standard input is a terminal it ends the program, since
+that terminal has been closed.
 
 Worker w of W serves every queue q of every interface with q modulo W = w, so
 there must be at least as many queues as workers. Without --workers and --cpus
@@ -41,13 +44,16 @@ service manager is told by sd_notify(3).`,
 	must(cmd.MarkFlagRequired("config"))
 	must(cmd.MarkFlagFilename("config", "yaml", "yml"))
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		cfg, err := config.Load(file, overrides()...)
+		o.Load = func() (*config.Config, error) { return config.Load(file, overrides()...) }
+		cfg, err := o.Load()
 		if err != nil {
 			return unreadable(err)
 		}
-		if o.Log, err = newLogger(cfg, cmd.ErrOrStderr()); err != nil {
+		log, level, err := newLogger(cfg, cmd.ErrOrStderr())
+		if err != nil {
 			return err
 		}
+		o.Log, o.SetLogLevel = log, func(l config.LogLevel) { level.SetLevel(logLevels[l]) }
 		defer func() { _ = o.Log.Sync() }() // a terminal cannot be synced
 		return run(cmd.Context(), cfg, o)
 	}
@@ -56,8 +62,16 @@ service manager is told by sd_notify(3).`,
 
 // run is the daemon from here to its end by a signal.
 func run(ctx context.Context, cfg *config.Config, o control.Options) error {
-	// SIGHUP too: a terminal that is closed must not leave NICs changed.
-	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	ends, hangup := []os.Signal{unix.SIGINT, unix.SIGTERM}, make(chan os.Signal, 1)
+	if term.IsTerminal(int(os.Stdin.Fd())) {
+		// A terminal that is closed must not leave a forwarder that nobody sees.
+		ends = append(ends, unix.SIGHUP)
+	} else {
+		signal.Notify(hangup, unix.SIGHUP)
+		defer signal.Stop(hangup)
+		o.ReloadOn = hangup
+	}
+	ctx, stop := signal.NotifyContext(ctx, ends...)
 	defer stop()
 	// A second Ctrl-C does not wait for anything.
 	context.AfterFunc(ctx, stop)

@@ -26,7 +26,10 @@ type fake struct {
 }
 
 func (f *fake) Status(context.Context) (Status, error) { return f.status, f.err }
-func (f *fake) Stats(context.Context) (Stats, error)   { return f.stats, f.err }
+func (f *fake) ReloadFile(_ context.Context, q ReloadRequest) (ReloadReport, error) {
+	return ReloadReport{DryRun: q.DryRun, Changes: []string{"a → b"}}, f.err
+}
+func (f *fake) Stats(context.Context) (Stats, error) { return f.stats, f.err }
 
 // serve has f answer at a socket, whose path it returns.
 func serve(t *testing.T, f *fake, more ...func(*Server)) string {
@@ -81,6 +84,15 @@ func TestAnswers(t *testing.T) {
 	}
 	stats, err := c.Stats(t.Context())
 	if diff := cmp.Diff(f.stats, stats, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); err != nil || diff != "" {
+		t.Error(err, diff)
+	}
+}
+
+func TestReload(t *testing.T) {
+	c := NewClient(serve(t, &fake{}))
+	defer c.Close()
+	r, err := c.Reload(t.Context(), ReloadRequest{DryRun: true})
+	if diff := cmp.Diff(ReloadReport{DryRun: true, Changes: []string{"a → b"}}, r); err != nil || diff != "" {
 		t.Error(err, diff)
 	}
 }

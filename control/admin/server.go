@@ -19,6 +19,7 @@ import (
 type Daemon interface {
 	Status(context.Context) (Status, error)
 	Stats(context.Context) (Stats, error)
+	ReloadFile(context.Context, ReloadRequest) (ReloadReport, error)
 }
 
 // Errors of a Daemon that are not its own failures.
@@ -52,6 +53,7 @@ func New(d Daemon, log *zap.Logger) *Server {
 	s.http = http.Server{Handler: s.mux, ReadHeaderTimeout: 10 * time.Second, ErrorLog: zap.NewStdLog(log)}
 	get(s, "/v1/status", d.Status)
 	get(s, "/v1/stats", d.Stats)
+	post(s, "/v1/reload", d.ReloadFile)
 	return s
 }
 

@@ -4,7 +4,20 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
+
+// Reloading tells systemd, if it started us, that the configuration is being read anew,
+// until READY=1 is sent. It needs to know since when (Type=notify-reload).
+func Reloading() error {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		return fmt.Errorf("notify: %w", err)
+	}
+	return Send(fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", time.Duration(now.Nano()).Microseconds()))
+}
 
 // Send tells systemd a state such as "READY=1", if it started us: if NOTIFY_SOCKET
 // names where to.

@@ -1,0 +1,203 @@
+package control
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/l4fwd/l4fwd/config"
+	"github.com/l4fwd/l4fwd/control/plan"
+	"github.com/l4fwd/l4fwd/dataplane"
+	"github.com/l4fwd/l4fwd/packet"
+)
+
+// lastWords is how long packets of flows that have been ended are still taken, so that
+// who sends them hears of it.
+const lastWords = time.Minute
+
+// leaver is what a reload has removed: a service, one backend of one, or a local
+// address. It drains until its time is over; then its flows are ended.
+type leaver struct {
+	key     dataplane.ServiceKey
+	service *config.Service   // as it was, of a backend's with that one alone; nil for a local address
+	whole   bool              // the service itself is gone
+	local   config.LocalRange // one address
+	until   time.Time         // its flows go on
+	ended   bool
+}
+
+// backend is that of a leaver that is no whole service.
+func (l *leaver) backend() netip.AddrPort { return l.service.Backends[0].Address }
+
+// leaving are those who leave when next takes the place of old, whose leavers are was.
+// Who is back is none any more.
+func leaving(old, next *config.Config, was []leaver, now time.Time) []leaver {
+	before, after := plan.Spec(old, nil), plan.Spec(next, nil) // services are in their places
+	at := make(map[dataplane.ServiceKey]int, len(after.Services))
+	for i := range after.Services {
+		at[after.Services[i].Key()] = i
+	}
+	locals := make(map[netip.Addr]bool)
+	for a := range next.Locals() {
+		locals[a] = true
+	}
+	for i := range next.Services {
+		locals[next.Services[i].Address.Addr()] = true // the name is taken
+	}
+	var out []leaver
+	for _, l := range was {
+		if l.service == nil {
+			if !locals[l.local.First] {
+				out = append(out, l)
+			}
+			continue
+		}
+		i, ok := at[l.key]
+		switch {
+		case ok && l.whole: // it is back, not all of its backends perhaps
+			out = append(out, removed(l, &next.Services[i], l.until)...)
+		case !ok || !hasBackend(&next.Services[i], l.backend()):
+			out = append(out, l)
+		}
+	}
+	for i := range old.Services {
+		s, key := &old.Services[i], before.Services[i].Key()
+		j, ok := at[key]
+		if !ok {
+			out = append(out, leaver{key: key, service: s, whole: true, until: now.Add(s.DrainTimeout)})
+			continue
+		}
+		out = append(out, removed(leaver{key: key, service: s}, &next.Services[j], now.Add(next.Services[j].DrainTimeout))...)
+	}
+	for a, r := range old.Locals() {
+		if !locals[a] {
+			r.First, r.Last = a, a
+			out = append(out, leaver{local: r, until: now.Add(next.DrainTimeout)})
+		}
+	}
+	return out
+}
+
+// removed are the backends of was that next, which is the same service, has not.
+func removed(was leaver, next *config.Service, until time.Time) (out []leaver) {
+	for _, b := range was.service.Backends {
+		if !hasBackend(next, b.Address) {
+			one := *was.service
+			one.Backends = []config.Backend{b}
+			out = append(out, leaver{key: was.key, service: &one, until: until, ended: was.ended})
+		}
+	}
+	return out
+}
+
+func hasBackend(s *config.Service, a netip.AddrPort) bool {
+	return slices.ContainsFunc(s.Backends, func(b config.Backend) bool { return b.Address == a })
+}
+
+// end marks those whose time is over, and forgets those of whom nobody needs to hear any
+// more. It tells whether anything has changed.
+func end(all []leaver, now time.Time) (left []leaver, changed bool) {
+	for _, l := range all {
+		if !l.ended && !now.Before(l.until) {
+			l.ended, changed = true, true
+		}
+		if l.ended && (l.service == nil || !now.Before(l.until.Add(lastWords))) {
+			changed = true
+			continue
+		}
+		left = append(left, l)
+	}
+	return left, changed
+}
+
+// effective is the configuration and what leaves it, for all that only asks which
+// addresses there are.
+func (d *Daemon) effective() *config.Config {
+	if len(d.leavers) == 0 {
+		return d.cfg
+	}
+	out := *d.cfg
+	out.Services, out.LocalAddresses = slices.Clone(out.Services), slices.Clone(out.LocalAddresses)
+	for i := range d.leavers {
+		if l := &d.leavers[i]; l.service != nil {
+			out.Services = append(out.Services, *l.service)
+		} else {
+			out.LocalAddresses = append(out.LocalAddresses, l.local)
+		}
+	}
+	return &out
+}
+
+// drain adds those who leave, and whose flows go on, to what the data plane is to do.
+func (d *Daemon) drain(spec *dataplane.Spec) {
+	at := make(map[dataplane.ServiceKey]*dataplane.ServiceSpec)
+	for i := range spec.Services {
+		at[spec.Services[i].Key()] = &spec.Services[i]
+	}
+	var gone []dataplane.ServiceSpec
+	for i := range d.leavers {
+		l := &d.leavers[i]
+		if l.ended {
+			continue
+		}
+		if l.service == nil {
+			spec.FormerLocals = append(spec.FormerLocals, packet.AddrFrom(l.local.First))
+			continue
+		}
+		one := plan.Spec(&config.Config{Services: []config.Service{*l.service}}, nil).Services[0]
+		if l.whole {
+			one.Draining = true
+			gone = append(gone, one)
+		} else if s := at[l.key]; s != nil && s.Backends[0].Endpoint.Addr.Is4() == one.Backends[0].Endpoint.Addr.Is4() {
+			one.Backends[0].Weight = 0
+			s.Backends = append(s.Backends, one.Backends[0])
+		}
+	}
+	spec.Services = append(spec.Services, withBackends(gone, d.leavers)...)
+}
+
+// withBackends gives services that leave the backends that had left them before.
+func withBackends(gone []dataplane.ServiceSpec, all []leaver) []dataplane.ServiceSpec {
+	for i := range gone {
+		for j := range all {
+			if l := &all[j]; l.service != nil && !l.whole && !l.ended && l.key == gone[i].Key() {
+				gone[i].Backends = append(gone[i].Backends, plan.Spec(&config.Config{Services: []config.Service{*l.service}}, nil).Services[0].Backends...)
+			}
+		}
+	}
+	return gone
+}
+
+// retire ends the flows of those whose time is over.
+func (d *Daemon) retire(ctx context.Context, now time.Time) {
+	left, changed := end(d.leavers, now)
+	if !changed {
+		return
+	}
+	ended := len(d.leavers) - len(left)
+	d.leavers = left
+	d.forget(ctx)
+	if err := d.republish(); err != nil {
+		d.log.Error("ending what drained", zap.Error(err))
+		return
+	}
+	d.log.Info("what a reload removed has drained", zap.Int("forgotten", ended), zap.Int("left", len(left)))
+	d.resettle()
+}
+
+// forget lets ids go to others that no flow has any more.
+func (d *Daemon) forget(ctx context.Context) {
+	workers, err := d.sampleWorkers(ctx)
+	if err != nil {
+		d.log.Debug("ids stay as they are", zap.Error(err))
+		return
+	}
+	var counts []dataplane.BackendCount
+	for i := range workers {
+		counts = sum(counts, workers[i].Backends)
+	}
+	d.registry.Forget(counts)
+}

@@ -1,0 +1,243 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"go.uber.org/zap"
+
+	"github.com/l4fwd/l4fwd/config"
+	"github.com/l4fwd/l4fwd/control/admin"
+	"github.com/l4fwd/l4fwd/control/plan"
+	"github.com/l4fwd/l4fwd/dataplane"
+	"github.com/l4fwd/l4fwd/dataplane/steer"
+	"github.com/l4fwd/l4fwd/internal/sdnotify"
+)
+
+// errRestart is wrapped by the error of a reload that changes what only a new process
+// can have.
+var errRestart = errors.New("needs a restart")
+
+// ReloadFile is Reload with what Options.Load gives. The service manager is told.
+func (d *Daemon) ReloadFile(ctx context.Context, q admin.ReloadRequest) (r admin.ReloadReport, err error) {
+	if d.opt.Load == nil {
+		return r, admin.Refusal(admin.ErrConflict, errors.New("this daemon has no file to read again"))
+	}
+	d.reloading.Lock() // one after the other: the later one reads the later file
+	defer d.reloading.Unlock()
+	if !q.DryRun {
+		if err := sdnotify.Reloading(); err != nil {
+			d.log.Warn("telling the service manager", zap.Error(err))
+		}
+		defer func() {
+			if err := sdnotify.Send("READY=1"); err != nil {
+				d.log.Warn("telling the service manager", zap.Error(err))
+			}
+		}()
+	}
+	c, err := d.opt.Load()
+	if err != nil {
+		d.log.Error("not reloaded: all stays as it was", zap.Error(err))
+		if errors.As(err, new(config.Errors)) || errors.Is(err, os.ErrNotExist) {
+			err = admin.Refusal(admin.ErrInvalid, err)
+		}
+		return r, err
+	}
+	return d.Reload(ctx, c, q.DryRun)
+}
+
+// Reload puts another configuration, a valid one, into force while packets flow: all of
+// it, or with an error nothing. Flows go on; what is removed drains. With dryRun it only
+// says what would change. From any goroutine but that of Run.
+func (d *Daemon) Reload(ctx context.Context, c *config.Config, dryRun bool) (r admin.ReloadReport, err error) {
+	e := d.onLoop(ctx, func() {
+		began := time.Now()
+		r, err = d.reload(ctx, withWorkers(c), dryRun)
+		r.Seconds = time.Since(began).Seconds()
+	})
+	if err = errors.Join(e, err); err != nil {
+		d.log.Error("not reloaded: all stays as it was", zap.Error(err))
+		return r, err
+	}
+	if !dryRun {
+		d.log.Info("reloaded", zap.Int("changes", len(r.Changes)), zap.Float64("seconds", r.Seconds))
+	}
+	return r, nil
+}
+
+// reload is Reload on the loop.
+func (d *Daemon) reload(ctx context.Context, c *config.Config, dryRun bool) (r admin.ReloadReport, err error) {
+	r.DryRun = dryRun
+	var restart []string
+	for _, change := range config.Diff(d.cfg, c) {
+		r.Changes = append(r.Changes, change.String())
+		if change.Restart {
+			change.Restart = false // the error says so of all of them
+			restart = append(restart, change.String())
+		}
+	}
+	r.Warnings = d.warnings(c)
+	if len(restart) > 0 {
+		return r, admin.Refusal(admin.ErrConflict, fmt.Errorf("%w: %s", errRestart, strings.Join(restart, "; ")))
+	}
+	if err := d.checkChange(c); err != nil {
+		return r, admin.Refusal(admin.ErrConflict, err)
+	}
+	if dryRun {
+		return r, nil
+	}
+	for _, w := range r.Warnings {
+		d.log.Warn("configuration", zap.String("problem", w))
+	}
+	if err := d.apply(ctx, c); err != nil {
+		return r, err
+	}
+	d.loaded = time.Now()
+	d.reloads++
+	return r, nil
+}
+
+// warnings are what is legal in c and probably not meant, and what a change to it costs.
+func (d *Daemon) warnings(c *config.Config) (out []string) {
+	for _, p := range c.Warnings() {
+		out = append(out, p.String())
+	}
+	if d.cfg.Workers < 2 {
+		return out
+	}
+	was := make(map[netip.AddrPort]config.Service)
+	for _, s := range d.cfg.Services {
+		was[s.Address] = s
+	}
+	for _, s := range c.Services {
+		old, ok := was[s.Address]
+		if ok && old.Protocol == s.Protocol && old.Mode != s.Mode && (old.Mode == config.DNAT) != (s.Mode == config.DNAT) {
+			out = append(out, fmt.Sprintf("service %s: with several workers its flows may be lost, since those of dnat are kept "+
+				"by other workers than those of %v", s.Name, map[bool]config.Mode{true: old.Mode, false: s.Mode}[s.Mode == config.DNAT]))
+		}
+	}
+	return out
+}
+
+// checkChange looks for what the host has against c and had not against the
+// configuration in force: that l4fwd lives with already.
+func (d *Daemon) checkChange(c *config.Config) error {
+	known := make(map[string]bool)
+	now, err := d.hostConflicts(d.cfg)
+	if err != nil {
+		return err
+	}
+	for _, e := range now {
+		known[e.Error()] = true
+	}
+	then, err := d.hostConflicts(c)
+	if err != nil {
+		return err
+	}
+	then = slices.DeleteFunc(then, func(e error) bool { return known[e.Error()] })
+	_, refused := plan.Rules(c, d.host)
+	for _, a := range refused {
+		if !slices.Contains(d.refused, a) {
+			then = append(then, refusedLocals([]netip.Addr{a}))
+		}
+	}
+	if c.ManagementInterface != d.cfg.ManagementInterface {
+		dev, err := netlink.LinkByName(c.ManagementInterface)
+		if err == nil && slices.ContainsFunc(d.links, func(l *link) bool { return l.ifindex == dev.Attrs().Index }) {
+			then = append(then, fmt.Errorf("management_interface: %s is a data-plane interface", c.ManagementInterface))
+		}
+	}
+	return errors.Join(then...)
+}
+
+// apply is the change itself. What servers send is taken before the first packet goes
+// to them, clients' packets when the workers know the service; what leaves is taken
+// until its flows have been ended.
+func (d *Daemon) apply(ctx context.Context, c *config.Config) error {
+	ctx = context.WithoutCancel(ctx) // not half of it
+	was, leavers, refused, rules := d.cfg, d.leavers, d.refused, d.rules
+	d.forget(ctx)
+	d.leavers, _ = end(leaving(was, c, leavers, time.Now()), time.Now())
+	d.cfg = c
+	_, d.refused = plan.Rules(c, d.host)
+	next, _ := plan.Rules(d.effective(), d.host)
+	d.follower.Keep(d.backendAddrs())
+	err := d.steer.Update(beforehand(rules, next, c))
+	published := false
+	if err == nil {
+		published = true
+		if err = d.republish(); err == nil {
+			err = d.onWorkers(ctx, func(*dataplane.Worker) {}) // they have it
+		}
+	}
+	if err == nil {
+		err = d.steer.Update(next)
+	}
+	if err != nil {
+		d.cfg, d.leavers, d.refused = was, leavers, refused
+		d.follower.Keep(d.backendAddrs())
+		if published {
+			err = errors.Join(err, d.republish())
+		}
+		return errors.Join(fmt.Errorf("new configuration: %w", err), d.steer.Update(rules))
+	}
+	d.rules = next
+	d.settle()
+	d.recheck()
+	if d.opt.SetLogLevel != nil {
+		d.opt.SetLogLevel(c.LogLevel)
+	}
+	return nil
+}
+
+// beforehand are the rules now and what has to be taken before workers know of next:
+// what comes from new servers and to new local addresses.
+func beforehand(now, next steer.Rules, c *config.Config) steer.Rules {
+	out := now
+	out.Backends = slices.Concat(now.Backends, next.Backends)
+	out.Addrs = slices.Clone(now.Addrs)
+	for a := range c.Locals() {
+		if _, ours := slices.BinarySearchFunc(next.Addrs, a, netip.Addr.Compare); ours {
+			out.Addrs = append(out.Addrs, a)
+		}
+	}
+	out.LocalRanges = slices.Clone(next.LocalRanges)
+	for _, r := range now.LocalRanges {
+		if !slices.ContainsFunc(out.LocalRanges, func(o steer.RangeRule) bool { return o.Addr == r.Addr }) {
+			out.LocalRanges = append(out.LocalRanges, r)
+		}
+	}
+	return out
+}
+
+// resettle is what follows, outside of the workers, when fewer leave.
+func (d *Daemon) resettle() {
+	d.follower.Keep(d.backendAddrs())
+	rules, _ := plan.Rules(d.effective(), d.host)
+	if err := d.steer.Update(rules); err != nil {
+		d.log.Error("XDP rules", zap.Error(err))
+		return
+	}
+	d.rules = rules
+	d.settle()
+}
+
+// settle has announcements and path MTUs follow the rules.
+func (d *Daemon) settle() {
+	for _, l := range d.links {
+		if l.voice == nil {
+			continue
+		}
+		if err := d.speakFor(l); err != nil {
+			d.log.Warn("announcing addresses", zap.String("interface", l.name), zap.Error(err))
+		}
+	}
+	d.listenPathMTU()
+}
