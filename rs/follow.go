@@ -94,7 +94,7 @@ func (d *Decap) Follow(ctx context.Context, tell func(error)) {
 	for ctx.Err() == nil {
 		_, _, err := d.follow.hears.Receive()
 		switch {
-		case errors.Is(err, unix.EAGAIN): // nothing for so long
+		case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EINTR): // nothing for so long, or a signal
 			continue
 		case errors.Is(err, unix.ENOBUFS): // more than there was room for
 		case err != nil:
