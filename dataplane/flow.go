@@ -96,7 +96,7 @@ func (w *Worker) reply(i int, r conntrack.Ref) Verdict {
 		return w.ttlExceeded(i, w.serverPeer(p, e))
 	}
 	if w.ways[e.Backend].marks&left != 0 && svc.OnBackendDown != BackendDownReschedule {
-		return w.orphaned(i, r)
+		return w.orphaned(i, r, conntrack.Reply)
 	}
 	hop, v := w.clientHop(e)
 	if hop == nil {

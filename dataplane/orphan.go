@@ -41,11 +41,12 @@ func (s *Snapshot) serving() []bool {
 	return out
 }
 
-// orphaned is what becomes of row i, a packet of flow r, whose backend is gone.
-func (w *Worker) orphaned(i int, r conntrack.Ref) Verdict {
+// orphaned is what becomes of row i, a packet of flow r in direction d, whose backend
+// is gone.
+func (w *Worker) orphaned(i int, r conntrack.Ref, d conntrack.Dir) Verdict {
 	p, e := &w.b.pkt[i], w.table.Entry(r)
 	policy := w.snap.Services[e.Service].OnBackendDown
-	if p.TCPFlags&(packet.SYN|packet.ACK) == packet.SYN && (policy != BackendDownDrop || e.State == conntrack.TimeWait || e.State == conntrack.Closed) {
+	if d == conntrack.Forward && p.TCPFlags&(packet.SYN|packet.ACK) == packet.SYN && (policy != BackendDownDrop || e.State == conntrack.TimeWait || e.State == conntrack.Closed) {
 		return w.reopen(i, r) // a client that begins anew
 	}
 	switch policy {

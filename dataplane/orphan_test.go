@@ -73,15 +73,18 @@ var orphanVIPs = []string{"192.0.2.10:80", "192.0.2.11:80", "192.0.2.14:80"}
 // whichever side, has both ends reset, and the client can begin anew.
 func TestBackendDownReset(t *testing.T) {
 	for _, vip := range orphanVIPs {
-		for _, side := range []string{"client", "server"} {
+		for _, side := range []string{"client", "server", "server's SYN"} {
 			t.Run(vip+"/"+side, func(t *testing.T) {
 				r, publish := orphanRig(t, BackendDownReset)
 				c := r.open(0, "198.51.100.7:40000", vip)
 				publish(without(t, orphanSpec(BackendDownReset), c.backend))
 				r.now += int64(time.Second)
 				frame, nic := build(t, seg{src: c.client, dst: vip, ack: true, seq: 1001, ackNum: 9001, payload: 10}), 0
-				if side == "server" {
+				switch side {
+				case "server":
 					frame, nic = build(t, seg{src: c.backend, dst: c.local, ack: true, seq: 9001, ackNum: c.isn + 1, payload: 10}), 1
+				case "server's SYN": // which is no client that begins anew
+					frame, nic = build(t, seg{src: c.backend, dst: c.local, syn: true, seq: 77}), 1
 				}
 				before := r.counts()
 				r.deliver(0, nic, frame)

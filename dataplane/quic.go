@@ -198,7 +198,7 @@ func (w *Worker) elsewhere(i int, r conntrack.Ref) Verdict {
 	case m&cids != 0 && w.misrouted(i, e):
 		return w.reroute(i, r)
 	case m&left != 0:
-		return w.orphaned(i, r)
+		return w.orphaned(i, r, conntrack.Forward)
 	}
 	return undecided
 }
