@@ -1,0 +1,185 @@
+package control
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/l4fwd/l4fwd/control/health"
+	"github.com/l4fwd/l4fwd/internal/testbed"
+)
+
+// illness is a directory where a file makes a backend fail its checks.
+type illness struct {
+	t   *testing.T
+	dir string
+}
+
+// check is the key that has backends looked for there.
+func (i illness) check(more string) string {
+	return fmt.Sprintf(`health_check: {type: exec, command: [/bin/sh, -c, "echo looked; test ! -e %s/$L4FWD_ADDRESS"], interval: 200ms, timeout: 200ms, rise: 1, fall: 1%s}`, i.dir, more)
+}
+
+// only makes these the ones that fail.
+func (i illness) only(sick ...netip.Addr) {
+	i.t.Helper()
+	old, err := filepath.Glob(filepath.Join(i.dir, "*"))
+	check(i.t, err)
+	for _, file := range old {
+		check(i.t, os.Remove(file))
+	}
+	for _, a := range sick {
+		check(i.t, os.WriteFile(filepath.Join(i.dir, a.String()), nil, 0o600))
+	}
+}
+
+// soon waits for what follows from states that were found: the loop hears of them a
+// little later than the statistics.
+func soon(ok func() bool) bool {
+	for end := time.Now().Add(15 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			return false
+		}
+	}
+	return true
+}
+
+// found waits until a service's backends are in the states.
+func (d *daemon) found(service string, want ...health.State) {
+	d.t.Helper()
+	var got []health.State
+	for end := time.Now().Add(15 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		s, err := d.Stats(d.t.Context())
+		if err != nil {
+			d.t.Fatal(err)
+		}
+		got = nil
+		for _, svc := range s.Services {
+			for _, b := range svc.Backends {
+				if svc.Name == service && b.Health != nil {
+					got = append(got, b.Health.State)
+				}
+			}
+		}
+		if fmt.Sprint(got) == fmt.Sprint(want) {
+			return
+		}
+	}
+	d.t.Fatalf("%s: backends are %v, want %v\n%s", service, got, want, d.said())
+}
+
+// A backup steps in when nobody else is live, steps back, and where nobody at all is
+// live all but backups are used.
+func TestBackupAndPanic(t *testing.T) {
+	w := newWorld(t, testbed.TopologyOptions{})
+	ill := illness{t, t.TempDir()}
+	services := testbed.Services(0, "dnat", "", "wrr")[:1]
+	services[0].Extra = ill.check(", panic_threshold: 50")
+	second := fmt.Sprintf("%q", netip.AddrPortFrom(w.ServerAddr(testbed.V4, 1), testbed.PortHTTP))
+	text := strings.Replace(w.Config(services, small...), second, second+", backup: true", 1)
+	d := w.run(text)
+	rs1, rs2 := w.ServerAddr(testbed.V4, 0), w.ServerAddr(testbed.V4, 1)
+	name := services[0].Name
+	for _, step := range []struct {
+		sick   []netip.Addr
+		states []health.State
+		server string
+	}{
+		{nil, []health.State{health.Up, health.Up}, "rs1"},
+		{[]netip.Addr{rs1}, []health.State{health.Down, health.Up}, "rs2"},
+		{[]netip.Addr{rs1, rs2}, []health.State{health.Down, health.Down}, "rs1"},
+		{[]netip.Addr{rs2}, []health.State{health.Up, health.Down}, "rs1"},
+		{nil, []health.State{health.Up, health.Up}, "rs1"},
+	} {
+		ill.only(step.sick...)
+		d.found(name, step.states...)
+		var r testbed.LoadResult
+		if !soon(func() bool {
+			r = w.ask(w.VIP(testbed.V4, 0), 8)
+			return r.ByServer[step.server] == 8
+		}) {
+			t.Errorf("with %v: %v, want %s", step.states, r.ByServer, step.server)
+		}
+	}
+	if n := d.logs.FilterMessage("backend is down").Len(); n < 2 {
+		t.Errorf("%d backends went down, says the log:\n%s", n, d.said())
+	}
+	d.end()
+	w.clean()
+}
+
+// A UDP flow whose backend goes down goes on with another, unless it is to stay.
+func TestFlowsOfADeadBackend(t *testing.T) {
+	w := newWorld(t, testbed.TopologyOptions{})
+	ill := illness{t, t.TempDir()}
+	echo := testbed.Services(0, "full-nat", "", "rr")[2]
+	stays := echo
+	echo.Extra, stays.Extra = ill.check(""), ill.check(", on_down: keep")
+	stays.Name, stays.Port = "stays", 9999
+	d := w.run(w.Config([]testbed.Service{echo, stays}, small...))
+	d.found(echo.Name, health.Up, health.Up)
+	d.found("stays", health.Up, health.Up)
+	for _, s := range []testbed.Service{echo, stays} {
+		t.Run(s.Name, func(t *testing.T) {
+			c, err := w.Client.Dialer(time.Second).Dial("udp", netip.AddrPortFrom(w.VIP(testbed.V4, 0), s.Port).String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { check(t, c.Close()) }()
+			// The first datagrams may be lost while MAC addresses are not known.
+			who := func() string {
+				t.Helper()
+				b := make([]byte, 100)
+				for range 20 {
+					if _, err := c.Write([]byte("hello")); err != nil {
+						t.Fatal(err)
+					}
+					check(t, c.SetReadDeadline(time.Now().Add(500*time.Millisecond)))
+					if n, err := c.Read(b); err == nil {
+						name, _, _ := strings.Cut(string(b[:n]), " ")
+						return name
+					}
+				}
+				t.Fatal("no answer")
+				return ""
+			}
+			first := who()
+			sick, states := w.ServerAddr(testbed.V4, 0), []health.State{health.Down, health.Up}
+			if first == "rs2" {
+				sick, states = w.ServerAddr(testbed.V4, 1), []health.State{health.Up, health.Down}
+			}
+			ill.only(sick)
+			d.found(s.Name, states...)
+			if s.Name == "stays" {
+				time.Sleep(100 * time.Millisecond)
+				if again := who(); again != first {
+					t.Errorf("%s answers, after %s, whose flows are to stay", again, first)
+				}
+			} else if !soon(func() bool { return who() != first }) {
+				t.Errorf("%s answers, which is down", first)
+			}
+			ill.only()
+			d.found(s.Name, health.Up, health.Up)
+		})
+	}
+	d.end()
+}
+
+// Checks begin in the daemon's network namespace, which is not the process's here.
+func TestChecksInTheNamespace(t *testing.T) {
+	w := newWorld(t, testbed.TopologyOptions{})
+	services := testbed.Services(0, "dnat", "", "wrr")
+	for i := range services {
+		services[i].Extra = "health_check: {type: " + map[string]string{"tcp": "tcp", "udp": "ping"}[services[i].Protocol] + ", interval: 1s}"
+	}
+	d := w.run(w.Config(services, small...))
+	for _, s := range services {
+		d.found(s.Name, health.Up, health.Up)
+	}
+	d.end()
+	w.clean()
+}
