@@ -216,3 +216,29 @@ func (d *Daemon) healthStats(k health.Key) *admin.BackendHealth {
 		Took: s.Took.Seconds(), Checks: s.Checks, Failed: s.Failed,
 	}
 }
+
+// Health says what checks have found of the backends of a service, or of all services if
+// that is "". From any goroutine.
+func (d *Daemon) Health(ctx context.Context, service string) (out []admin.CheckedBackend, err error) {
+	known := service == ""
+	out = []admin.CheckedBackend{}
+	err = d.onLoop(ctx, func() {
+		for i := range d.cfg.Services {
+			s := &d.cfg.Services[i]
+			if service != "" && s.Name != service {
+				continue
+			}
+			known = true
+			for _, b := range s.Backends {
+				k := health.Key{Service: s.Name, Backend: b.Address}
+				if h := d.healthStats(k); h != nil {
+					out = append(out, admin.CheckedBackend{Service: s.Name, Address: b.Address, Health: *h, History: d.health.History(k)})
+				}
+			}
+		}
+	})
+	if err == nil && !known {
+		err = admin.Refusal(admin.ErrNotFound, fmt.Errorf("there is no service %q", service))
+	}
+	return out, err
+}

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/l4fwd/l4fwd/control/admin"
 	"github.com/l4fwd/l4fwd/control/health"
 	"github.com/l4fwd/l4fwd/internal/testbed"
 )
@@ -104,6 +106,20 @@ func TestBackupAndPanic(t *testing.T) {
 		}) {
 			t.Errorf("with %v: %v, want %s", step.states, r.ByServer, step.server)
 		}
+	}
+	all, err := d.Health(t.Context(), name)
+	if err != nil || len(all) != 2 || all[0].Address != netip.AddrPortFrom(rs1, testbed.PortHTTP) || all[0].Health.Reason != "looked" {
+		t.Fatalf("%+v, %v", all, err)
+	}
+	path := ""
+	for _, c := range all[0].History {
+		path += fmt.Sprintf("%v: %s; ", c.To, c.Reason)
+	}
+	if path != "up: looked; down: exit status 1: looked; up: looked; " {
+		t.Errorf("history: %s", path)
+	}
+	if _, err := d.Health(t.Context(), "nobody"); !errors.Is(err, admin.ErrNotFound) {
+		t.Errorf("of a service that there is not: %v", err)
 	}
 	if n := d.logs.FilterMessage("backend is down").Len(); n < 2 {
 		t.Errorf("%d backends went down, says the log:\n%s", n, d.said())

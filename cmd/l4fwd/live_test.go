@@ -61,7 +61,7 @@ func TestRun(t *testing.T) {
 	p := start()
 	ask()
 	for command, want := range map[string]string{
-		"status": file, "status -o json": `"reloads": 0`, "stats": "forwarded", "stats -o yaml": "handed_over:",
+		"status": file, "status -o json": `"reloads": 0`, "stats": "forwarded", "health": "LAST CHECK", "stats -o yaml": "handed_over:",
 	} {
 		args := append(strings.Fields(command), "--socket", socket)
 		if out, err := topo.LB.Command(ctx, path, args...).CombinedOutput(); err != nil || !strings.Contains(string(out), want) {

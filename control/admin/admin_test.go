@@ -16,6 +16,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/zap"
+
+	"github.com/l4fwd/l4fwd/control/health"
 )
 
 // fake is a daemon that answers what it is told to.
@@ -23,6 +25,7 @@ type fake struct {
 	status Status
 	stats  Stats
 	err    error
+	health map[string][]CheckedBackend // by service
 }
 
 func (f *fake) Status(context.Context) (Status, error) { return f.status, f.err }
@@ -30,6 +33,10 @@ func (f *fake) ReloadFile(_ context.Context, q ReloadRequest) (ReloadReport, err
 	return ReloadReport{DryRun: q.DryRun, Changes: []string{"a → b"}}, f.err
 }
 func (f *fake) Stats(context.Context) (Stats, error) { return f.stats, f.err }
+
+func (f *fake) Health(_ context.Context, service string) ([]CheckedBackend, error) {
+	return f.health[service], f.err
+}
 
 // serve has f answer at a socket, whose path it returns.
 func serve(t *testing.T, f *fake, more ...func(*Server)) string {
@@ -94,6 +101,24 @@ func TestReload(t *testing.T) {
 	r, err := c.Reload(t.Context(), ReloadRequest{DryRun: true})
 	if diff := cmp.Diff(ReloadReport{DryRun: true, Changes: []string{"a → b"}}, r); err != nil || diff != "" {
 		t.Error(err, diff)
+	}
+}
+
+func TestHealthByService(t *testing.T) {
+	at := time.Unix(1e9, 0).UTC()
+	one := CheckedBackend{
+		Service: "a&b", Address: netip.MustParseAddrPort("[2001:db8::1]:80"),
+		Health:  BackendHealth{State: health.Down, Since: at, Reason: "refused", Percent: 100, Checks: 9, Failed: 3},
+		History: []health.Change{{At: at, From: health.Up, To: health.Down, Reason: "refused"}},
+	}
+	f := &fake{health: map[string][]CheckedBackend{"a&b": {one}, "": {one, one}}}
+	c := NewClient(serve(t, f))
+	defer c.Close()
+	for service, want := range f.health {
+		got, err := c.Health(t.Context(), service)
+		if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); err != nil || diff != "" {
+			t.Error(err, diff)
+		}
 	}
 }
 

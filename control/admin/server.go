@@ -20,6 +20,8 @@ type Daemon interface {
 	Status(context.Context) (Status, error)
 	Stats(context.Context) (Stats, error)
 	ReloadFile(context.Context, ReloadRequest) (ReloadReport, error)
+	// Health is of one service, or of all if that is "".
+	Health(ctx context.Context, service string) ([]CheckedBackend, error)
 }
 
 // Errors of a Daemon that are not its own failures.
@@ -54,6 +56,7 @@ func New(d Daemon, log *zap.Logger) *Server {
 	get(s, "/v1/status", d.Status)
 	get(s, "/v1/stats", d.Stats)
 	post(s, "/v1/reload", d.ReloadFile)
+	s.health(d)
 	return s
 }
 

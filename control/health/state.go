@@ -71,9 +71,10 @@ func (m *machine) changing() bool { return m.against > 0 }
 
 // Change is one change of a backend's state.
 type Change struct {
-	At       time.Time `json:"at"`
-	From, To State
-	Reason   string `json:"reason"` // of the result that made it
+	At     time.Time `json:"at"`
+	From   State     `json:"from"`
+	To     State     `json:"to"`
+	Reason string    `json:"reason"` // of the result that made it
 }
 
 // maxHistory is how many changes are kept of a backend.
