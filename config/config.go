@@ -203,6 +203,11 @@ type QUIC struct {
 	ConfigID int `yaml:"config_id"`
 	// IDLength is the bytes of a server id, 1 to 8; layout quic-lb only. Default: 4.
 	IDLength int `yaml:"server_id_length"`
+	// FormerConfigID is the configuration that IDs may still be of, another one than
+	// ConfigID; layout quic-lb only. Default: -1, none.
+	FormerConfigID int `yaml:"former_config_id"`
+	// FormerIDLength is its IDLength. Default: 4.
+	FormerIDLength int `yaml:"former_server_id_length"`
 }
 
 // MSSClamp is a bound on the maximum segment size in bytes, or one of the two
@@ -276,9 +281,9 @@ func Defaults() *Config {
 			UDPOnePacket:   10 * time.Second,
 		},
 		DrainTimeout: 5 * time.Minute,
-		AdminSocket: "/run/l4fwd/admin.sock",
-		LogLevel:    LogInfo,
-		LogFormat:   LogConsole,
+		AdminSocket:  "/run/l4fwd/admin.sock",
+		LogLevel:     LogInfo,
+		LogFormat:    LogConsole,
 	}
 }
 
@@ -292,7 +297,7 @@ func defaultService() Service {
 		VXLANMAC:      MAC{0x02, 'l', '4', 'f', 'w', 'd'}, // locally administered
 		Persistence:   Persistence{Prefix4: 32, Prefix6: 64},
 		DrainTimeout:  -1, // to be taken from the global one, since 0 is a value
-		QUIC:          QUIC{Layout: QUICNone, IDLength: 4},
+		QUIC:          QUIC{Layout: QUICNone, IDLength: 4, FormerConfigID: -1, FormerIDLength: 4},
 		HealthCheck:   defaultHealthCheck(),
 	}
 }

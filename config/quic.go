@@ -8,7 +8,8 @@ import (
 // quic checks how a service routes by connection ID, and what its backends are called
 // there.
 func (v *validator) quic(path string, s Service) {
-	q := &s.QUIC
+	q, plain := &s.QUIC, defaultService().QUIC
+	plain.Layout = q.Layout
 	switch {
 	case q.Layout == 0 || v.told[path+".quic.layout"]:
 		return
@@ -18,8 +19,13 @@ func (v *validator) quic(path string, s Service) {
 		v.fail(path+".quic", "snat keeps no flows and chooses no backends: it cannot have quic")
 	case q.Layout != QUICNone && s.OnePacket:
 		v.fail(path+".quic", "one_packet gives every datagram a backend of its own; quic keeps a connection with one")
-	case q.Layout != QUICLB && (q.ConfigID != 0 || q.IDLength != defaultService().QUIC.IDLength):
-		v.fail(path+".quic", "config_id and server_id_length are for the layout quic-lb, not for %v", q.Layout)
+	case q.Layout != QUICLB && *q != plain:
+		v.fail(path+".quic", "config_id, server_id_length and what they were are for the layout quic-lb, not for %v", q.Layout)
+	case v.told[path+".quic.config_id"] || v.told[path+".quic.former_config_id"]:
+	case q.FormerConfigID == q.ConfigID:
+		v.fail(path+".quic", "the former configuration %d is the present one", q.ConfigID)
+	case q.FormerConfigID < 0 && q.FormerIDLength != plain.FormerIDLength:
+		v.fail(path+".quic", "former_server_id_length is that of former_config_id, of which there is none")
 	}
 	most := uint64(math.MaxUint32) // katran's longest has four bytes
 	if q.Layout == QUICLB {

@@ -314,6 +314,8 @@ var quicFields = []field[QUIC]{
 	enum("layout", quicLayoutNames, func(q *QUIC) *QUICLayout { return &q.Layout }, ""),
 	integer("config_id", 0, 6, func(q *QUIC) *int { return &q.ConfigID }, ""),
 	integer("server_id_length", 1, 8, func(q *QUIC) *int { return &q.IDLength }, ""),
+	plain("former_config_id", anyPlain, wantConfigID, func(q *QUIC) *int { return &q.FormerConfigID }, parseConfigID, formatConfigID, ""),
+	integer("former_server_id_length", 1, 8, func(q *QUIC) *int { return &q.FormerIDLength }, ""),
 }
 
 var persistenceFields = []field[Persistence]{

@@ -198,6 +198,9 @@ func drawQUIC(t *rapid.T, s *Service) func(backend int) uint64 {
 	switch s.QUIC.Layout {
 	case QUICLB:
 		s.QUIC.ConfigID, s.QUIC.IDLength = rapid.IntRange(0, 6).Draw(t, "config"), rapid.IntRange(1, 8).Draw(t, "length")
+		if rapid.Bool().Draw(t, "rotated") {
+			s.QUIC.FormerConfigID, s.QUIC.FormerIDLength = (s.QUIC.ConfigID+rapid.IntRange(1, 6).Draw(t, "former"))%7, rapid.IntRange(1, 8).Draw(t, "former length")
+		}
 		most = ^uint64(0) >> (64 - 8*s.QUIC.IDLength)
 	case QUICKatran:
 	default:

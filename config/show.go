@@ -182,7 +182,10 @@ func (w *writer) services(c *Config) {
 			case "health_check":
 				w.healthCheck(s, f.key)
 			case "quic":
-				w.line(2, "%s: %s", f.key, inBraces(quicFields, &s.QUIC))
+				w.line(2, "%s:", f.key)
+				for _, q := range quicFields {
+					w.line(3, "%s: %s", q.key, q.text(&s.QUIC))
+				}
 			case "toa_kind", "tcp_checks":
 				if w.comments || f.text(s) != find(topFields, f.key).text(c) {
 					w.line(1, "%s%s: %s", dash, f.key, f.text(s))

@@ -289,6 +289,7 @@ const (
 	wantTableSize     = "0 or a prime from 251 to 8388617"
 	maxMaxConnections = 1 << 30
 	wantPersistence   = "0s or " + wantDuration
+	wantConfigID      = "none or a whole number from 0 to 6"
 	wantServerID      = "a whole number of 64 bits, in hexadecimal after 0x"
 )
 
@@ -314,6 +315,25 @@ func parseServerID(s string) (uint64, error) {
 		return n, nil
 	}
 	return 0, expected(wantServerID, s, "")
+}
+
+// parseConfigID is -1 for none.
+func parseConfigID(s string) (int, error) {
+	if s == "none" {
+		return -1, nil
+	}
+	n, err := parseInt(s, 0, 6)
+	if err != nil {
+		return 0, expected(wantConfigID, s, didYouMean(s, names{"none"}))
+	}
+	return n, nil
+}
+
+func formatConfigID(n int) string {
+	if n < 0 {
+		return "none"
+	}
+	return strconv.Itoa(n)
 }
 
 func parseTableSize(s string) (int, error) {

@@ -59,7 +59,7 @@ func twinSpec(rt *rapid.T) Spec {
 	toa6 := service("toa6", "[2001:db8::16]:80", packet.ProtoTCP, conntrack.FullNAT, true, "[2001:db8:1::20]:8017")
 	// Payloads of build's begin as a short header with an ID that is the first's.
 	quic := service("quic", "192.0.2.17:443", packet.ProtoUDP, conntrack.FullNAT, false, "10.0.1.20:443", "10.0.1.21:443")
-	quic.QUIC = QUICSpec{QUICLB, 0, 1}
+	quic.QUIC = QUICSpec{Layout: QUICLB, ConfigID: 0, IDLength: 1}
 	quic.Backends[0].ServerID, quic.Backends[1].ServerID = 0x0f, 0x10
 	spec.Services = append(spec.Services, strict, shifted, odd, udp6, one, toa6, quic)
 	spec.Services = append(spec.Services, oneWayServices()...)

@@ -41,6 +41,9 @@ type QUICSpec struct {
 	Layout   QUICLayout
 	ConfigID uint8 // QUICLB: 0 to 6
 	IDLength uint8 // QUICLB: bytes, 1 to 8
+	// Of the configuration that QUICLB's servers had before, of which IDs are still
+	// about; without one its length is 0.
+	FormerID, FormerLength uint8
 }
 
 // What IDs need at least, in bytes.
@@ -52,7 +55,9 @@ const (
 
 // quicRoutes finds a service's backends by connection ID.
 type quicRoutes struct {
-	spec QUICSpec
+	layout QUICLayout
+	// lengths are those of ids, by the configuration's number; 0 where there is none.
+	lengths [8]uint8
 	// servers has backend ids by the number that a connection ID carries, and for
 	// QUICDPVS by the port, 0 without, and in place of a protocol the number of bytes.
 	servers nameTable
@@ -89,7 +94,10 @@ func newQUICRoutes(s *ServiceSpec, ids []uint32) *quicRoutes {
 			add(low, b.Endpoint.Port, n, i)
 		}
 	}
-	return &quicRoutes{spec: s.QUIC, servers: newNameTable(keys)}
+	q := &quicRoutes{layout: s.QUIC.Layout, servers: newNameTable(keys)}
+	q.lengths[s.QUIC.FormerID&7] = s.QUIC.FormerLength
+	q.lengths[s.QUIC.ConfigID&7] = s.QUIC.IDLength
+	return q
 }
 
 // server is the backend that the connection ID of a client's datagram names: nobody if
@@ -99,7 +107,7 @@ func (q *quicRoutes) server(datagram []byte) (backend uint32, known bool) {
 	var number uint64
 	var port uint16
 	var n uint8
-	switch q.spec.Layout {
+	switch q.layout {
 	case QUICKatran:
 		if number = katranNumber(cid); number == 0 {
 			return nobody, false
@@ -109,8 +117,11 @@ func (q *quicRoutes) server(datagram []byte) (backend uint32, known bool) {
 			return nobody, false
 		}
 	case QUICLB:
-		end := 1 + int(q.spec.IDLength)
-		if len(cid) < end+minNonce || cid[0]>>5 != q.spec.ConfigID {
+		if len(cid) == 0 {
+			return nobody, false
+		}
+		end := 1 + int(q.lengths[cid[0]>>5])
+		if end == 1 || len(cid) < end+minNonce {
 			return nobody, false
 		}
 		for _, b := range cid[1:end] {

@@ -36,8 +36,9 @@ func quicServiceSpec(q QUICSpec, backends []string, ids ...uint64) ServiceSpec {
 // TestQUICLayouts: connection IDs written down byte by byte name the backends that
 // they should.
 func TestQUICLayouts(t *testing.T) {
-	katran, lb1, lb3, lb8 := QUICSpec{Layout: QUICKatran}, QUICSpec{QUICLB, 2, 1}, QUICSpec{QUICLB, 6, 3}, QUICSpec{QUICLB, 0, 8}
+	katran, lb1, lb3, lb8 := QUICSpec{Layout: QUICKatran}, QUICSpec{Layout: QUICLB, ConfigID: 2, IDLength: 1}, QUICSpec{Layout: QUICLB, ConfigID: 6, IDLength: 3}, QUICSpec{Layout: QUICLB, ConfigID: 0, IDLength: 8}
 	dpvs := QUICSpec{Layout: QUICDPVS}
+	rotated := QUICSpec{Layout: QUICLB, ConfigID: 1, IDLength: 3, FormerID: 0, FormerLength: 1}
 	three := []string{"10.0.1.20:443", "10.0.1.21:443", "10.0.2.21:4433"}
 	// The addresses and ports of DPVS's own tests of its CIDs, and a namesake each.
 	dpvs4 := []string{"192.168.111.222:443", "192.168.111.222:8029", "10.0.110.222:8029"}
@@ -87,6 +88,11 @@ func TestQUICLayouts(t *testing.T) {
 		{"quic-lb, nobody's", lb1, three, []uint64{1, 255, 3}, "5f fe 00 00 00 00", unknown},
 		{"quic-lb, 3 bytes", lb3, three, []uint64{1, 2, 0xc4605e}, "c0 c4 60 5e 45 04 cc 4f", 2},
 		{"quic-lb, 8 bytes", lb8, three, []uint64{0xfedcba9876543210, 2, 3}, "1f fe dc ba 98 76 54 32 10 01 02 03 04", 0},
+		{"quic-lb, rotated", rotated, three, []uint64{1, 255, 3}, "20 00 00 ff 00 00 00 00", 1},
+		{"quic-lb, before it was rotated", rotated, three, []uint64{1, 255, 3}, "00 ff 00 00 00 00 00 00", 1},
+		{"quic-lb, before that", rotated, three, []uint64{1, 255, 3}, "40 ff 00 00 00 00 00 00", nothing},
+		{"quic-lb, rotated and too short", rotated, three, []uint64{1, 255, 3}, "20 00 00 ff 00 00 00", nothing},
+		{"quic-lb, newer than the former", rotated, three, []uint64{1, 0x100, 3}, "00 01 00 00 00 00", 0},
 		{"quic-lb, zero", lb3, three, []uint64{1, 2, 3}, "c0 00 00 00 00 00 00 00", unknown},
 	}
 	for _, tt := range tests {
@@ -145,8 +151,11 @@ func quicID(t *rapid.T, s *ServiceSpec, i int) []byte {
 		copy(cid, must(hex.DecodeString(digits+"0")))
 		n = max(n, 5+take+2)
 	case QUICLB:
-		length := int(s.QUIC.IDLength)
-		cid[0] = cid[0]&0x1f | s.QUIC.ConfigID<<5
+		length, config := int(s.QUIC.IDLength), s.QUIC.ConfigID
+		if n := int(s.QUIC.FormerLength); n > 0 && b.ServerID>>(8*n-1)>>1 == 0 && rapid.Bool().Draw(t, "former") {
+			length, config = n, s.QUIC.FormerID
+		}
+		cid[0] = cid[0]&0x1f | config<<5
 		var id [8]byte
 		binary.BigEndian.PutUint64(id[:], b.ServerID)
 		copy(cid[1:], id[8-length:])
@@ -171,6 +180,10 @@ func TestQUICIDsOfServers(t *testing.T) {
 		if s.QUIC.Layout == QUICLB {
 			s.QUIC.ConfigID, s.QUIC.IDLength = uint8(rapid.IntRange(0, 6).Draw(t, "config")), uint8(rapid.IntRange(1, 8).Draw(t, "id length"))
 			most = ^uint64(0) >> (64 - 8*s.QUIC.IDLength)
+			if rapid.Bool().Draw(t, "rotated") {
+				s.QUIC.FormerID = (s.QUIC.ConfigID + uint8(rapid.IntRange(1, 6).Draw(t, "former"))) % 7
+				s.QUIC.FormerLength = uint8(rapid.IntRange(1, 8).Draw(t, "former length"))
+			}
 		}
 		v6 := rapid.Bool().Draw(t, "IPv6")
 		ids := rapid.SliceOfNDistinct(rapid.Uint64Range(1, most), 1, 100, rapid.ID[uint64]).Draw(t, "ids")
@@ -201,7 +214,7 @@ func FuzzQUICServer(f *testing.F) {
 		f.Add(unhex(f, s))
 	}
 	var all []*quicRoutes
-	for _, q := range []QUICSpec{{Layout: QUICKatran}, {Layout: QUICDPVS}, {QUICLB, 2, 1}, {QUICLB, 0, 8}} {
+	for _, q := range []QUICSpec{{Layout: QUICKatran}, {Layout: QUICDPVS}, {Layout: QUICLB, ConfigID: 2, IDLength: 1}, {Layout: QUICLB, ConfigID: 0, IDLength: 8, FormerID: 2, FormerLength: 1}} {
 		s := quicServiceSpec(q, []string{"192.168.111.222:8029", "10.0.1.2:443"}, 0x1234, 1)
 		all = append(all, newQUICRoutes(&s, []uint32{5, 6}))
 	}

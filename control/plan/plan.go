@@ -80,6 +80,9 @@ func Spec(c *config.Config, view View) dataplane.Spec {
 		}
 		if q := &s.QUIC; q.Layout != config.QUICNone {
 			out.QUIC = dataplane.QUICSpec{Layout: quicLayouts[q.Layout], ConfigID: uint8(q.ConfigID), IDLength: uint8(q.IDLength)}
+			if q.FormerConfigID >= 0 {
+				out.QUIC.FormerID, out.QUIC.FormerLength = uint8(q.FormerConfigID), uint8(q.FormerIDLength)
+			}
 		}
 		if s.Mode == config.DNAT && s.Replies == config.RepliesElsewhere {
 			out.Mode = conntrack.DNATOneWay

@@ -30,6 +30,8 @@ services:
 		{"layout: katran", 70, dataplane.QUICSpec{Layout: dataplane.QUICKatran, IDLength: 4}},
 		{"layout: dpvs", 0, dataplane.QUICSpec{Layout: dataplane.QUICDPVS, IDLength: 4}},
 		{"layout: quic-lb, config_id: 3, server_id_length: 5", 1 << 39, dataplane.QUICSpec{Layout: dataplane.QUICLB, ConfigID: 3, IDLength: 5}},
+		{"layout: quic-lb, config_id: 1, former_config_id: 0, former_server_id_length: 2", 7,
+			dataplane.QUICSpec{Layout: dataplane.QUICLB, ConfigID: 1, IDLength: 4, FormerID: 0, FormerLength: 2}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.quic, func(t *testing.T) {
