@@ -86,11 +86,10 @@ func (d *Daemon) sample(ctx context.Context) (*metrics.Sample, error) {
 func (d *Daemon) sampleServices() []metrics.Service {
 	effective := plan.Healthy(d.cfg, d.view, d.healthOf)
 	out := make([]metrics.Service, 0, len(d.names))
-	for i, n := range d.names { // in the order of the configuration
-		c := &d.cfg.Services[i]
+	for _, n := range d.names {
 		s := metrics.Service{Name: n.name, ID: n.id, QUIC: n.quic, Handshakes: n.handshakes}
 		for j, b := range n.backends {
-			s.Backends = append(s.Backends, d.sampleBackend(n.name, &c.Backends[j], effective))
+			s.Backends = append(s.Backends, d.sampleBackend(n.name, &n.of.Backends[j], effective))
 			s.Backends[j].ID = b.id
 		}
 		out = append(out, s)

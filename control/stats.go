@@ -37,6 +37,7 @@ type (
 // serviceNames is a service with its and its backends' ids in the data plane.
 type serviceNames struct {
 	name string
+	of   *config.Service
 	id   int
 	quic bool // it routes by connection ID
 	// handshakes come by: it is of TCP, and its backends answer through l4fwd
@@ -57,8 +58,9 @@ func namesOf(c *config.Config, s *dataplane.Snapshot) []serviceNames {
 		}
 	}
 	var out []serviceNames
-	for _, svc := range c.Services {
-		n := serviceNames{name: svc.Name, id: ids[svc.Name], quic: svc.QUIC.Layout != config.QUICNone}
+	for i := range c.Services {
+		svc := &c.Services[i]
+		n := serviceNames{name: svc.Name, of: svc, id: ids[svc.Name], quic: svc.QUIC.Layout != config.QUICNone}
 		at := &s.Services[n.id]
 		n.handshakes = svc.Protocol == config.TCP && !at.Mode.OneWay() && !at.ReturnOnly
 		for i, b := range svc.Backends {
