@@ -66,7 +66,7 @@ func (d *Daemon) sample(ctx context.Context) (*metrics.Sample, error) {
 		return nil, err
 	}
 	for i := range s.Workers {
-		s.Workers[i].Handshakes, err = copied(ctx, d, i, 128, func(w *dataplane.Worker, at int, to []dataplane.Handshakes) int {
+		s.Workers[i].Handshakes, err = copied(ctx, d, i, 64, func(w *dataplane.Worker, at int, to []dataplane.Handshakes) int {
 			from := w.Handshakes()[at:]
 			for i := range min(len(to), len(from)) {
 				if to[i] = (dataplane.Handshakes{}); from[i] != nil {
