@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 	"regexp"
 	"strconv"
 	"testing"
@@ -126,6 +127,44 @@ func TestMetricsPortTaken(t *testing.T) {
 		t.Errorf("nothing was said\n%s", d.said())
 	}
 	w.ask(w.VIP(testbed.V4, 0), 3)
+	d.end()
+	w.clean()
+}
+
+// TestMetricsHealth: backends are told by what they are there for.
+func TestMetricsHealth(t *testing.T) {
+	w := newWorld(t, testbed.TopologyOptions{})
+	services := testbed.Services(0, "full-nat", "none", "wrr", 1, 0)[:2]
+	services[0].Extra = "health_check: {type: tcp, interval: 200ms, timeout: 200ms}"
+	services[1].Extra, services[1].BackendPort = services[0].Extra, 4 // where nobody listens
+	d := w.run(w.Config(services, append(small, "metrics_listen: "+metricsAt)...))
+	type states struct{ Up, Draining, Down, UpOfFirst, Weight, Checked float64 }
+	var got [2]states
+	want := [2]states{{Up: 1, Draining: 1, UpOfFirst: 1, Weight: 1, Checked: 1}, {Down: 2, Weight: 1, Checked: 1}}
+	for end := time.Now().Add(15 * time.Second); got != want && time.Now().Before(end); time.Sleep(300 * time.Millisecond) {
+		page, err := w.page("/metrics")
+		detail, err2 := w.page("/metrics/detail")
+		if err := errors.Join(err, err2); err != nil {
+			t.Fatal(err)
+		}
+		for i, s := range services {
+			of := func(state string) float64 {
+				return figure(t, page, `l4fwd_service_backends{service="`+s.Name+`",state="`+state+`"}`)
+			}
+			backend := `{service="` + s.Name + `",backend="` + netip.AddrPortFrom(w.ServerAddr(testbed.V4, 0), s.BackendPort).String() + `"`
+			got[i] = states{
+				Up: of("up"), Draining: of("draining"), Down: of("down"),
+				UpOfFirst: figure(t, detail, "l4fwd_backend_up"+backend+"}"), Weight: figure(t, detail, "l4fwd_backend_weight"+backend+"}"),
+			}
+			result := [2]string{"passed", "failed"}[i]
+			if figure(t, detail, "l4fwd_backend_checks_total"+backend+`,result="`+result+`"}`) > 0 {
+				got[i].Checked = 1
+			}
+		}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
 	d.end()
 	w.clean()
 }
