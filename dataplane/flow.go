@@ -77,7 +77,7 @@ func (w *Worker) forward(i int, r conntrack.Ref) Verdict {
 	}
 	w.here.Backends[e.Backend].sent(conntrack.Forward, ipLen)
 	if svc.UOA != nat.NoUOA && nat.UOADue(e, svc.UOADatagrams) {
-		w.tellUOA(i, e, svc, hop, split)
+		w.tellUOA(i, e, svc, hop)
 	}
 	if split {
 		return w.sendSplit(i, hop, packet.Fragment{}, Forwarded)

@@ -9,10 +9,10 @@ import (
 
 // tellUOA puts UOA into row i, a client's datagram of flow e as it is to leave by hop,
 // or sends it ahead in a datagram of its own: where its service wants that, where it does
-// not fit, and where the datagram is a fragment or is to leave in some (split). Whatever
-// comes of it, the client's goes on.
-func (w *Worker) tellUOA(i int, e *conntrack.Entry, svc *Service, hop *route.Hop, split bool) {
-	if !split && !w.frags.first {
+// not fit, as in one that is to leave in fragments, and where the datagram is a fragment.
+// Whatever comes of it, the client's goes on.
+func (w *Worker) tellUOA(i int, e *conntrack.Entry, svc *Service, hop *route.Hop) {
+	if !w.frags.first {
 		chunk, off := w.chunk(i)
 		if off, n, ok := nat.InsertUOA(chunk, off, int(w.b.desc[i].Len), &w.b.pkt[i], e, svc.UOA, int(hop.MTU)); ok {
 			w.moved(i, off, n)

@@ -233,6 +233,15 @@ func TestUOARefuses(t *testing.T) {
 			}
 		})
 	}
+	for words, want := range map[int]bool{8: true, 9: false, 10: false} {
+		f := udpFlow(flow4(conntrack.FullNAT))
+		s := f.toServer(shape{udp: true, ttl: 9, ipOpts: bytesOf(1, 4*words)})
+		frame := s.frame()
+		p := parse(t, frame)
+		if _, _, ok := InsertUOA(inChunk(frame, headroom), headroom, len(frame), &p, &f.e, UOAOption, 1500); ok != want {
+			t.Errorf("into a header with %d words of options: %v", words, ok)
+		}
+	}
 	t.Run("IPv6 extension header", func(t *testing.T) {
 		f := udpFlow(flow6(conntrack.FullNAT))
 		s := f.toServer(shape{udp: true, ttl: 9, payload: []byte("hello")})

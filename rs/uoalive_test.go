@@ -240,6 +240,25 @@ func TestUOATwoWays(t *testing.T) {
 	}
 }
 
+// TestUOAPortUsedAgain: the port of one client's flow, given to another that had one of
+// its own already, is the other's latest.
+func TestUOAPortUsedAgain(t *testing.T) {
+	r := newUOARig(t, time.Hour)
+	c := r.listenUDP("udp4", ":5000")
+	one := uoaFrame{by: "protocol", client: client4, from: netip.AddrPortFrom(balancer[testbed.V4], 20001), to: netip.AddrPortFrom(serverNet[testbed.V4].Addr(), 5000), payload: "x"}
+	two := one
+	two.client, two.from = other4, netip.AddrPortFrom(balancer[testbed.V4], 20002)
+	again := one
+	again.client = other4
+	for _, f := range []uoaFrame{one, two, again} {
+		r.send(f)
+		if got := r.receive(c, "x"); got != f.client {
+			t.Fatalf("from %s, want %s", got, f.client)
+		}
+		r.answer(c, f.client, f.from)
+	}
+}
+
 // TestUOATwoAddresses: a socket without an address does not know which of two clients it
 // is whose flows to two addresses of the host come from one port of the balancer's; one
 // with an address does.
