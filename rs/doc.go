@@ -56,6 +56,8 @@
 //   - An IPv6 client by way of IPv4: the kernel lets no program make an IPv6 destination
 //     an IPv4 one (udpv6_sendmsg), so it could not be answered.
 //
+// Package uoa can ask for the client of these, too, if that is switched on.
+//
 // A client stays known for [UOAOptions].Timeout after it was last needed. If a balancer
 // then uses the port for another and all datagrams that would say so are lost, the next one
 // is taken for the old client's.
@@ -96,6 +98,6 @@
 // # Kernel
 //
 // Linux 5.10: for the TCP header in sock_ops, and to bind what a program is about to
-// it. TOA needs cgroup2. The verifier reads its program in some 20,000 steps, Decap's in
+// it. TOA and UOA need cgroup2. The verifier reads its program in some 20,000 steps, Decap's in
 // some 5,000.
 package rs

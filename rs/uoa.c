@@ -384,9 +384,8 @@ struct ask {
 
 // from_socket reads a UDP socket's own address. It returns 0 for other sockets, and for
 // those without a port.
-INLINE int from_socket(struct bpf_sock_addr *ctx, struct ask *a)
+INLINE int from_socket(struct bpf_sock *sk, struct ask *a)
 {
-	struct bpf_sock *sk = ctx->sk;
 	u32 ip4;
 
 	if (!sk || sk->protocol != IP_UDP || !sk->src_port)
@@ -417,13 +416,21 @@ INLINE struct client *client_of(struct ask *a, u64 now)
 		count(AMBIGUOUS);
 		return 0;
 	}
-	if (is4(&c->addr) != is4(&a->addr)) {
+	c->seen = now;
+	return c;
+}
+
+// shown is client_of for a client that can be shown in place of a.
+INLINE struct client *shown(struct ask *a, u64 now)
+{
+	struct client *c = client_of(a, now);
+
+	if (c && is4(&c->addr) != is4(&a->addr)) {
 		// An IPv6 client by way of IPv4. To show it would leave no way to answer:
 		// no program may make an IPv6 destination an IPv4 one.
 		count(UNSHOWABLE);
 		return 0;
 	}
-	c->seen = now;
 	return c;
 }
 
@@ -511,9 +518,9 @@ int l4fwd_uoa_recv4(struct bpf_sock_addr *ctx)
 	struct client *c;
 
 	ask4(ctx, &a);
-	if (!from_socket(ctx, &a))
+	if (!from_socket(ctx->sk, &a))
 		return 1;
-	c = client_of(&a, now);
+	c = shown(&a, now);
 	if (c && claim(ctx, &a, c, now))
 		answer4(ctx, &c->addr, c->port, GIVEN);
 	return 1;
@@ -527,9 +534,9 @@ int l4fwd_uoa_recv6(struct bpf_sock_addr *ctx)
 	struct client *c;
 
 	ask6(ctx, &a);
-	if (!from_socket(ctx, &a))
+	if (!from_socket(ctx->sk, &a))
 		return 1;
-	c = client_of(&a, now);
+	c = shown(&a, now);
 	if (c && claim(ctx, &a, c, now))
 		answer6(ctx, &c->addr, c->port, GIVEN);
 	return 1;
@@ -543,9 +550,9 @@ int l4fwd_uoa_peer4(struct bpf_sock_addr *ctx)
 	struct client *c;
 
 	ask4(ctx, &a);
-	if (!from_socket(ctx, &a))
+	if (!from_socket(ctx->sk, &a))
 		return 1;
-	c = client_of(&a, ktime_ns());
+	c = shown(&a, ktime_ns());
 	if (c)
 		answer4(ctx, &c->addr, c->port, GIVEN);
 	return 1;
@@ -558,9 +565,9 @@ int l4fwd_uoa_peer6(struct bpf_sock_addr *ctx)
 	struct client *c;
 
 	ask6(ctx, &a);
-	if (!from_socket(ctx, &a))
+	if (!from_socket(ctx->sk, &a))
 		return 1;
-	c = client_of(&a, ktime_ns());
+	c = shown(&a, ktime_ns());
 	if (c)
 		answer6(ctx, &c->addr, c->port, GIVEN);
 	return 1;
@@ -573,7 +580,7 @@ INLINE int send4(struct bpf_sock_addr *ctx)
 	struct way *w;
 
 	ask4(ctx, &a);
-	if (!from_socket(ctx, &a))
+	if (!from_socket(ctx->sk, &a))
 		return 1;
 	w = way_to(ctx, &a);
 	if (w)
@@ -587,7 +594,7 @@ INLINE int send6(struct bpf_sock_addr *ctx)
 	struct way *w;
 
 	ask6(ctx, &a);
-	if (!from_socket(ctx, &a))
+	if (!from_socket(ctx->sk, &a))
 		return 1;
 	w = way_to(ctx, &a);
 	if (w)
@@ -605,6 +612,88 @@ SEC("cgroup/sendmsg6")
 int l4fwd_uoa_send6(struct bpf_sock_addr *ctx)
 {
 	return send6(ctx);
+}
+
+// What package uoa asks, by setsockopt, and the answer, by getsockopt: a struct
+// sockaddr_in6, IPv4 mapped, family 0 if the client is not known, and the question's
+// number, since several threads may ask about one socket.
+enum { LEVEL = 0x6c34, OPT_CLIENT_OF = 2, PAGE = 4096 };
+struct question {
+	struct addr addr; // whom a datagram came from; IPv4 mapped
+	u16 port, zero;	  // network order
+	u32 number;
+};
+struct answer {
+	u16 family, port;
+	u32 flow;
+	struct addr addr;
+	u32 scope, number;
+};
+
+struct {
+	NUM(type, MAP_SK_STORAGE);
+	NUM(map_flags, MAP_NO_PREALLOC);
+	TYPE(key, s32);
+	TYPE(value, struct answer);
+} answers SEC(".maps");
+
+// not_ours lets a call of another option pass. Of more than a page the kernel lets a
+// program see only the first, and refuses the call unless told to keep its own.
+INLINE int not_ours(struct bpf_sockopt *ctx)
+{
+	if (ctx->level == LEVEL && ctx->optname == OPT_CLIENT_OF)
+		return 0;
+	if (ctx->optlen > PAGE)
+		ctx->optlen = 0;
+	return 1;
+}
+
+SEC("cgroup/setsockopt")
+int l4fwd_uoa_ask(struct bpf_sockopt *ctx)
+{
+	struct question *q = ctx->optval;
+	struct answer is = {};
+	struct ask a = {};
+	struct client *c;
+
+	if (not_ours(ctx) || (void *)(q + 1) > ctx->optval_end || !ctx->sk)
+		return 1;
+	a.addr = q->addr;
+	a.port = q->port;
+	is.number = q->number;
+	if (!from_socket(ctx->sk, &a))
+		return 1;
+	c = client_of(&a, ktime_ns());
+	if (c) {
+		is.family = FAMILY_IPV6;
+		is.port = c->port;
+		is.addr = c->addr;
+	}
+	// Memory that is there already keeps the last answer.
+	struct answer *kept = sk_storage_get(&answers, ctx->sk, 0, SK_STORAGE_CREATE);
+
+	if (!kept)
+		return 1;
+	*kept = is;
+	ctx->optlen = -1; // the kernel need not know
+	return 1;
+}
+
+SEC("cgroup/getsockopt")
+int l4fwd_uoa_tell(struct bpf_sockopt *ctx)
+{
+	struct answer *a = ctx->optval, *kept;
+
+	if (not_ours(ctx) || (void *)(a + 1) > ctx->optval_end || !ctx->sk)
+		return 1;
+	kept = sk_storage_get(&answers, ctx->sk, 0, 0);
+	if (!kept)
+		return 1;
+	*a = *kept;
+	ctx->optlen = sizeof(*a);
+	asm volatile("" ::: "memory"); // not both in one store
+	ctx->retval = 0;
+	return 1;
 }
 
 SEC("cgroup/connect4")

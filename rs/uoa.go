@@ -34,6 +34,9 @@ type UOAOptions struct {
 	// than a balancer keeps a flow, and shorter than it takes to use a port again. 0 =
 	// DefaultUOATimeout.
 	Timeout time.Duration
+	// Getsockopt answers package uoa too. It costs a little in every setsockopt and
+	// getsockopt of the cgroup.
+	Getsockopt bool
 	// Mode is how the program at the interfaces is attached.
 	Mode steer.Mode
 }
@@ -118,11 +121,11 @@ func loadUOAPrograms(o UOAOptions) (*UOA, *uoaObjects, error) {
 // attach says what the programs are about and attaches them: first what leads answers
 // back, last what learns clients.
 func (u *UOA) attach(objs *uoaObjects) (err error) {
-	a := About{Program: "uoa", Cgroup: u.opts.Cgroup, Interfaces: u.opts.Interfaces, From: u.opts.From}
+	a := About{Program: "uoa", Cgroup: u.opts.Cgroup, Getsockopt: u.opts.Getsockopt, Interfaces: u.opts.Interfaces, From: u.opts.From}
 	if u.about, err = bindAbout(objs.L4fwdUoa, a); err != nil {
 		return err
 	}
-	err = u.attachCgroup(u.opts.Cgroup, []hook{
+	hooks := []hook{
 		{ebpf.AttachCGroupUDP4Sendmsg, objs.L4fwdUoaSend4},
 		{ebpf.AttachCGroupUDP6Sendmsg, objs.L4fwdUoaSend6},
 		{ebpf.AttachCGroupInet4Connect, objs.L4fwdUoaConn4},
@@ -131,8 +134,11 @@ func (u *UOA) attach(objs *uoaObjects) (err error) {
 		{ebpf.AttachCgroupInet6GetPeername, objs.L4fwdUoaPeer6},
 		{ebpf.AttachCGroupUDP4Recvmsg, objs.L4fwdUoaRecv4},
 		{ebpf.AttachCGroupUDP6Recvmsg, objs.L4fwdUoaRecv6},
-	})
-	if err != nil {
+	}
+	if u.opts.Getsockopt {
+		hooks = append(hooks, hook{ebpf.AttachCGroupGetsockopt, objs.L4fwdUoaTell}, hook{ebpf.AttachCGroupSetsockopt, objs.L4fwdUoaAsk})
+	}
+	if err = u.attachCgroup(u.opts.Cgroup, hooks); err != nil {
 		return err
 	}
 	u.Notes, err = u.attachXDP(objs.L4fwdUoa, u.opts.Interfaces, u.opts.Mode)

@@ -16,11 +16,13 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	uoaMapAnswers        = "answers"
 	uoaMapClients        = "clients"
 	uoaMapSources        = "sources"
 	uoaMapStats          = "stats"
 	uoaMapWays           = "ways"
 	uoaProgL4fwdUoa      = "l4fwd_uoa"
+	uoaProgL4fwdUoaAsk   = "l4fwd_uoa_ask"
 	uoaProgL4fwdUoaConn4 = "l4fwd_uoa_conn4"
 	uoaProgL4fwdUoaConn6 = "l4fwd_uoa_conn6"
 	uoaProgL4fwdUoaPeer4 = "l4fwd_uoa_peer4"
@@ -29,6 +31,7 @@ const (
 	uoaProgL4fwdUoaRecv6 = "l4fwd_uoa_recv6"
 	uoaProgL4fwdUoaSend4 = "l4fwd_uoa_send4"
 	uoaProgL4fwdUoaSend6 = "l4fwd_uoa_send6"
+	uoaProgL4fwdUoaTell  = "l4fwd_uoa_tell"
 	uoaVarTimeout        = "timeout"
 )
 
@@ -75,6 +78,7 @@ type uoaSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type uoaProgramSpecs struct {
 	L4fwdUoa      *ebpf.ProgramSpec `ebpf:"l4fwd_uoa"`
+	L4fwdUoaAsk   *ebpf.ProgramSpec `ebpf:"l4fwd_uoa_ask"`
 	L4fwdUoaConn4 *ebpf.ProgramSpec `ebpf:"l4fwd_uoa_conn4"`
 	L4fwdUoaConn6 *ebpf.ProgramSpec `ebpf:"l4fwd_uoa_conn6"`
 	L4fwdUoaPeer4 *ebpf.ProgramSpec `ebpf:"l4fwd_uoa_peer4"`
@@ -83,12 +87,14 @@ type uoaProgramSpecs struct {
 	L4fwdUoaRecv6 *ebpf.ProgramSpec `ebpf:"l4fwd_uoa_recv6"`
 	L4fwdUoaSend4 *ebpf.ProgramSpec `ebpf:"l4fwd_uoa_send4"`
 	L4fwdUoaSend6 *ebpf.ProgramSpec `ebpf:"l4fwd_uoa_send6"`
+	L4fwdUoaTell  *ebpf.ProgramSpec `ebpf:"l4fwd_uoa_tell"`
 }
 
 // uoaMapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type uoaMapSpecs struct {
+	Answers *ebpf.MapSpec `ebpf:"answers"`
 	Clients *ebpf.MapSpec `ebpf:"clients"`
 	Sources *ebpf.MapSpec `ebpf:"sources"`
 	Stats   *ebpf.MapSpec `ebpf:"stats"`
@@ -122,6 +128,7 @@ func (o *uoaObjects) Close() error {
 //
 // It can be passed to loadUoaObjects or ebpf.CollectionSpec.LoadAndAssign.
 type uoaMaps struct {
+	Answers *ebpf.Map `ebpf:"answers"`
 	Clients *ebpf.Map `ebpf:"clients"`
 	Sources *ebpf.Map `ebpf:"sources"`
 	Stats   *ebpf.Map `ebpf:"stats"`
@@ -130,6 +137,7 @@ type uoaMaps struct {
 
 func (m *uoaMaps) Close() error {
 	return _UoaClose(
+		m.Answers,
 		m.Clients,
 		m.Sources,
 		m.Stats,
@@ -149,6 +157,7 @@ type uoaVariables struct {
 // It can be passed to loadUoaObjects or ebpf.CollectionSpec.LoadAndAssign.
 type uoaPrograms struct {
 	L4fwdUoa      *ebpf.Program `ebpf:"l4fwd_uoa"`
+	L4fwdUoaAsk   *ebpf.Program `ebpf:"l4fwd_uoa_ask"`
 	L4fwdUoaConn4 *ebpf.Program `ebpf:"l4fwd_uoa_conn4"`
 	L4fwdUoaConn6 *ebpf.Program `ebpf:"l4fwd_uoa_conn6"`
 	L4fwdUoaPeer4 *ebpf.Program `ebpf:"l4fwd_uoa_peer4"`
@@ -157,11 +166,13 @@ type uoaPrograms struct {
 	L4fwdUoaRecv6 *ebpf.Program `ebpf:"l4fwd_uoa_recv6"`
 	L4fwdUoaSend4 *ebpf.Program `ebpf:"l4fwd_uoa_send4"`
 	L4fwdUoaSend6 *ebpf.Program `ebpf:"l4fwd_uoa_send6"`
+	L4fwdUoaTell  *ebpf.Program `ebpf:"l4fwd_uoa_tell"`
 }
 
 func (p *uoaPrograms) Close() error {
 	return _UoaClose(
 		p.L4fwdUoa,
+		p.L4fwdUoaAsk,
 		p.L4fwdUoaConn4,
 		p.L4fwdUoaConn6,
 		p.L4fwdUoaPeer4,
@@ -170,6 +181,7 @@ func (p *uoaPrograms) Close() error {
 		p.L4fwdUoaRecv6,
 		p.L4fwdUoaSend4,
 		p.L4fwdUoaSend6,
+		p.L4fwdUoaTell,
 	)
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/l4fwd/l4fwd/internal/testbed"
+	"github.com/l4fwd/l4fwd/uoa"
 )
 
 // shareable lets several sockets have one address and port.
@@ -49,7 +51,7 @@ func newUOARig(t *testing.T, timeout time.Duration) *uoaRig {
 	group := enter(t)
 	r := &uoaRig{network: newNetwork(t)}
 	must(t, r.server.Do(func() (err error) {
-		r.u, err = AttachUOA(UOAOptions{Interfaces: []string{"s0"}, Cgroup: group.Path, From: balancers, Clients: 1000, Timeout: timeout})
+		r.u, err = AttachUOA(UOAOptions{Interfaces: []string{"s0"}, Cgroup: group.Path, From: balancers, Clients: 1000, Timeout: timeout, Getsockopt: true})
 		return err
 	}))
 	t.Cleanup(func() { noError(t, r.u.Close()) })
@@ -146,6 +148,7 @@ func TestUOALive(t *testing.T) {
 				if got := r.receive(c, "first"); got != want {
 					t.Errorf("the first is from %s, want %s", got, want)
 				}
+				asked(t, c, want, f.client, s.hidden)
 				r.answer(c, want, f.from)
 				f.by, f.payload = "none", "later"
 				r.send(f)
@@ -168,6 +171,42 @@ func TestUOALive(t *testing.T) {
 			})
 		}
 	}
+}
+
+// asked checks what package uoa says of a datagram from an address: who the client is, if
+// that does not say so itself.
+func asked(t *testing.T, c *net.UDPConn, from, client netip.AddrPort, hidden bool) {
+	t.Helper()
+	switch got, err := uoa.Client(c, from); {
+	case hidden && (err != nil || got != client):
+		t.Errorf("package uoa says that %s is %s, %v; it is %s", from, got, err, client)
+	case !hidden && !errors.Is(err, uoa.ErrUnknown):
+		t.Errorf("package uoa says that %s is %s, %v", from, got, err)
+	}
+}
+
+// TestUOAAskers: many goroutines ask about one socket, each about a flow of its own.
+func TestUOAAskers(t *testing.T) {
+	r := newUOARig(t, time.Hour)
+	c := r.listenUDP("udp4", ":5000")
+	x := uoaFrame{by: "protocol", from: uoaFrom[testbed.V4], to: netip.AddrPortFrom(serverNet[testbed.V4].Addr(), 5000), payload: "x"}
+	var wg sync.WaitGroup
+	for i := range uint16(8) {
+		x.from = netip.AddrPortFrom(x.from.Addr(), 20001+i)
+		x.client = netip.AddrPortFrom(client6.Addr(), 40001+i)
+		r.send(x)
+		from := r.receive(c, "x")
+		want := x.client
+		wg.Go(func() {
+			for range 2000 {
+				if got, err := uoa.Client(c, from); err != nil || got != want {
+					t.Errorf("%s is %s, %v; want %s", from, got, err, want)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
 }
 
 // trim takes the brackets off an IPv6 address.
@@ -236,6 +275,7 @@ func TestUOATwoWays(t *testing.T) {
 		if got := r.receive(c, "x"); got != step.want {
 			t.Fatalf("from %s, want %s", got, step.want)
 		}
+		asked(t, c, step.want, client4, step.want != client4)
 		r.answer(c, step.want, step.frame.from)
 	}
 }

@@ -144,6 +144,7 @@ SIGTERM or SIGHUP.`,
 	f.StringSliceVar(&from, "from", nil, "address, range or `PREFIX` of balancers, the only ones that are believed; repeatable")
 	f.IntVar(&o.Clients, "clients", rs.DefaultUOAClients, "the most clients that are known at a time, each in about 500 bytes")
 	f.DurationVar(&o.Timeout, "timeout", rs.DefaultUOATimeout, "for so long a client that is not heard of stays known")
+	f.BoolVar(&o.Getsockopt, "getsockopt", false, "answer the Go package uoa too, at a small cost for every getsockopt and setsockopt in the cgroup")
 	f.StringVar(&mode, "xdp-mode", steer.Auto.String(), "`MODE` auto, native or generic")
 	must(cmd.MarkFlagRequired("dev"))
 	must(cmd.MarkFlagRequired("from"))
