@@ -33,16 +33,18 @@ func TestHealthOfDirectReturn(t *testing.T) {
 		byName[wr.name] = wr
 	}
 	for i, row := range []struct {
-		oneArm bool
-		wrap   string // "" is none
-		outer  testbed.Family
+		arms  string
+		wrap  string // "" is none
+		outer testbed.Family
 	}{
-		{true, "", testbed.V4},
-		{true, "vxlan", testbed.V4},
-		{false, "", testbed.V4},
-		{true, "ipip", testbed.V6},
-		{false, "gue", testbed.V4},
-		{false, "vxlan", testbed.V6},
+		{"one arm", "", testbed.V4},
+		{"one arm", "vxlan", testbed.V4},
+		{"two arms", "", testbed.V4},
+		{"one arm", "ipip", testbed.V6},
+		{"two arms", "gue", testbed.V4},
+		{"two arms", "vxlan", testbed.V6},
+		{"a trunk", "", testbed.V4},
+		{"a trunk", "gue", testbed.V6},
 	} {
 		if testing.Short() && i > 1 {
 			break
@@ -51,8 +53,15 @@ func TestHealthOfDirectReturn(t *testing.T) {
 		if row.wrap != "" {
 			mode = tunnel
 		}
-		t.Run(fmt.Sprintf("%s %s in %s, one arm %v", mode, row.wrap, row.outer, row.oneArm), func(t *testing.T) {
-			r := directNetwork(t, scene{row.oneArm, 1, mode}, testbed.SnifferOptions{Every: 20})
+		t.Run(fmt.Sprintf("%s %s in %s, %s", mode, row.wrap, row.outer, row.arms), func(t *testing.T) {
+			var r *rig
+			if row.arms == "a trunk" {
+				var g *tags
+				r, g = trunked(t, 1, true)
+				defer func() { g.check(t, r.Topology, false) }()
+			} else {
+				r = directNetwork(t, scene{row.arms == "one arm", 1, mode}, testbed.SnifferOptions{Every: 20})
+			}
 			services := testbed.Services(0, mode, "", "wrr")
 			if row.wrap != "" {
 				wr := byName[row.wrap]
