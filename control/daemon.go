@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/l4fwd/l4fwd/config"
+	"github.com/l4fwd/l4fwd/control/admin"
 	"github.com/l4fwd/l4fwd/control/follow"
 	"github.com/l4fwd/l4fwd/control/health"
 	"github.com/l4fwd/l4fwd/control/health/direct"
@@ -68,6 +69,7 @@ type Daemon struct {
 	rules    steer.Rules
 	refused  []netip.Addr // local addresses the host has taken
 	leavers  []leaver
+	orders   map[health.Key]admin.Ordered // of backends, by people
 	links    []*link
 	names    []serviceNames
 
@@ -116,6 +118,7 @@ func New(cfg *config.Config, opt Options) (*Daemon, error) {
 	return &Daemon{
 		cfg: withWorkers(cfg), opt: opt, log: opt.Log,
 		first:  make(chan struct{}),
+		orders: make(map[health.Key]admin.Ordered),
 		hosts:  make(chan []netip.Addr, 16),
 		events: make(chan follow.LinkEvent, 64),
 		failed: make(chan error, 16),

@@ -109,6 +109,7 @@ func (d *Daemon) warnings(c *config.Config) (out []string) {
 	for _, p := range c.Warnings() {
 		out = append(out, p.String())
 	}
+	out = append(out, d.overruled(c)...)
 	if d.cfg.Workers < 2 {
 		return out
 	}
@@ -189,6 +190,7 @@ func (d *Daemon) apply(ctx context.Context, c *config.Config) error {
 		return errors.Join(fmt.Errorf("new configuration: %w", err), d.steer.Update(rules))
 	}
 	d.rules = next
+	d.outdated()
 	d.settle()
 	d.recheck()
 	if d.opt.SetLogLevel != nil {

@@ -54,7 +54,7 @@ func (l *line) say() (server string, err error) {
 	if err != nil {
 		return "", err
 	}
-	defer res.Body.Close()
+	defer func() { _ = res.Body.Close() }()
 	b := make([]byte, 512)
 	n, err := res.Body.Read(b)
 	if n > 0 {

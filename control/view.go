@@ -10,11 +10,9 @@ import (
 	"github.com/l4fwd/l4fwd/packet"
 )
 
-// view is how a backend is treated now: as the configuration says, unless there is
-// more to it. Each part that knows more adds its word here.
-func (d *Daemon) view(service string, b *config.Backend) plan.Backend {
-	return plan.AsConfigured(service, b)
-}
+// view is how a backend is treated now, health aside: as the configuration says, unless
+// somebody has ordered otherwise.
+func (d *Daemon) view(service string, b *config.Backend) plan.Backend { return d.ordered(service, b) }
 
 // spec is what the data plane is to do now.
 func (d *Daemon) spec() dataplane.Spec {

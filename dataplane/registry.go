@@ -82,6 +82,16 @@ func (r *Registry) backend(service int, real conntrack.Endpoint) uint32 {
 	return uint32(id)
 }
 
+// BackendID is the id of a service's real server; false if it has none.
+func (r *Registry) BackendID(service ServiceKey, real conntrack.Endpoint) (uint32, bool) {
+	s, ok := r.services.ids[service]
+	if !ok {
+		return 0, false
+	}
+	id, ok := r.backends.ids[backendKey{s, real}]
+	return uint32(id), ok
+}
+
 // put makes v the element i of a list, which may be the one after the last.
 func put[T any](list *[]T, i int, v T) {
 	if i == len(*list) {

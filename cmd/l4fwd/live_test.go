@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -60,14 +61,27 @@ func TestRun(t *testing.T) {
 
 	p := start()
 	ask()
+	backend := netip.AddrPortFrom(topo.ServerAddr(testbed.V4, 0), testbed.PortHTTP).String()
 	for command, want := range map[string]string{
 		"status": file, "status -o json": `"reloads": 0`, "stats": "forwarded", "health": "LAST CHECK", "stats -o yaml": "handed_over:",
+		"services": "web-full-nat-", "backends": "up", "drops --interval 10ms -o json": "[", "reload --dry-run": "nothing changes",
+		"drain " + backend: "by command since", "weight " + backend + " 3": "3 of 1", "enable " + backend: "up",
 	} {
 		args := append(strings.Fields(command), "--socket", socket)
 		if out, err := topo.LB.Command(ctx, path, args...).CombinedOutput(); err != nil || !strings.Contains(string(out), want) {
 			t.Errorf("%s: %v: %s", command, err, out)
 		}
 	}
+	noError(t, os.WriteFile(file, []byte(strings.Replace(text, "weight: 1}", "weight: 9}", 1)), 0o644))
+	noError(t, p.Signal(syscall.SIGHUP))
+	noError(t, p.WaitOutput(ctx, `"msg":"reloaded"`))
+	noError(t, os.WriteFile(file, []byte("colour: blue\n"+text), 0o644))
+	out, err := topo.LB.Command(ctx, path, "reload", "--socket", socket).CombinedOutput()
+	var code *exec.ExitError
+	if !errors.As(err, &code) || code.ExitCode() != exitUsage || !strings.Contains(string(out), "colour: unknown key") {
+		t.Errorf("reload of a bad file: %v: %s", err, out)
+	}
+	noError(t, os.WriteFile(file, []byte(text), 0o644))
 	noError(t, p.Signal(syscall.SIGUSR1))
 	noError(t, p.WaitOutput(ctx, `"msg":"stats"`))
 	noError(t, p.Terminate(10*time.Second))
@@ -88,7 +102,7 @@ func TestRun(t *testing.T) {
 	if err := json.Unmarshal(b, &s); err != nil || s.Opened < 10 || s.Verdicts["forwarded"] == 0 {
 		t.Errorf("%v %s", err, b)
 	}
-	if strings.Contains(p.Output(), `"level":"error"`) {
+	if strings.Count(p.Output(), `"level":"error"`) != 1 { // of the bad file
 		t.Error(p.Output())
 	}
 
@@ -98,7 +112,7 @@ func TestRun(t *testing.T) {
 	}
 	p = start()
 	p.Kill()
-	out, err := topo.LB.Command(ctx, path, "cleanup").Output()
+	out, err = topo.LB.Command(ctx, path, "cleanup").Output()
 	if err != nil || !strings.Contains(string(out), "put back the settings of l0") {
 		t.Errorf("%v %s", err, out)
 	}

@@ -74,6 +74,9 @@ stays with the kernel.`,
 		reloadCommand(),
 		statusCommand(),
 		statsCommand(),
+		servicesCommand(),
+		backendsCommand(),
+		dropsCommand(),
 		healthCommand(),
 		cleanupCommand(),
 		benchCommand(),
@@ -81,6 +84,7 @@ stays with the kernel.`,
 		rsCommand(),
 		versionCommand(),
 	)
+	cmd.AddCommand(orderCommands()...)
 	statuses(cmd)
 	return cmd
 }

@@ -32,6 +32,13 @@ func (f *fake) Status(context.Context) (Status, error) { return f.status, f.err 
 func (f *fake) ReloadFile(_ context.Context, q ReloadRequest) (ReloadReport, error) {
 	return ReloadReport{DryRun: q.DryRun, Changes: []string{"a → b"}}, f.err
 }
+func (f *fake) Services(context.Context) ([]ServiceInfo, error) { return nil, f.err }
+func (f *fake) Backends(_ context.Context, service string) ([]BackendInfo, error) {
+	return []BackendInfo{{Service: service}}, f.err
+}
+func (f *fake) Order(_ context.Context, o Order) ([]BackendInfo, error) {
+	return []BackendInfo{{Service: o.Backend, Weight: o.Weight, Ordered: &Ordered{Action: o.Action}}}, f.err
+}
 func (f *fake) Stats(context.Context) (Stats, error) { return f.stats, f.err }
 
 func (f *fake) Health(_ context.Context, service string) ([]CheckedBackend, error) {
@@ -92,6 +99,22 @@ func TestAnswers(t *testing.T) {
 	stats, err := c.Stats(t.Context())
 	if diff := cmp.Diff(f.stats, stats, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); err != nil || diff != "" {
 		t.Error(err, diff)
+	}
+}
+
+func TestBackends(t *testing.T) {
+	c := NewClient(serve(t, &fake{}))
+	defer c.Close()
+	got, err := c.Backends(t.Context(), "a&b=c d")
+	if err != nil || len(got) != 1 || got[0].Service != "a&b=c d" {
+		t.Error(got, err)
+	}
+	got, err = c.Order(t.Context(), Order{Action: Weigh, Backend: "web/10.0.0.1:80", Weight: 7})
+	if err != nil || len(got) != 1 || got[0].Service != "web/10.0.0.1:80" || got[0].Weight != 7 || got[0].Ordered.Action != Weigh {
+		t.Error(got, err)
+	}
+	if all, err := c.Services(t.Context()); all != nil || err != nil {
+		t.Error(all, err)
 	}
 }
 

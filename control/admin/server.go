@@ -20,6 +20,9 @@ type Daemon interface {
 	Status(context.Context) (Status, error)
 	Stats(context.Context) (Stats, error)
 	ReloadFile(context.Context, ReloadRequest) (ReloadReport, error)
+	Services(context.Context) ([]ServiceInfo, error)
+	Backends(ctx context.Context, service string) ([]BackendInfo, error)
+	Order(context.Context, Order) ([]BackendInfo, error)
 	// Health is of one service, or of all if that is "".
 	Health(ctx context.Context, service string) ([]CheckedBackend, error)
 }
@@ -56,6 +59,12 @@ func New(d Daemon, log *zap.Logger) *Server {
 	get(s, "/v1/status", d.Status)
 	get(s, "/v1/stats", d.Stats)
 	post(s, "/v1/reload", d.ReloadFile)
+	get(s, "/v1/services", d.Services)
+	s.mux.HandleFunc("GET /v1/backends", func(w http.ResponseWriter, r *http.Request) {
+		a, err := d.Backends(r.Context(), r.URL.Query().Get("service"))
+		s.reply(w, r, a, err)
+	})
+	post(s, "/v1/order", d.Order)
 	s.health(d)
 	return s
 }

@@ -323,3 +323,8 @@ func protocol(p config.Protocol) uint8 {
 func endpoint(ap netip.AddrPort, proto uint8) conntrack.Endpoint {
 	return conntrack.Endpoint{Addr: packet.AddrFrom(ap.Addr()), Port: ap.Port(), Proto: proto}
 }
+
+// Endpoint is a backend of a service as the data plane has it.
+func Endpoint(s *config.Service, backend netip.AddrPort) conntrack.Endpoint {
+	return endpoint(backend, protocol(s.Protocol))
+}
