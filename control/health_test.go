@@ -199,3 +199,41 @@ func TestChecksInTheNamespace(t *testing.T) {
 	d.end()
 	w.clean()
 }
+
+// A reload keeps what is known of backends that stay, however they are checked from then
+// on; with the checks goes what they found.
+func TestReloadKeepsHealth(t *testing.T) {
+	w := newWorld(t, testbed.TopologyOptions{})
+	ill := illness{t, t.TempDir()}
+	service := testbed.Services(0, "dnat", "", "wrr")[0]
+	text := func(extra string) string {
+		s := service
+		s.Extra = extra
+		return w.Config([]testbed.Service{s}, small...)
+	}
+	ill.only(w.ServerAddr(testbed.V4, 0))
+	d := w.run(text(ill.check("")))
+	d.found(service.Name, health.Down, health.Up)
+	all := func(want map[string]int) {
+		t.Helper()
+		var got map[string]int
+		if !soon(func() bool { got = w.ask(w.VIP(testbed.V4, 0), 8).ByServer; return fmt.Sprint(got) == fmt.Sprint(want) }) {
+			t.Errorf("answers of %v, want %v", got, want)
+		}
+	}
+	all(map[string]int{"rs2": 8})
+	// Nobody checks within an hour, so what is known then is what was known before.
+	d.reload(text("health_check: {type: tcp, interval: 1h, rise: 100, fall: 100}"))
+	d.found(service.Name, health.Down, health.Up)
+	if got := w.ask(w.VIP(testbed.V4, 0), 8).ByServer; got["rs2"] != 8 {
+		t.Errorf("after a reload: %v", got)
+	}
+	d.reload(text(""))
+	all(map[string]int{"rs1": 4, "rs2": 4})
+	d.found(service.Name) // nobody
+	ill.only()
+	d.reload(text(ill.check("")))
+	d.found(service.Name, health.Up, health.Up)
+	d.end()
+	w.clean()
+}

@@ -108,7 +108,9 @@ func judge(s *config.Service, view View, look func(health.Key) (health.Status, b
 		if out[i].Down || out[i].End {
 			m.Weight = 0
 		}
-		if status, ok := look(health.Key{Service: s.Name, Backend: b.Address}); ok {
+		// The engine may still know of checks that a reload has just taken away.
+		status, ok := look(health.Key{Service: s.Name, Backend: b.Address})
+		if ok && s.HealthCheck.Type != config.CheckNone {
 			m.Live, m.Percent = status.State != health.Down, status.Percent
 		}
 		members[i] = m

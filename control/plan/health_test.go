@@ -184,3 +184,25 @@ func TestHealthy(t *testing.T) {
 		})
 	}
 }
+
+// A service with a backup and without checks: what was found before does not count.
+func TestHealthyWithoutChecks(t *testing.T) {
+	c, err := config.Parse("test", []byte(`
+interfaces: [{name: eth1}]
+services:
+  - name: web
+    address: 192.0.2.10:80
+    protocol: tcp
+    mode: dnat
+    backends: [{address: "10.0.1.20:80"}, {address: "10.0.1.21:80", backup: true}]
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	view := Healthy(c, AsConfigured, func(health.Key) (health.Status, bool) { return health.Status{State: health.Down, Percent: 100}, true })
+	b := c.Services[0].Backends
+	got := [2]Backend{view("web", &b[0]), view("web", &b[1])}
+	if diff := cmp.Diff([2]Backend{{Weight: 1}, {}}, got); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
