@@ -30,6 +30,9 @@ func (d *Daemon) rehost(host []netip.Addr) {
 	}
 	d.host, d.rules = host, rules
 	d.refuse(refused)
+	if d.carrier != nil {
+		d.recheck() // to its own addresses the host sends nothing
+	}
 	for _, l := range d.links {
 		if l.voice == nil {
 			continue

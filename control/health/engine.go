@@ -265,7 +265,14 @@ func (e *Engine) check(ctx context.Context, t *entry, target Target) {
 	e.finish(t, err == nil, reason, began)
 }
 
-func (e *Engine) probe(ctx context.Context, t *Target) (string, error) {
+// probe is the check itself. What a backend answers passes through much code, none of
+// which may end the process.
+func (e *Engine) probe(ctx context.Context, t *Target) (reason string, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("the check failed by itself, please report this: panic: %v", r)
+		}
+	}()
 	if e.opt.Enter != nil {
 		if err := e.opt.Enter(); err != nil {
 			return "", fmt.Errorf("network namespace: %w", err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -406,6 +407,16 @@ func TestEnterFails(t *testing.T) {
 		w.engine.Set(targets(usual(), web))
 		time.Sleep(3 * time.Second)
 		if e := w.heard(); len(e) != 1 || e[0].Reason != "network namespace: refused" {
+			t.Errorf("%v", e)
+		}
+	})
+}
+
+func TestPanicIsAFailure(t *testing.T) {
+	within(t, Options{Enter: func() error { panic("odd") }}, func(t *testing.T, w *world) {
+		w.engine.Set(targets(usual(), web))
+		time.Sleep(3 * time.Second)
+		if e := w.heard(); len(e) != 1 || e[0].To != Down || !strings.HasSuffix(e[0].Reason, "panic: odd") {
 			t.Errorf("%v", e)
 		}
 	})
