@@ -1,8 +1,8 @@
 // Package testbed builds small networks of Linux network namespaces with real
 // kernels' TCP on both ends, for the end-to-end tests and for `l4fwd demo`:
-// namespaces, veth pairs, bridges, wires that lose and repeat frames, whole
-// topologies, HTTP, TCP and UDP servers and clients, a sniffer that recomputes
-// every checksum, and a keeper of child processes.
+// namespaces, veth pairs, bridges, trunks of VLANs, wires that lose and repeat
+// frames, whole topologies, HTTP, TCP and UDP servers and clients, a sniffer that
+// recomputes every checksum, and a keeper of child processes.
 //
 // It must never know how l4fwd works inside: it sees frames, addresses, a
 // configuration file as text and a process. It imports nothing of this module,
