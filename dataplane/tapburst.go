@@ -23,6 +23,8 @@ func (w *Worker) tapIn(rows rowSet, queue int16) {
 		if r.wanted = t.opt.Points&TapRX != 0 && t.admits(b); r.wanted || t.opt.Points == TapRX|TapTX {
 			r.frame.Data = t.copy(i, b)
 			r.copied = true
+		} else if t.opt.Points == TapRX {
+			continue // nothing can make it wanted
 		}
 		w.b.verdict[i] = undecided
 		t.tuples[i] = packet.Tuple{}
@@ -93,6 +95,9 @@ func (w *Worker) tapOut() {
 // sent.
 func (w *Worker) tapSent(q *queue, sent int) {
 	t := w.tap
+	if t.opt.Points == TapRX && t.taken == 0 {
+		return
+	}
 	now := w.nanos
 	if t.opt.Clock != nil {
 		now = t.opt.Clock()
