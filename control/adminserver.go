@@ -28,6 +28,7 @@ func (d *Daemon) startAdmin(_ context.Context, down *undo) error {
 		return nil
 	}
 	s := admin.New(d, d.log.Named("admin"))
+	admin.HandleOutput(s, "POST "+admin.CapturePath, admin.CaptureFormat, d.capture)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

@@ -100,7 +100,10 @@ type Daemon struct {
 	stop    atomic.Bool                         // ends the workers
 	running sync.WaitGroup                      // the workers
 	ended   []context.Context                   // by worker: done when it does not run any more
-	stages  []*dataplane.StageClock             // by worker, who write them; none without metrics
+	clock   dataplane.Clock                     // the workers'
+
+	capturing atomic.Bool             // a capture runs, see capture
+	stages    []*dataplane.StageClock // by worker, who write them; none without metrics
 }
 
 // New returns a daemon for a configuration, which must be a valid one. Nothing

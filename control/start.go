@@ -191,6 +191,7 @@ const stageEvery = 1021
 // startWorkers sets the workers running, with nothing to receive from yet.
 func (d *Daemon) startWorkers(ctx context.Context, down *undo) error {
 	clock := dataplane.Monotonic()
+	d.clock = clock
 	cpus := d.workerCPUs()
 	for i, w := range d.dp.Workers {
 		if d.cfg.MetricsListen.IsValid() {
