@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -87,7 +86,7 @@ func (c *capturing) knock() {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	defer func() { noError(c.t, conn.(net.Conn).Close()) }()
+	defer func() { noError(c.t, conn.Close()) }()
 	if _, err := conn.Write([]byte("knock")); err != nil {
 		c.t.Error(err)
 	}
