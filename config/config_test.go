@@ -263,6 +263,8 @@ func TestWarnings(t *testing.T) {
 		{"clocks of many clients", service("192.0.2.1:1", "full-nat, timestamps: keep", "wrr", `{address: "10.0.0.1:1"}`),
 			[]string{"f:4:82: services[0].timestamps: keep in full-nat: a backend takes the clients behind one local address for one host, and drops segments whose timestamps seem old; strip or translate"}},
 		{"NAT64", service("[2001:db8::1]:1", "full-nat", "wrr", `{address: "10.0.0.1:1"}`), nil},
+		{"rr starts nobody slowly", service("192.0.2.1:1", "dnat, health_check: {type: tcp, slow_start: 1m}", "rr", `{address: "10.0.0.1:1"}`),
+			[]string{"f:4:104: services[0].health_check.slow_start: rr does not look at weights, so a backend that comes up has its whole share at once; wrr does"}},
 		{"one packet, all to one backend", strings.Replace(service("192.0.2.1:1", "dnat, one_packet: true", "sh", `{address: "10.0.0.1:1"}`), "tcp", "udp", 1),
 			[]string{"f:4:78: services[0].one_packet: sh sends all datagrams of a client's port to one backend; rr and wrr do not"}},
 	}

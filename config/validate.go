@@ -472,6 +472,9 @@ func (c *Config) Warnings() []Problem {
 		if (s.Scheduler == RR || s.Scheduler == LC) && !alike {
 			warn(path+".scheduler", fmt.Sprintf("%v does not look at weights; w%v does", s.Scheduler, s.Scheduler))
 		}
+		if (s.Scheduler == RR || s.Scheduler == LC) && s.HealthCheck.SlowStart != 0 {
+			warn(path+".health_check.slow_start", fmt.Sprintf("%v does not look at weights, so a backend that comes up has its whole share at once; w%v does", s.Scheduler, s.Scheduler))
+		}
 	}
 	return out
 }
