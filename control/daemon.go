@@ -73,19 +73,21 @@ type Daemon struct {
 	links    []*link
 	names    []serviceNames
 
-	started    time.Time
-	loaded     time.Time      // the configuration
-	reloads    int            // since the start
-	beside     sync.WaitGroup // goroutines that hand the loop jobs
-	reloading  sync.Mutex     // held by ReloadFile, on any goroutine
-	pathMTU    *pathmtu.Listener
-	tunnelEnds pathmtu.Ends // which it listens for
-	zeroCopy   afxdp.ZeroCopy
-	follower   *follow.Follower
-	health     *health.Engine
-	carrier    *direct.Carrier   // of checks of direct return, once there are any
-	warned     []nic.CoreWarning // as it was last
-	leaving    bool              // the memory goes too, so no frame needs saving
+	started        time.Time
+	loaded         time.Time      // the configuration
+	reloads        int            // since the start
+	reloadsRefused atomic.Uint64  // files that were not taken; from any goroutine
+	lastRefused    atomic.Bool    // the last one was not
+	beside         sync.WaitGroup // goroutines that hand the loop jobs
+	reloading      sync.Mutex     // held by ReloadFile, on any goroutine
+	pathMTU        *pathmtu.Listener
+	tunnelEnds     pathmtu.Ends // which it listens for
+	zeroCopy       afxdp.ZeroCopy
+	follower       *follow.Follower
+	health         *health.Engine
+	carrier        *direct.Carrier   // of checks of direct return, once there are any
+	warned         []nic.CoreWarning // as it was last
+	leaving        bool              // the memory goes too, so no frame needs saving
 
 	// From other goroutines to Run's.
 	hosts  chan []netip.Addr

@@ -33,6 +33,7 @@ func (d *Daemon) ReloadFile(ctx context.Context, q admin.ReloadRequest) (r admin
 	d.reloading.Lock() // one after the other: the later one reads the later file
 	defer d.reloading.Unlock()
 	if !q.DryRun {
+		defer func() { d.noteReload(err) }()
 		if err := sdnotify.Reloading(); err != nil {
 			d.log.Warn("telling the service manager", zap.Error(err))
 		}
@@ -51,6 +52,14 @@ func (d *Daemon) ReloadFile(ctx context.Context, q admin.ReloadRequest) (r admin
 		return r, err
 	}
 	return d.Reload(ctx, c, q.DryRun)
+}
+
+// noteReload remembers whether the file in place is the one in force.
+func (d *Daemon) noteReload(err error) {
+	if err != nil {
+		d.reloadsRefused.Add(1)
+	}
+	d.lastRefused.Store(err != nil)
 }
 
 // Reload puts another configuration, a valid one, into force while packets flow: all of

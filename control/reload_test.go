@@ -287,9 +287,17 @@ func TestReloadRefused(t *testing.T) {
 	if s, err := c.Status(t.Context()); err != nil || s.Reloads != 0 {
 		t.Errorf("%+v %v", s, err)
 	}
+	if s, err := d.sample(t.Context()); err != nil || s.ReloadsRefused != 5 || !s.LastRefused {
+		t.Errorf("%v: metrics say %d refused, the last one %v", err, s.ReloadsRefused, s.LastRefused)
+	}
 	hangup <- syscall.SIGHUP
 	d.await("reloaded")
 	w.mustSay(w.call(w.VIP(testbed.V4, 0), 81))
+	d.reloading.Lock() // until it is noted
+	defer d.reloading.Unlock()
+	if s, err := d.sample(t.Context()); err != nil || s.Reloads != 1 || s.ReloadsRefused != 5 || s.LastRefused || !s.Loaded.After(s.Started) {
+		t.Errorf("%v: metrics say %d applied, %d refused, the last one %v", err, s.Reloads, s.ReloadsRefused, s.LastRefused)
+	}
 	if s, err := c.Status(t.Context()); err != nil || s.Reloads != 1 || !s.Loaded.After(s.Started) {
 		t.Errorf("%+v %v", s, err)
 	}

@@ -53,7 +53,8 @@ func (d *Daemon) startMetrics(ctx context.Context, down *undo) error {
 func (d *Daemon) sample(ctx context.Context) (*metrics.Sample, error) {
 	s := new(metrics.Sample)
 	err := d.onLoop(ctx, func() {
-		s.Started = d.started
+		s.Started, s.Loaded, s.Reloads = d.started, d.loaded, uint64(d.reloads)
+		s.ReloadsRefused, s.LastRefused = d.reloadsRefused.Load(), d.lastRefused.Load()
 		s.Services = d.sampleServices()
 		for _, l := range d.links {
 			s.NICs = append(s.NICs, l.sample())

@@ -78,11 +78,7 @@ var backendDetail = []family{
 		help: "1 unless the backend's health checks fail.",
 		emit: func(w *writer, s *Sample) {
 			s.eachBackend(func(x *Service, b *Backend) {
-				up := uint64(1)
-				if b.State == Down {
-					up = 0
-				}
-				w.count(up, x.Name, b.Name)
+				w.count(number(b.State != Down), x.Name, b.Name)
 			})
 		}},
 	{name: "l4fwd_backend_weight", kind: gauge, labels: []string{"service", "backend"},
@@ -95,8 +91,8 @@ var backendDetail = []family{
 		emit: func(w *writer, s *Sample) {
 			s.eachBackend(func(x *Service, b *Backend) {
 				if b.Checks != nil {
-					w.count(b.Checks.Passed, x.Name, b.Name, results[0])
-					w.count(b.Checks.Failed, x.Name, b.Name, results[1])
+					w.count(b.Checks.Passed, x.Name, b.Name, "passed")
+					w.count(b.Checks.Failed, x.Name, b.Name, "failed")
 				}
 			})
 		}},

@@ -23,7 +23,7 @@ import (
 // sampleOf makes a sample of a site of that size, every figure in it drawn at random, or
 // zero where random is nil.
 func sampleOf(services, backends, workers int, random *rand.Rand) *Sample {
-	s := &Sample{Started: time.Unix(1e9, 0)}
+	s := &Sample{Started: time.Unix(1e9, 0), Loaded: time.Unix(1e9+1, 0)}
 	for i := range services {
 		svc := Service{Name: fmt.Sprintf("service-%d", i), ID: i, QUIC: i%4 == 1, Handshakes: i%2 == 0}
 		for j := range backends {
@@ -230,6 +230,7 @@ func TestFigures(t *testing.T) {
 		w.AllHandshakes = w.Handshakes[0]
 		w.Services[1].PortsExhausted = n
 	}
+	s.Reloads, s.ReloadsRefused, s.LastRefused = 3, 2, true
 	s.NICs[0].Queues[0].Kernel.RxRingFull, s.NICs[0].Queues[1].Kernel.RxRingFull = 4, 5
 	got := seriesOf(t, text(t, totals, s)+text(t, detail, s))
 	for name, want := range map[string]string{
@@ -251,7 +252,9 @@ func TestFigures(t *testing.T) {
 		`l4fwd_backend_packets_total{service="service-0",backend="10.0.0.1:8080",worker="0",direction="to_clients"}`: "3",
 		`l4fwd_service_handshake_seconds_count{service="service-0",side="client"}`:                                   "3",
 		`l4fwd_worker_drops_total{worker="1",reason="ttl_exceeded"}`:                                                 "14",
-		`process_start_time_seconds`: "1e+09",
+		`process_start_time_seconds`: "1e+09", `l4fwd_config_loaded_time_seconds`: "1.000000001e+09",
+		`l4fwd_config_last_reload_successful`: "0", `l4fwd_config_reloads_total{result="applied"}`: "3",
+		`l4fwd_config_reloads_total{result="refused"}`: "2",
 	} {
 		if got[name] != want {
 			t.Errorf("%s is %q, want %s", name, got[name], want)

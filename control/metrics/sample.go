@@ -14,6 +14,10 @@ type Sample struct {
 	Services []Service // those of the configuration
 	NICs     []NIC
 	Started  time.Time // the daemon
+	Loaded   time.Time // the configuration in force
+	// Reloads since the start, and those that were refused; the last one may have been.
+	Reloads, ReloadsRefused uint64
+	LastRefused             bool
 }
 
 // Worker is what one worker has counted. The lists are by the data plane's ids.

@@ -12,11 +12,10 @@ import (
 	"github.com/l4fwd/l4fwd/nat"
 )
 
-// Values of the labels direction, side and result.
+// Values of the labels direction and side.
 var (
 	directions = [2]string{conntrack.Forward: "to_backends", conntrack.Reply: "to_clients"}
 	sides      = [2]string{"backend", "client"}
-	results    = [2]string{"passed", "failed"}
 )
 
 // totals are the families of /metrics.
@@ -34,17 +33,17 @@ var totals = concat(trafficTotals, flowTotals, workerTotals, nicTotals, []family
 				}
 			}
 		}},
-	{name: "l4fwd_checks_total", kind: counter, labels: []string{"result"},
-		help: "Health checks of all backends that there are, by result. It falls when backends go.",
+	{name: "l4fwd_config_loaded_time_seconds", kind: gauge,
+		help: "When the configuration in force was read, in seconds since 1970.",
+		emit: func(w *writer, s *Sample) { w.number(float64(s.Loaded.UnixMilli()) / 1e3) }},
+	{name: "l4fwd_config_last_reload_successful", kind: gauge,
+		help: "0 if the last reload was refused: the file is not what is in force.",
+		emit: func(w *writer, s *Sample) { w.count(number(!s.LastRefused)) }},
+	{name: "l4fwd_config_reloads_total", kind: counter, labels: []string{"result"},
+		help: "Reloads of the configuration by result.",
 		emit: func(w *writer, s *Sample) {
-			var passed, failed uint64
-			s.eachBackend(func(_ *Service, b *Backend) {
-				if b.Checks != nil {
-					passed, failed = passed+b.Checks.Passed, failed+b.Checks.Failed
-				}
-			})
-			w.count(passed, results[0])
-			w.count(failed, results[1])
+			w.count(s.Reloads, "applied")
+			w.count(s.ReloadsRefused, "refused")
 		}},
 	{name: "l4fwd_build_info", kind: gauge, labels: []string{"version", "go_version"},
 		help: "Which l4fwd this is. Always 1.",
@@ -159,11 +158,7 @@ var nicTotals = []family{
 		help: "1 if the NIC is in service.",
 		emit: func(w *writer, s *Sample) {
 			for i := range s.NICs {
-				up := uint64(0)
-				if s.NICs[i].Up {
-					up = 1
-				}
-				w.count(up, s.NICs[i].Name)
+				w.count(number(s.NICs[i].Up), s.NICs[i].Name)
 			}
 		}},
 	{name: "l4fwd_nic_xdp_packets_total", kind: counter, labels: []string{"nic", "decision"},
@@ -201,6 +196,14 @@ var losses = [...]struct {
 	{"rx_ring_full", func(k *afxdp.KernelStats) uint64 { return k.RxRingFull }},
 	{"rx_descriptor", func(k *afxdp.KernelStats) uint64 { return k.RxInvalidDescs }},
 	{"tx_descriptor", func(k *afxdp.KernelStats) uint64 { return k.TxInvalidDescs }},
+}
+
+// number is 1 for true.
+func number(v bool) uint64 {
+	if v {
+		return 1
+	}
+	return 0
 }
 
 // total is a family of one series that all workers count.
