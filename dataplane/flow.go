@@ -191,14 +191,15 @@ func (w *Worker) relayError(i int, e *conntrack.Entry, dir conntrack.Dir) Verdic
 	if p.End-p.L3 > hop.MTU && !translated(e) { // those are cut to size
 		return DropTooBig
 	}
-	svc, room := &w.snap.Services[e.Service], 0
+	svc := &w.snap.Services[e.Service]
+	room, ok := unquoteUOA(frame, p, e)
 	switch {
+	case !ok:
+		return DropUnsupported
 	case svc.TOA:
 		room = nat.TOARoom(e)
 	case svc.Proxy != nat.NoProxy && e.Proto == packet.ProtoTCP && dir == conntrack.Reply:
 		nat.ProxyError(frame, p, e, w.proxySize(e, svc))
-	case svc.UOA == nat.UOAOption && dir == conntrack.Reply:
-		room = nat.UOAQuoted(frame, p)
 	}
 	if translated(e) {
 		if !w.relayError64(i, e, dir, room) {

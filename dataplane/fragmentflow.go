@@ -19,6 +19,9 @@ func (w *Worker) aside(i int, r conntrack.Ref, dir conntrack.Dir, handed bool) V
 	if e := w.table.Entry(r); e.Mode != conntrack.DirectReturn {
 		return w.relayError(i, e, dir)
 	}
+	if nat.QuotesUOAProtocol(w.frame(i), &w.b.pkt[i]) {
+		return DropUnsupported // nobody has sent that here
+	}
 	return w.direct(i, r)
 }
 

@@ -41,3 +41,13 @@ func (w *Worker) sendUOA(e *conntrack.Entry, form nat.UOAForm, hop *route.Hop) n
 	w.enqueue(q, ip-h, h+uint64(n-packet.EthLen), own)
 	return nat.UOASent
 }
+
+// unquoteUOA sees to UOA in what p, an ICMP error about flow e, is about: by how much that
+// has made it longer, and whether the error goes on.
+func unquoteUOA(frame []byte, p *packet.Packet, e *conntrack.Entry) (room int, ok bool) {
+	if !nat.QuotesUOAProtocol(frame, p) {
+		return nat.UOAQuoted(frame, p), true
+	}
+	room = nat.UnquoteUOA(frame, p, e)
+	return room, room != 0
+}

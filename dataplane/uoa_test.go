@@ -214,23 +214,28 @@ func TestUOAForged(t *testing.T) {
 	r.refused(0, 0, DropUnsupported, d)
 }
 
-// TestUOAErrors: an ICMP error about a datagram with the option tells its client what
-// leaves room for the option; one about a datagram of protocol 248, such as servers
-// without UOA send, goes no further.
+// TestUOAErrors: an ICMP "fragmentation needed" about a datagram with UOA tells its client
+// what leaves room for that; about one of protocol 248 nothing else goes on, which servers
+// without UOA send, nor what is about the datagram ahead.
 func TestUOAErrors(t *testing.T) {
 	const client, vip = "198.51.100.7:40000", "192.0.2.15:5000"
 	for name, c := range map[string]struct {
 		form nat.UOAForm
+		code byte
 		mtu  uint16
-	}{"option": {nat.UOAOption, 1292}, "protocol": {nat.UOAProtocol, 0}, "separate": {nat.UOASeparate, 0}} {
+	}{
+		"option": {nat.UOAOption, 4, 1292}, "protocol": {nat.UOAProtocol, 4, 1288},
+		"protocol unreachable": {nat.UOAProtocol, 2, 0}, "separate": {nat.UOASeparate, 4, 0}, "separate, protocol unreachable": {nat.UOASeparate, 2, 0},
+	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, 1, uoaSpec(c.form))
-			out := r.deliver(0, 0, build(t, seg{src: client, dst: vip, udp: true, payload: 1400}))
+			sent := build(t, seg{src: client, dst: vip, udp: true, payload: 1400})
+			out := r.deliver(0, 0, sent)
 			about := out[0].bytes[packet.EthLen:]
 			src, _ := netip.AddrFromSlice(about[12:16])
 			icmp := icmpError(t, "10.0.1.1", src.String(), about[:min(len(about), 100)])
 			u := icmp[34:]
-			u[1], u[6], u[7] = 4, 1300>>8, 1300&0xff
+			u[1], u[6], u[7] = c.code, 1300>>8, 1300&0xff
 			clear(u[2:4])
 			binary.BigEndian.PutUint16(u[2:], packet.Checksum(u, 0))
 			if c.mtu == 0 {
@@ -240,6 +245,15 @@ func TestUOAErrors(t *testing.T) {
 			got := verify(t, r.one(0, 1, 0, icmp)).Layer(layers.LayerTypeICMPv4).(*layers.ICMPv4)
 			if got.Seq != c.mtu {
 				t.Errorf("MTU %d, want %d", got.Seq, c.mtu)
+			}
+			if q := got.Payload; c.form == nat.UOAProtocol {
+				// What the client sent, but for the TTL and the checksums that cover it.
+				want := bytes.Clone(sent[14 : 14+len(q)])
+				want[8], q[8] = 0, 0
+				copy(want[10:12], q[10:12])
+				if !bytes.Equal(q, want) {
+					t.Errorf("it is about\n%x, not\n%x", q, want)
+				}
 			}
 		})
 	}

@@ -41,11 +41,10 @@ func (r UOAResult) String() string {
 	return uoaResults[r]
 }
 
-// The header of protocol 248, which IANA has not assigned: version, which is 1 with a
-// client of IPv4 and 2 with one of IPv6, in the upper half of the first byte; the
-// protocol behind it; its length with its options.
+// The header of packet.ProtoUOA: version, which is 1 with a client of IPv4 and 2 with one
+// of IPv6, in the upper half of the first byte; the protocol behind it; its length with
+// its options.
 const (
-	protoOPP  = 248
 	oppLen    = 4
 	oppClient = 1 // version of a client of IPv4; one more for IPv6
 )
@@ -110,10 +109,10 @@ func InsertUOA(chunk []byte, off, n int, p *packet.Packet, e *conntrack.Entry, f
 		h[0] += byte(grow / 4)
 		diff = packet.AddDiff(putTOA(b, e, optUOA), packet.Diff16(was, uint16(h[0])<<8))
 	case p.V6:
-		h[packet.IPv6NextHeader] = protoOPP
+		h[packet.IPv6NextHeader] = packet.ProtoUOA
 	default:
-		h[packet.IPv4Proto] = protoOPP
-		diff = packet.Diff16(packet.ProtoUDP, protoOPP)
+		h[packet.IPv4Proto] = packet.ProtoUOA
+		diff = packet.Diff16(packet.ProtoUDP, packet.ProtoUOA)
 	}
 	if form == UOAProtocol {
 		putOPP(b, e)
@@ -157,7 +156,7 @@ func BuildUOA(chunk []byte, e *conntrack.Entry, dir *conntrack.Directory, form U
 		form == UOAOption && (!src.Is4() || !e.Client.Is4()) {
 		return 0, 0, false
 	}
-	head, etherType, proto := packet.IPv4MinLen, uint16(packet.EtherTypeIPv4), uint8(protoOPP)
+	head, etherType, proto := packet.IPv4MinLen, uint16(packet.EtherTypeIPv4), uint8(packet.ProtoUOA)
 	if !src.Is4() {
 		head, etherType = packet.IPv6Len, packet.EtherTypeIPv6
 	}
@@ -189,15 +188,4 @@ func BuildUOA(chunk []byte, e *conntrack.Entry, dir *conntrack.Directory, form U
 	}
 	binary.BigEndian.PutUint16(u[packet.UDPChecksum:], csum)
 	return off, n, true
-}
-
-// UOAQuoted returns by how much the packet that an ICMP error is about has grown by
-// UOAOption: of errors about one with UOAProtocol nobody learns whose they are. p is
-// Parse's result for frame.
-func UOAQuoted(frame []byte, p *packet.Packet) int {
-	at := int(p.Payload) + packet.IPv4MinLen
-	if p.Kind != packet.KindICMPError || p.V6 || int(p.Inner4) < at+toaLen4 || int(p.Inner4) > len(frame) || frame[at] != optUOA {
-		return 0
-	}
-	return toaLen4
 }

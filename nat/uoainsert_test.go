@@ -306,5 +306,10 @@ func FuzzInsertUOA(f *testing.F) {
 		BuildUOA(bytesOf(0xee, min(max(mtu, 0), 2048)), &fl.e, &fl.dir, UOAForm(form))
 		p.Kind, p.Inner4 = packet.KindICMPError, end
 		UOAQuoted(bytesOf(31, int(min(uint(n), 2048))), &p)
+		quote := bytesOf(248, int(min(uint(n), 2048)))
+		if int(l4)+6 <= len(quote) {
+			copy(quote[l4:], []byte{3, 4, 0, 0, 0, 0})
+		}
+		UnquoteUOA(quote, &p, &fl.e)
 	})
 }

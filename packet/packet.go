@@ -35,6 +35,7 @@ const (
 	ProtoICMP   = 1
 	ProtoTCP    = 6
 	ProtoUDP    = 17
+	ProtoUOA    = 248 // DPVS's, unassigned: says who the client is of the UDP packet behind it
 	ProtoICMPv6 = 58
 )
 

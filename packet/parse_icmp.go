@@ -79,6 +79,13 @@ func parseInner6(frame []byte, p *Packet) Err {
 // parseInner reads the embedded transport header at l4 and turns the tuple
 // round.
 func parseInner(frame []byte, p *Packet, src, dst Addr, l4 int, proto uint8) Err {
+	if proto == ProtoUOA {
+		n := uoaLen(frame[l4:p.End])
+		if n == 0 || p.V6 && l4 != int(p.Payload)+IPv6Len {
+			return ErrNone // as below
+		}
+		l4, proto = l4+n, ProtoUDP
+	}
 	if proto != ProtoTCP && proto != ProtoUDP {
 		return ErrNone // about a packet nobody forwards by flow: KindOther
 	}
@@ -96,6 +103,20 @@ func parseInner(frame []byte, p *Packet, src, dst Addr, l4 int, proto uint8) Err
 	p.Inner4 = uint16(l4)
 	p.Kind = KindICMPError
 	return ErrNone
+}
+
+// uoaLen is the length of the header of ProtoUOA that b begins with: version, the protocol
+// behind it, its length, and options. It is 0 if there is not all of that and of a UDP header.
+func uoaLen(b []byte) int {
+	const least, most = 4, 64
+	if len(b) < least || b[1] != ProtoUDP {
+		return 0
+	}
+	n := int(binary.BigEndian.Uint16(b[2:]))
+	if n < least || n > most || n%4 != 0 || len(b) < n+UDPLen {
+		return 0
+	}
+	return n
 }
 
 // parseNS validates a neighbour solicitation as RFC 4861 section 7.1.1 asks,
