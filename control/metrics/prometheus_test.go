@@ -130,7 +130,7 @@ func TestDashboardAnswers(t *testing.T) {
 	missing, _ := d.queries()
 	delete(missing, "annotation Started") // which would be a restart
 	var a answer
-	for end := time.Now().Add(30 * time.Second); len(missing) > 0 && time.Now().Before(end); time.Sleep(300 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); len(missing) > 0 && time.Now().Before(end); time.Sleep(300 * time.Millisecond) {
 		for where, expr := range missing {
 			var ok bool
 			if a, ok = p.ask("/api/v1/query", url.Values{"query": {expr}}); !ok {
