@@ -62,22 +62,15 @@ func Parse(frame []byte, p *Packet) Err {
 		if payload < l4+TCPMinLen || payload > end {
 			return parseAny(frame, p)
 		}
-		p.Proto, p.Kind = ProtoTCP, KindTCP
-		seq := bits.RotateLeft64(binary.BigEndian.Uint64(b[l4+TCPSeq:]), 32)
-		p.Seq, p.Ack = uint32(seq), uint32(seq>>32)
+		p.segment((*[TCPMinLen]byte)(b[l4:]))
 		p.Payload = uint16(payload)
-		p.TCPFlags = b[l4+TCPFlags]
-		p.Window = binary.BigEndian.Uint16(b[l4+TCPWindow:])
 	case ProtoUDP:
 		n := uint(binary.BigEndian.Uint16(b[l4+UDPLength:]))
 		if n < UDPLen || l4+n > end {
 			return parseAny(frame, p)
 		}
-		p.Proto, p.Kind = ProtoUDP, KindUDP
-		p.Seq, p.Ack = 0, 0
+		p.datagram()
 		p.Payload = l4 + UDPLen
-		p.TCPFlags = 0
-		p.Window = 0
 	default:
 		return parseAny(frame, p)
 	}
@@ -85,11 +78,33 @@ func Parse(frame []byte, p *Packet) Err {
 	// tests parse over a Packet full of rubbish to see that none is forgotten.
 	p.Src = Addr{Lo: mappedPrefix | uint64(src)}
 	p.Dst = Addr{Lo: mappedPrefix | uint64(dst)}
-	ports := bits.RotateLeft32(binary.BigEndian.Uint32(b[l4:]), 16)
-	p.SrcPort, p.DstPort = uint16(ports), uint16(ports>>16)
+	p.ports(binary.BigEndian.Uint32(b[l4:]))
 	p.L3, p.L4, p.End = EthLen, l4, uint16(end)
 	p.V6, p.Err, p.Inner4 = false, ErrNone, 0
 	return ErrNone
+}
+
+// segment takes from a TCP header what is TCP's alone.
+func (p *Packet) segment(t *[TCPMinLen]byte) {
+	p.Proto, p.Kind = ProtoTCP, KindTCP
+	seq := bits.RotateLeft64(binary.BigEndian.Uint64(t[TCPSeq:]), 32)
+	p.Seq, p.Ack = uint32(seq), uint32(seq>>32)
+	p.TCPFlags = t[TCPFlags]
+	p.Window = binary.BigEndian.Uint16(t[TCPWindow:])
+}
+
+// datagram is segment for UDP, which has none of that.
+func (p *Packet) datagram() {
+	p.Proto, p.Kind = ProtoUDP, KindUDP
+	p.Seq, p.Ack = 0, 0
+	p.TCPFlags = 0
+	p.Window = 0
+}
+
+// ports takes the first word of a TCP or UDP header.
+func (p *Packet) ports(word uint32) {
+	word = bits.RotateLeft32(word, 16)
+	p.SrcPort, p.DstPort = uint16(word), uint16(word>>16)
 }
 
 // parseAny is Parse for any frame. Inlined at each call above it makes the

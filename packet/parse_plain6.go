@@ -1,9 +1,6 @@
 package packet
 
-import (
-	"encoding/binary"
-	"math/bits"
-)
+import "encoding/binary"
 
 // parsePlain6 is Parse for IPv6 without tag and extension headers, carrying TCP or
 // UDP, and parseAny for all else. frame is long enough for Parse's short way.
@@ -30,33 +27,25 @@ func parsePlain6(frame []byte, p *Packet) Err {
 		if end < l4+TCPMinLen {
 			return parseAny(frame, p)
 		}
-		t := frame[l4 : l4+TCPMinLen : l4+TCPMinLen]
+		t := (*[TCPMinLen]byte)(frame[l4:])
 		payload := l4 + uint(t[TCPOffset]>>2&0x3c)
 		if payload < l4+TCPMinLen || payload > end {
 			return parseAny(frame, p)
 		}
-		p.Proto, p.Kind = ProtoTCP, KindTCP
-		seq := bits.RotateLeft64(binary.BigEndian.Uint64(t[TCPSeq:]), 32)
-		p.Seq, p.Ack = uint32(seq), uint32(seq>>32)
+		p.segment(t)
 		p.Payload = uint16(payload)
-		p.TCPFlags = t[TCPFlags]
-		p.Window = binary.BigEndian.Uint16(t[TCPWindow:])
 	case ProtoUDP:
 		n := uint(binary.BigEndian.Uint16(b[l4+UDPLength:]))
 		if n < UDPLen || l4+n > end || binary.LittleEndian.Uint16(b[l4+UDPChecksum:]) == 0 {
 			return parseAny(frame, p)
 		}
-		p.Proto, p.Kind = ProtoUDP, KindUDP
-		p.Seq, p.Ack = 0, 0
+		p.datagram()
 		p.Payload = l4 + UDPLen
-		p.TCPFlags = 0
-		p.Window = 0
 	default:
 		return parseAny(frame, p)
 	}
 	p.Src, p.Dst = src, dst
-	ports := bits.RotateLeft32(binary.BigEndian.Uint32(b[l4:]), 16)
-	p.SrcPort, p.DstPort = uint16(ports), uint16(ports>>16)
+	p.ports(binary.BigEndian.Uint32(b[l4:]))
 	p.L3, p.L4, p.End = EthLen, l4, uint16(end)
 	p.V6, p.Err, p.Inner4 = true, ErrNone, 0
 	return ErrNone
