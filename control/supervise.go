@@ -38,6 +38,8 @@ func (d *Daemon) supervise(ctx context.Context) error {
 	defer second.Stop()
 	cores := time.NewTicker(corePeriod)
 	defer cores.Stop()
+	watch, unwatch := watchdog()
+	defer unwatch()
 	d.checkCores()
 	// Each wake-up has Go's runtime look around for a while, which is most of what
 	// an idle l4fwd costs.
@@ -61,6 +63,8 @@ func (d *Daemon) supervise(ctx context.Context) error {
 			words.Reset(period)
 		case <-cores.C:
 			d.checkCores()
+		case <-watch:
+			d.vouch(ctx)
 		case <-second.C:
 			for _, l := range d.links {
 				d.look(ctx, l)

@@ -5,6 +5,6 @@
 //
 // Hazards. NOTIFY_SOCKET is inherited by children, which could speak for this
 // process unless the unit has NotifyAccess=main, systemd's default for Type=notify.
-// A manager that does not read its socket blocks the caller; call it from nothing
-// that packets wait for.
+// A manager that does not read its socket holds the caller up for a second; call it
+// from nothing that packets wait for.
 package sdnotify

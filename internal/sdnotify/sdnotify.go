@@ -19,6 +19,9 @@ func Reloading() error {
 	return Send(fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", time.Duration(now.Nano()).Microseconds()))
 }
 
+// patience bounds the wait for a manager that does not read what it is told.
+const patience = time.Second
+
 // Send tells systemd a state such as "READY=1", if it started us: if NOTIFY_SOCKET
 // names where to.
 func Send(state string) error {
@@ -30,7 +33,10 @@ func Send(state string) error {
 	if err != nil {
 		return fmt.Errorf("notify: %w", err)
 	}
-	_, err = c.Write([]byte(state))
+	err = c.SetWriteDeadline(time.Now().Add(patience))
+	if err == nil {
+		_, err = c.Write([]byte(state))
+	}
 	if cerr := c.Close(); err == nil {
 		err = cerr
 	}
