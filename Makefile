@@ -17,13 +17,16 @@
 #   generate      compile the eBPF programs again (needs clang-14)
 #   generate-check  fail if a committed eBPF object is not what its source gives
 #   lint          golangci-lint, a pinned version
+#   man           manual pages of all commands and of the configuration, into dist/man
+#   deb           a Debian package, into dist; the same revision gives the same bytes
+#   install       binary, unit, manual pages and completions below PREFIX (/usr/local)
 #   demo          a small network of its own with a forwarder in it (root)
 #   deps          what the tests need beside Go: Debian packages
 
 GO        ?= go
 LINT      := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
-PACKAGES  := clang-14 llvm-14 ethtool iproute2 nginx-light libnginx-mod-stream nftables wrk iperf3 curl prometheus tcpdump tshark
-COMMANDS  := clang-14 llvm-strip-14 ethtool ip nginx nft wrk iperf3 curl prometheus promtool tcpdump tshark
+PACKAGES  := clang-14 llvm-14 ethtool iproute2 nginx-light libnginx-mod-stream nftables wrk iperf3 curl prometheus tcpdump tshark strace systemd
+COMMANDS  := clang-14 llvm-strip-14 ethtool ip nginx nft wrk iperf3 curl prometheus promtool tcpdump tshark strace systemd-analyze
 # Beside them, what bench-peers measures. Debian has testpmd in dpdk-dev, and its
 # driver for AF_XDP in a package that nothing asks for.
 PEERS     := dpdk dpdk-dev librte-net-af-xdp23 haproxy
@@ -32,8 +35,12 @@ PEERS     := dpdk dpdk-dev librte-net-af-xdp23 haproxy
 TESTFLAGS := -count=1 -p 1 -timeout 20m
 TESTLOG   := bin/test.log
 FUZZTIME  ?= 10s
+PREFIX    ?= /usr/local
+DESTDIR   ?=
+# The same for a revision whenever it is built.
+export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null)
 
-.PHONY: build test test-full cover fuzz race bench bench-check bench-peers bench-bounds golden generate generate-check lint demo deps clean
+.PHONY: build test test-full cover fuzz race bench bench-check bench-peers bench-bounds golden generate generate-check lint man deb install demo deps clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/l4fwd ./cmd/l4fwd
@@ -98,6 +105,23 @@ generate-check:
 lint:
 	$(GO) run $(LINT) run ./...
 
+man: build
+	rm -rf dist/man
+	bin/l4fwd man dist/man
+	{ printf '%% L4FWD.YAML 5 "" l4fwd\n\n'; cat docs/configuration.md; } | $(GO) run github.com/cpuguy83/go-md2man/v2 -out dist/man/l4fwd.yaml.5
+
+deb: man
+	deploy/debian/build bin/l4fwd dist/man dist
+
+install: man
+	install -D -m 755 bin/l4fwd $(DESTDIR)$(PREFIX)/bin/l4fwd
+	install -d $(DESTDIR)$(PREFIX)/share/man/man5 $(DESTDIR)$(PREFIX)/share/man/man8 $(DESTDIR)$(PREFIX)/lib/systemd/system
+	install -m 644 dist/man/*.5 $(DESTDIR)$(PREFIX)/share/man/man5
+	install -m 644 dist/man/*.8 $(DESTDIR)$(PREFIX)/share/man/man8
+	sed 's|/usr/bin/|$(PREFIX)/bin/|' deploy/systemd/l4fwd.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/l4fwd.service
+	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+	bin/l4fwd completion bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/l4fwd
+
 demo:
 	$(GO) run ./cmd/l4fwd demo
 
@@ -111,4 +135,4 @@ deps:
 	fi
 
 clean:
-	rm -rf bin
+	rm -rf bin dist

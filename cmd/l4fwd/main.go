@@ -84,6 +84,7 @@ stays with the kernel.`,
 		demoCommand(),
 		rsCommand(),
 		versionCommand(),
+		manCommand(),
 	)
 	cmd.AddCommand(orderCommands()...)
 	statuses(cmd)
