@@ -47,7 +47,7 @@ func (t *Target) probePing(ctx context.Context) (string, error) {
 	if _, err := c.Write(request); err != nil {
 		return "", err
 	}
-	ip, ok := c.(*net.IPConn)
+	ip, ok := c.Conn.(*net.IPConn)
 	if !ok {
 		return "", errors.New("no raw socket")
 	}

@@ -35,7 +35,7 @@ func (t *Target) probe(ctx context.Context) (string, error) {
 
 // dial connects a socket to what is probed, ready to be used until ctx ends. The
 // network is tcp, udp or ping; echo is of the last.
-func (t *Target) dial(ctx context.Context, network string, echo uint16) (net.Conn, error) {
+func (t *Target) dial(ctx context.Context, network string, echo uint16) (*conn, error) {
 	six := t.Address.Addr().Is6()
 	to := t.Address.String()
 	switch {
@@ -64,13 +64,20 @@ func (t *Target) dial(ctx context.Context, network string, echo uint16) (net.Con
 	if err != nil {
 		return nil, err
 	}
-	if deadline, ok := ctx.Deadline(); ok {
-		if err := c.SetDeadline(deadline); err != nil {
-			_ = c.Close()
-			return nil, err
-		}
-	}
-	return c, nil
+	return &conn{c, context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })}, nil
+}
+
+// conn is a connection whose reads and writes end with a context: at its deadline, or
+// when the engine ends.
+type conn struct {
+	net.Conn
+	stop func() bool // looking after the context
+}
+
+// Close also forgets the context.
+func (c *conn) Close() error {
+	c.stop()
+	return c.Conn.Close()
 }
 
 // localAddr is where a dialer's socket shall be bound; nil for anywhere.

@@ -525,3 +525,40 @@ func TestPathIsGivenEverySocket(t *testing.T) {
 		return nil
 	})
 }
+
+// When the engine ends nobody waits for a backend that does not answer.
+func TestEndsWhenTold(t *testing.T) {
+	b := newBench(t)
+	if err := b.ns.Sysctl("net.ipv4.icmp_echo_ignore_all", "1"); err != nil {
+		t.Fatal(err)
+	}
+	hung := b.serve("127.0.0.1", func(c net.Conn) { _, _ = io.Copy(io.Discard, c) })
+	silent := b.answer("127.0.0.1", func([]byte) []byte { return nil })
+	for _, row := range []struct {
+		check Check
+		to    netip.AddrPort
+	}{
+		{Check{Kind: TCP}, b.deaf("127.0.0.1")},
+		{Check{Kind: HTTP, HTTP: HTTPCheck{Method: "GET", Path: "/"}}, hung},
+		{Check{Kind: HTTPS, HTTP: HTTPCheck{Method: "GET", Path: "/"}}, hung},
+		{Check{Kind: UDP}, silent},
+		{Check{Kind: DNS, DNS: DNSCheck{Name: ".", Type: 2}}, silent},
+		{Check{Kind: DNS, DNS: DNSCheck{Name: ".", Type: 2, TCP: true}}, hung},
+		{Check{Kind: Ping}, hung},
+		{Check{Kind: Exec, Exec: []string{"sleep", "1000"}}, hung},
+	} {
+		target := &Target{Address: row.to, Check: &row.check}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		late := time.AfterFunc(50*time.Millisecond, cancel)
+		began := time.Now()
+		b.do(func() error {
+			_, _ = target.probe(ctx)
+			return nil
+		})
+		if took := time.Since(began); took < 50*time.Millisecond || took > 20*time.Second {
+			t.Errorf("%v ended after %v", row.check.Kind, took)
+		}
+		late.Stop()
+		cancel()
+	}
+}
