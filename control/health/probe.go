@@ -33,9 +33,18 @@ func (t *Target) probe(ctx context.Context) (string, error) {
 	return "", fmt.Errorf("no such check: %v", t.Check.Kind)
 }
 
-// dial connects a socket to what is probed, ready to be used until ctx ends. The
-// network is tcp, udp or ping; echo is of the last.
+// dial is connect, ready to be used until ctx ends.
 func (t *Target) dial(ctx context.Context, network string, echo uint16) (*conn, error) {
+	c, err := t.connect(ctx, network, echo)
+	if err != nil {
+		return nil, err
+	}
+	return &conn{c, context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })}, nil
+}
+
+// connect connects a socket to what is probed. The network is tcp, udp or ping; echo is
+// of the last.
+func (t *Target) connect(ctx context.Context, network string, echo uint16) (net.Conn, error) {
 	six := t.Address.Addr().Is6()
 	to := t.Address.String()
 	switch {
@@ -60,11 +69,7 @@ func (t *Target) dial(ctx context.Context, network string, echo uint16) (*conn, 
 	if t.Path != nil {
 		d.LocalAddr = nil // the path knows better
 	}
-	c, err := d.DialContext(ctx, network, to)
-	if err != nil {
-		return nil, err
-	}
-	return &conn{c, context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })}, nil
+	return d.DialContext(ctx, network, to)
 }
 
 // conn is a connection whose reads and writes end with a context: at its deadline, or
@@ -111,7 +116,7 @@ func (t *Target) prepare(network string, fd int, echo uint16) error {
 }
 
 func (t *Target) probeTCP(ctx context.Context) (string, error) {
-	c, err := t.dial(ctx, "tcp", 0)
+	c, err := t.connect(ctx, "tcp", 0)
 	if err != nil {
 		return "", err
 	}
