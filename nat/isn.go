@@ -95,13 +95,14 @@ func (s *ISN) Closed(src packet.Addr, sport uint16, dst packet.Addr, dport uint1
 // end is where the end of a tuple with hash h is remembered.
 func (s *ISN) end(h uint64) *isnEnd { return &s.ends[h>>32%isnEnds] }
 
+// hash is SipHash of both addresses, then both ports, in network order.
 func (s *ISN) hash(src packet.Addr, sport uint16, dst packet.Addr, dport uint16) uint64 {
-	var m [36]byte
-	src.Put16(m[0:])
-	dst.Put16(m[16:])
-	binary.BigEndian.PutUint16(m[32:], sport)
-	binary.BigEndian.PutUint16(m[34:], dport)
-	return sipHash24(s.k0, s.k1, m[:])
+	const length = 36
+	ports := bits.ReverseBytes32(uint32(sport)<<16 | uint32(dport))
+	return sipWords(s.k0, s.k1, &[sipMost]uint64{
+		bits.ReverseBytes64(src.Hi), bits.ReverseBytes64(src.Lo), bits.ReverseBytes64(dst.Hi), bits.ReverseBytes64(dst.Lo),
+		length<<56 | uint64(ports),
+	}, sipMost)
 }
 
 // clockISN is RFC 6528's sum. The hash's upper half, which tells tuples apart in
@@ -123,30 +124,37 @@ func beyondLast(isn, last uint32) uint32 {
 	return last + isnStep
 }
 
-// sipHash24 is SipHash-2-4 (Aumasson and Bernstein, 2012) of m under the key
-// k0, k1. Written out for messages of any length so that the published test
-// vectors apply.
+// sipMost is how many words there are at most to be hashed.
+const sipMost = 5
+
+// sipHash24 is SipHash-2-4 (Aumasson and Bernstein, 2012) of m, shorter than
+// 8*sipMost bytes, under the key k0, k1.
 func sipHash24(k0, k1 uint64, m []byte) uint64 {
-	v0 := k0 ^ 0x736f6d6570736575
-	v1 := k1 ^ 0x646f72616e646f6d
-	v2 := k0 ^ 0x6c7967656e657261
-	v3 := k1 ^ 0x7465646279746573
-	last := uint64(len(m)) << 56
-	for len(m) >= 8 {
-		w := binary.LittleEndian.Uint64(m)
-		v3 ^= w
-		v0, v1, v2, v3 = sipRound(v0, v1, v2, v3)
-		v0, v1, v2, v3 = sipRound(v0, v1, v2, v3)
-		v0 ^= w
-		m = m[8:]
+	var words [sipMost]uint64
+	last, n := uint64(len(m))<<56, 0
+	for ; len(m) >= 8; m = m[8:] {
+		words[n] = binary.LittleEndian.Uint64(m)
+		n++
 	}
 	for i, b := range m {
 		last |= uint64(b) << (8 * i)
 	}
-	v3 ^= last
-	v0, v1, v2, v3 = sipRound(v0, v1, v2, v3)
-	v0, v1, v2, v3 = sipRound(v0, v1, v2, v3)
-	v0 ^= last
+	words[n] = last
+	return sipWords(k0, k1, &words, n+1)
+}
+
+// sipWords is sipHash24 of a message's n words, the last of which has its length.
+func sipWords(k0, k1 uint64, words *[sipMost]uint64, n int) uint64 {
+	v0 := k0 ^ 0x736f6d6570736575
+	v1 := k1 ^ 0x646f72616e646f6d
+	v2 := k0 ^ 0x6c7967656e657261
+	v3 := k1 ^ 0x7465646279746573
+	for _, w := range words[:n] {
+		v3 ^= w
+		v0, v1, v2, v3 = sipRound(v0, v1, v2, v3)
+		v0, v1, v2, v3 = sipRound(v0, v1, v2, v3)
+		v0 ^= w
+	}
 	v2 ^= 0xff
 	for range 4 {
 		v0, v1, v2, v3 = sipRound(v0, v1, v2, v3)
