@@ -62,6 +62,9 @@ func (w *Worker) forward(i int, r conntrack.Ref) Verdict {
 		}
 		frame = w.frame(i)
 	}
+	if v := w.sendAsPlain(i, e, conntrack.Forward, hop, ipLen); v != undecided {
+		return v
+	}
 	if svc.Timestamps == nat.TSTranslate {
 		nat.ShiftTimestamps(frame, p, conntrack.Forward, w.table.Clock(r))
 	}
@@ -126,6 +129,9 @@ func (w *Worker) reply(i int, r conntrack.Ref) Verdict {
 	if p.Kind == packet.KindTCP && p.TCPFlags&packet.SYN != 0 {
 		w.timeServer(e)
 		w.leaveRoom(frame, p, e, svc)
+	}
+	if v := w.sendAsPlain(i, e, conntrack.Reply, hop, ipLen); v != undecided {
+		return v
 	}
 	if svc.Timestamps == nat.TSTranslate {
 		nat.ShiftTimestamps(frame, p, conntrack.Reply, w.table.Clock(r))

@@ -234,6 +234,21 @@ func (w *Worker) plainDatagram(i int, p *packet.Packet, e *conntrack.Entry, to *
 	return w.sendPlain(at, p, e, conntrack.Forward, to, hop, q, w.headers(at))
 }
 
+// sendAsPlain is the end of forward and reply for row i, TCP, if it is to be rewritten as
+// plain packets are; undecided means that it is not. ipLen is as received.
+func (w *Worker) sendAsPlain(i int, e *conntrack.Entry, d conntrack.Dir, hop *route.Hop, ipLen int) Verdict {
+	p, to, q := &w.b.pkt[i], &w.ways[e.Backend], w.out[hop.Port&(MaxNICs-1)]
+	switch {
+	case p.Kind != packet.KindTCP || p.L4-p.L3 != uint16(to.header) || q == nil || p.IPLen() > int(hop.MTU) || w.frags.first,
+		// A server's segment may acknowledge nothing, or in blocks.
+		d != conntrack.Forward && (p.TCPFlags&packet.ACK == 0 || !nat.PlainOptions(w.frame(i), p)):
+		return undecided
+	}
+	to.count.sent(d, ipLen)
+	at := w.headersAt(i, p)
+	return w.sendPlain(at, p, e, d, to, hop, q, w.headers(at))
+}
+
 // sendPlain rewrites p, which is plain and whose headers h are at at in the UMEM, and
 // queues it on q.
 func (w *Worker) sendPlain(at uint64, p *packet.Packet, e *conntrack.Entry, d conntrack.Dir, to *way, hop *route.Hop, q *queue, h *plainHeaders) Verdict {
