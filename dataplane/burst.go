@@ -13,16 +13,21 @@ import (
 func (w *Worker) run(n int) {
 	b := &w.b
 	b.handed = 0
-	flows, free := w.parse(firstRows(n), 0, false)
+	flows, free := 0, ^firstRows(n)
+	if w.owners.byPort() {
+		flows, free = w.parseSorting(n)
+	} else {
+		flows = w.parse(firstRows(n), 0, false)
+	}
 	if len(w.inbox) > 0 {
 		if w.tap != nil {
-			w.tapFreed(free)
+			w.tapFreed(free & firstRows(n))
 		}
-		if b.handed = w.adopt(free | ^firstRows(n)); b.handed != 0 {
+		if b.handed = w.adopt(free); b.handed != 0 {
 			if w.tap != nil {
 				w.tapIn(b.handed, -1)
 			}
-			flows, _ = w.parse(b.handed, flows, true)
+			flows = w.parse(b.handed, flows, true)
 		}
 	}
 	w.publishHanded() // now: the stages that follow are long
@@ -64,15 +69,13 @@ func (s rowSet) first() int { return bits.TrailingZeros64(uint64(s)) % BurstSize
 const prefetchStep = 8
 
 // parse reads the headers of rows and finishes those that belong to no flow by their
-// kind, and those that are easily seen to be another worker's, which it returns: they
-// are free. The others join those that b.look has, had before, and the processor is
+// kind. The others join those that b.look has, had before, and the processor is
 // asked for their buckets. handed is set for packets from another worker: they are at
 // their owner's and go no further, save fragments that come to the keeper of their
 // datagram first.
-func (w *Worker) parse(rows rowSet, had int, handed bool) (flows int, free rowSet) {
+func (w *Worker) parse(rows rowSet, had int, handed bool) (flows int) {
 	b := &w.b
 	flows = had
-	sort := !handed && w.owners.byPort()
 	for ; rows != 0; rows &= rows - 1 {
 		i := rows.first()
 		d, p := &b.desc[i], &b.pkt[i]
@@ -80,14 +83,53 @@ func (w *Worker) parse(rows rowSet, had int, handed bool) (flows int, free rowSe
 		if (p.Kind < packet.KindTCP || p.Kind > packet.KindUDP) && !w.special(i, handed) {
 			continue
 		}
-		if sort && w.passOn(i) {
-			free |= rows & -rows
-			continue
-		}
 		b.look.Packet[flows] = uint8(i)
 		b.look.Hash[flows] = w.table.Hash(&p.Tuple)
 		if flows++; flows%prefetchStep == 0 {
 			w.table.PrefetchBuckets(b.look.Hash[flows-prefetchStep : flows])
+		}
+	}
+	w.table.PrefetchBuckets(b.look.Hash[flows&^(prefetchStep-1) : flows])
+	return flows
+}
+
+// parseSorting is parse for the first n rows, none of them handed over, where replies
+// say by their local port whose they are: those of other workers are handed over,
+// before anything is looked up in the table here. It returns which rows are free then
+// or have been before. What it does not see, miss does.
+//
+// Whose a reply is, no processor can foretell, so a row is entered in both lists, of
+// which one goes on.
+func (w *Worker) parseSorting(n int) (flows int, free rowSet) {
+	b := &w.b
+	var away, owners [BurstSize]uint8
+	others := 0
+	for i := range min(n, BurstSize) {
+		d, p := &b.desc[i], &b.pkt[i]
+		packet.Parse(w.umem[d.Addr:d.Addr+uint64(d.Len)], p)
+		stays := uint64(1)
+		if p.Kind == packet.KindTCP || p.Kind == packet.KindUDP {
+			owner := w.owners.localPort(p.DstPort)
+			owners[others%BurstSize] = uint8(owner)
+			mine := (uint64(owner^w.id) - 1) >> 63
+			stays = w.snap.locals.differs(p.Dst) | mine
+		} else if !w.special(i, false) {
+			continue
+		}
+		stays = (stays | -stays) >> 63
+		b.look.Packet[flows%BurstSize], away[others%BurstSize] = uint8(i), uint8(i)
+		flows += int(stays)
+		others += int(1 - stays)
+	}
+	free = ^firstRows(n)
+	for k, i := range away[:others] {
+		w.finish(int(i), w.handOver(int(i), int(owners[k])))
+		free |= 1 << i
+	}
+	for k, i := range b.look.Packet[:flows] {
+		b.look.Hash[k] = w.table.Hash(&b.pkt[i%BurstSize].Tuple)
+		if k%prefetchStep == prefetchStep-1 {
+			w.table.PrefetchBuckets(b.look.Hash[k+1-prefetchStep : k+1])
 		}
 	}
 	w.table.PrefetchBuckets(b.look.Hash[flows&^(prefetchStep-1) : flows])

@@ -183,7 +183,7 @@ func (w *Worker) resume() {
 		if w.tap != nil {
 			w.tapIn(firstRows(n), -1)
 		}
-		flows, _ := w.parse(firstRows(n), 0, false)
+		flows := w.parse(firstRows(n), 0, false)
 		w.serve(flows)
 		if w.tap != nil {
 			w.tapOut()

@@ -1,10 +1,6 @@
 package dataplane
 
-import (
-	"math/bits"
-
-	"github.com/l4fwd/l4fwd/packet"
-)
+import "math/bits"
 
 // Workers hand over packets, and frames that go home, by rings, see mesh. What a
 // burst has for another worker is put into its ring one by one and published once,
@@ -26,21 +22,6 @@ func (w *Worker) handOver(i, owner int) Verdict {
 	}
 	w.handed.add(owner)
 	return HandedOver
-}
-
-// passOn hands over row i if it is a reply whose local port says that its flow is
-// another worker's, before anything is looked up in the table here, and reports
-// whether it was. What it does not see, miss does.
-func (w *Worker) passOn(i int) bool {
-	p := &w.b.pkt[i]
-	owner := w.owners.localPort(p.DstPort)
-	// Both in one branch: of one alone the processor could seldom tell the way.
-	mine := (uint64(owner^w.id) - 1) >> 63
-	if w.snap.locals.differs(p.Dst)|mine != 0 || p.Kind > packet.KindUDP {
-		return false
-	}
-	w.finish(i, w.handOver(i, owner))
-	return true
 }
 
 // publishHanded lets other workers see the packets that handOver has put, and wakes
