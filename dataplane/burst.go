@@ -21,7 +21,7 @@ func (w *Worker) run(n int) {
 	}
 	if len(w.inbox) > 0 {
 		if w.tap != nil {
-			w.tapFreed(free & firstRows(n))
+			w.tapFreed(free)
 		}
 		if b.handed = w.adopt(free); b.handed != 0 {
 			if w.tap != nil {
