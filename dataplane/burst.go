@@ -13,7 +13,8 @@ import (
 func (w *Worker) run(n int) {
 	b := &w.b
 	b.handed = 0
-	flows, free := 0, ^firstRows(n)
+	var flows int
+	free := ^firstRows(n)
 	if w.owners.byPort() {
 		flows, free = w.parseSorting(n)
 	} else {
