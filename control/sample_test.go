@@ -88,11 +88,14 @@ func TestMetrics(t *testing.T) {
 		`l4fwd_handshake_seconds_bucket{side="client",le="0.032768"}`:                        0,
 		`l4fwd_service_handshake_seconds_count{service="` + web + `",side="client"}`:         requests,
 		`l4fwd_service_handshake_seconds_count{service="hash-full-nat-v4-0",side="backend"}`: 0,
-		`l4fwd_service_flows_opened_total{service="` + web + `"}`:                            requests,
 	} {
 		if got := figure(t, page+detail, series); got != want {
 			t.Errorf("%s is %v, want %v", series, got, want)
 		}
+	}
+	backend := `l4fwd_backend_flows_opened_total{service="` + web + `",backend="` + netip.AddrPortFrom(w.ServerAddr(testbed.V4, 0), testbed.PortHTTP).String()
+	if n := figure(t, detail, backend+`",worker="0"}`) + figure(t, detail, backend+`",worker="1"}`); n != requests {
+		t.Errorf("%v flows opened to the backend, want %d", n, requests)
 	}
 	for side, least := range map[string]time.Duration{"backend": slowServer, "client": slowClient} {
 		if got := figure(t, page, `l4fwd_handshake_seconds_sum{side="`+side+`"}`); got < requests*least.Seconds() {

@@ -11,33 +11,12 @@ import (
 var detail = concat(serviceDetail, backendDetail, workerDetail, queueDetail)
 
 var serviceDetail = []family{
-	{name: "l4fwd_service_packets_total", kind: counter, labels: []string{"service", "direction"},
-		help: "Packets of a service's flows, by the way they go.",
-		emit: func(w *writer, s *Sample) {
-			s.eachService(func(x *Service, c *dataplane.BackendCount) {
-				for d, name := range directions {
-					w.count(c.Packets[d], x.Name, name)
-				}
-			})
-		}},
-	{name: "l4fwd_service_bytes_total", kind: counter, labels: []string{"service", "direction"},
-		help: "Bytes of those packets, IP headers included, as they were received.",
-		emit: func(w *writer, s *Sample) {
-			s.eachService(func(x *Service, c *dataplane.BackendCount) {
-				for d, name := range directions {
-					w.count(c.Bytes[d], x.Name, name)
-				}
-			})
-		}},
 	{name: "l4fwd_service_flows", kind: gauge, labels: []string{"service"},
 		help: "Flows of a service now.",
 		emit: func(w *writer, s *Sample) {
-			s.eachService(func(x *Service, c *dataplane.BackendCount) { w.number(float64(c.Active), x.Name) })
-		}},
-	{name: "l4fwd_service_flows_opened_total", kind: counter, labels: []string{"service"},
-		help: "Flows opened to a service.",
-		emit: func(w *writer, s *Sample) {
-			s.eachService(func(x *Service, c *dataplane.BackendCount) { w.count(c.Flows, x.Name) })
+			for i := range s.Services {
+				w.number(float64(s.active(&s.Services[i])), s.Services[i].Name)
+			}
 		}},
 	{name: "l4fwd_service_ports_exhausted_total", kind: counter, labels: []string{"service"},
 		help: "Packets that would have opened a flow, had there been a local port free towards its backend.",
@@ -227,19 +206,18 @@ func perQueue(name, help, label string, counts []queueCount) family {
 	}}
 }
 
-// eachService calls f with what all workers have counted of each service.
-func (s *Sample) eachService(f func(*Service, *dataplane.BackendCount)) {
-	for i := range s.Services {
-		var c dataplane.BackendCount
-		for _, b := range s.Services[i].Backends {
-			for w := range s.Workers {
-				if counts := s.Workers[w].Backends; b.ID < len(counts) {
-					c.Add(&counts[b.ID])
-				}
+// active is how many flows all workers have of a service's backends. Of what else they
+// count there is no sum for a service: it would fall when a backend goes, which looks as
+// if the counter began anew. Prometheus can add up rates.
+func (s *Sample) active(x *Service) (n int64) {
+	for _, b := range x.Backends {
+		for w := range s.Workers {
+			if counts := s.Workers[w].Backends; b.ID < len(counts) {
+				n += counts[b.ID].Active
 			}
 		}
-		f(&s.Services[i], &c)
 	}
+	return n
 }
 
 func (s *Sample) eachBackend(f func(*Service, *Backend)) {
