@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -76,17 +77,22 @@ func TestTells(t *testing.T) {
 		b := make([]byte, 100)
 		check(t, manager.SetReadDeadline(time.Now().Add(5*time.Second)))
 		n, err := manager.Read(b)
-		if err != nil || string(b[:n]) != want {
+		got, since, _ := strings.Cut(string(b[:n]), "\nMONOTONIC_USEC=")
+		if err != nil || got != want || (since != "") != (want == "RELOADING=1") {
 			t.Errorf("the service manager heard %q, %v, not %q", b[:n], err, want)
 		}
 	}
-	dump := make(chan os.Signal, 1)
+	dump, hangup := make(chan os.Signal, 1), make(chan os.Signal, 1)
 	ready, stats := filepath.Join(dir, "ready"), filepath.Join(dir, "stats.json")
 	d := w.run(w.Config(testbed.Services(0, "dnat", "", "rr"), small...), func(o *Options) {
-		o.ReadyFile, o.StatsFile, o.DumpStats = ready, stats, dump
+		o.ReadyFile, o.StatsFile, o.DumpStats, o.ReloadOn = ready, stats, dump, hangup
+		o.Load = func() (*config.Config, error) { return nil, errors.New("no such luck") }
 	})
 	hears("READY=1")
 	w.ask(w.VIP(testbed.V4, 0), 5)
+	hangup <- unix.SIGHUP
+	hears("RELOADING=1")
+	hears("READY=1")
 	dump <- unix.SIGUSR1
 	d.await("stats")
 	if _, err := os.Stat(ready); err != nil {

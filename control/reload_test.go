@@ -238,6 +238,45 @@ func TestReloadDrains(t *testing.T) {
 	}
 }
 
+// TestReloadLocals: connections stay on local addresses that are taken out, new ones use
+// those there are.
+func TestReloadLocals(t *testing.T) {
+	w := newWorld(t, testbed.TopologyOptions{Servers: 1, Queues: 2})
+	text := w.Config(testbed.Services(0, "full-nat", "", "wrr"), append(small, "workers: 2")...)
+	d := w.run(text)
+	vip := w.VIP(testbed.V4, 0)
+	var lines []*line
+	for range 8 { // on all four
+		l := w.call(vip, testbed.VIPPortHTTP)
+		w.mustSay(l)
+		lines = append(lines, l)
+	}
+	first, last := w.LocalAddr(testbed.V4, 0), w.LocalAddr(testbed.V4, 2)
+	d.reload(strings.Replace(text, fmt.Sprintf("  - %v-", first), fmt.Sprintf("  - %v-", last), 1))
+	for _, s := range w.Servers { // which have to ask for the addresses again
+		if _, err := s.Command(t.Context(), "ip", "neigh", "flush", "all").CombinedOutput(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, l := range lines {
+		w.mustSay(l)
+	}
+	// The announcements of the start, which go on for a while, tell the servers too.
+	if s, err := d.Stats(t.Context()); err != nil || s.Verdicts["not_ours"] != 0 {
+		t.Errorf("not all questions for addresses that leave were answered: %v %v", s.Verdicts, err)
+	}
+	if r := w.ask(vip, 20); len(r.ByRemote) != 2 || r.ByRemote[last] == 0 {
+		t.Errorf("new connections come from %v", r.ByRemote)
+	}
+	d.reload(text)
+	if r := w.ask(vip, 20); len(r.ByRemote) != 4 {
+		t.Errorf("new connections come from %v", r.ByRemote)
+	}
+	d.noneLost()
+	d.end()
+	w.clean()
+}
+
 // TestReloadRefused: what is wrong, in the file or with the host, or needs a restart,
 // changes nothing, and all of it is told.
 func TestReloadRefused(t *testing.T) {

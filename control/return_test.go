@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -189,7 +190,8 @@ func TestHostTakesVIP(t *testing.T) {
 // A local address that becomes the host's own is used no more.
 func TestHostTakesLocal(t *testing.T) {
 	w := newWorld(t, testbed.TopologyOptions{Servers: 1})
-	d := w.run(w.Config(testbed.Services(0, "full-nat", "none", "wrr"), small...))
+	text := w.Config(testbed.Services(0, "full-nat", "none", "wrr"), small...)
+	d := w.run(text)
 	local, vip := w.LocalAddr(testbed.V4, 1), w.VIP(testbed.V4, 0)
 	if r := w.ask(vip, 20); r.ByRemote[local] == 0 {
 		t.Errorf("not used before: %v", r.ByRemote)
@@ -198,6 +200,10 @@ func TestHostTakesLocal(t *testing.T) {
 	d.await("a local address has become the host's own: it is used no more, its flows are lost")
 	if r := w.ask(vip, 20); r.ByRemote[local] != 0 || len(r.ByRemote) != 3 {
 		t.Errorf("used: %v", r.ByRemote)
+	}
+	d.reload(strings.Replace(text, "weight: 1}", "weight: 2}", 1))
+	if r := w.ask(vip, 20); r.ByRemote[local] != 0 || len(r.ByRemote) != 3 {
+		t.Errorf("used after a reload: %v", r.ByRemote)
 	}
 	d.end()
 	w.clean()

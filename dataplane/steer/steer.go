@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/netip"
 	"os"
 	"slices"
 	"sync"
@@ -127,10 +126,13 @@ func (s *Steer) install(next table) error {
 	if err != nil {
 		return permission(fmt.Errorf("create map for %d steering rules: %w", len(next), err))
 	}
+	keys, values := make([]endpointKey, 0, len(next)), make([]ruleValue, 0, len(next))
 	for k, v := range next {
-		if err := set.Put(k, v); err != nil {
-			err = fmt.Errorf("steering rule for %v: %w", netip.AddrFrom16(k.Addr).Unmap(), err)
-			return errors.Join(err, set.Close())
+		keys, values = append(keys, k), append(values, v)
+	}
+	if len(keys) > 0 {
+		if _, err := set.BatchUpdate(keys, values, nil); err != nil {
+			return errors.Join(fmt.Errorf("write %d steering rules: %w", len(keys), err), set.Close())
 		}
 	}
 	if err := s.slot.Put(uint32(0), set); err != nil {
