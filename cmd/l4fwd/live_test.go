@@ -64,7 +64,7 @@ func TestRun(t *testing.T) {
 	backend := netip.AddrPortFrom(topo.ServerAddr(testbed.V4, 0), testbed.PortHTTP).String()
 	for command, want := range map[string]string{
 		"status": file, "status -o json": `"reloads": 0`, "stats": "forwarded", "health": "LAST CHECK", "stats -o yaml": "handed_over:",
-		"services": "web-full-nat-", "backends": "up", "drops --interval 10ms -o json": "[", "reload --dry-run": "nothing changes",
+		"services": "web-full-nat-", "backends": "up", "drops --interval 10ms -o json": "[", "top --once --interval 10ms": "backends by traffic", "reload --dry-run": "nothing changes",
 		"drain " + backend: "by command since", "weight " + backend + " 3": "3 of 1", "enable " + backend: "up",
 	} {
 		args := append(strings.Fields(command), "--socket", socket)
@@ -72,6 +72,7 @@ func TestRun(t *testing.T) {
 			t.Errorf("%s: %v: %s", command, err, out)
 		}
 	}
+	watchOnTerminal(t, topo.LB.Command(ctx, path, "top", "--interval", "50ms", "--socket", socket))
 	noError(t, os.WriteFile(file, []byte(strings.Replace(text, "weight: 1}", "weight: 9}", 1)), 0o644))
 	noError(t, p.Signal(syscall.SIGHUP))
 	noError(t, p.WaitOutput(ctx, `"msg":"reloaded"`))
