@@ -21,6 +21,7 @@ type capturing struct {
 	ctx          context.Context
 	path, socket string
 	dir          string
+	daemon       *testbed.Process
 }
 
 func newCapturing(t *testing.T) *capturing {
@@ -50,6 +51,7 @@ func newCapturing(t *testing.T) *capturing {
 	if err != nil {
 		t.Fatal(err)
 	}
+	c.daemon = p
 	t.Cleanup(func() { noError(t, p.Terminate(10*time.Second)) })
 	return c
 }
@@ -184,4 +186,19 @@ func TestCaptureDrops(t *testing.T) {
 	p = c.start("--reason", "no_service", "--duration", "300ms", "--snaplen", "20", "udp")
 	c.knock()
 	noError(t, p.WaitOutput(c.ctx, "1 frames captured, 0 missed"))
+
+	// The forwarder's end is that of the capture, whose file is whole.
+	file := filepath.Join(c.dir, "end.pcapng")
+	p = c.start("--reason", "no_service", "-w", file)
+	c.knock()
+	c.ask() // by then it has been seen
+	begun := time.Now()
+	noError(t, c.daemon.Terminate(10*time.Second))
+	if d := time.Since(begun); d > 5*time.Second {
+		t.Errorf("a capture keeps the forwarder from ending for %v", d)
+	}
+	noError(t, p.WaitOutput(c.ctx, "1 frames captured, 0 missed"))
+	if rows := c.tshark(file, "frame.comment"); len(rows) != 1 || !strings.HasPrefix(rows[0][0], "dropped: no_service") {
+		t.Errorf("%q", rows)
+	}
 }
