@@ -21,6 +21,14 @@
 // keeps program, sockets and settings; the workers, which have met its error,
 // are told when it is on again. The others serve on meanwhile.
 //
+// # Change
+//
+// What is effective is the configuration, what a reload has removed and still drains
+// (leave.go), what people have ordered (orders.go) and what health checks have found.
+// spec makes one order for the data plane of all that; whoever changes a part of it calls
+// republish. A reload is all or nothing: each step that can fail comes before one that
+// cannot be taken back (apply).
+//
 // # One goroutine decides
 //
 // All state of NICs belongs to the goroutine of Run. Netlink, workers and
