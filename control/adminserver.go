@@ -29,6 +29,8 @@ func (d *Daemon) startAdmin(_ context.Context, down *undo) error {
 	}
 	s := admin.New(d, d.log.Named("admin"))
 	admin.HandleOutput(s, "POST "+admin.CapturePath, admin.CaptureFormat, d.capture)
+	admin.HandleOutput(s, "POST "+admin.FlowsPath, admin.FlowsFormat, d.flows)
+	admin.HandleOutput(s, "POST "+admin.KillFlowsPath, "application/json", d.killFlows)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
