@@ -126,6 +126,37 @@ func TestLimitChanges(t *testing.T) {
 	}
 }
 
+// TestLimitOutlivesDraining: flows that end while their service drains leave room for
+// others once it is back, and those that live on still count.
+func TestLimitOutlivesDraining(t *testing.T) {
+	const workers, limit = 2, 10
+	spec := limitedSpec(balance.RoundRobin, limit)
+	draining := limitedSpec(balance.RoundRobin, limit)
+	draining.Services[0].Draining = true
+	r := newRig(t, workers, spec)
+	_, publish := r.publisher(workers)
+	publish(spec)
+	for round := range 3 {
+		r.datagrams(round%workers, 1000*round, 2*limit)
+		publish(draining)
+		publish(spec)
+		r.datagrams(round%workers, 1000*round+100, limit)
+		if diff := cmp.Diff([]int64{limit}, r.active()); diff != "" {
+			t.Errorf("round %d, with all flows alive: %s", round, diff)
+		}
+		publish(draining)
+		for range 20 { // they idle out, in portions
+			r.now += int64(30 * time.Second)
+			r.step()
+		}
+		publish(spec)
+	}
+	r.datagrams(0, 9000, 2*limit)
+	if diff := cmp.Diff([]int64{limit}, r.active()); diff != "" {
+		t.Errorf("at last: %s", diff)
+	}
+}
+
 // TestLeasesAreGivenBack: with leases of many flows the limit is never overrun, what
 // one worker leaves another may use, and what is held in vain is bounded.
 func TestLeasesAreGivenBack(t *testing.T) {

@@ -60,6 +60,9 @@ func (w *Worker) orphaned(i int, r conntrack.Ref, d conntrack.Dir) Verdict {
 	case BackendDownReschedule:
 		id := int32(e.Service)
 		w.close(r)
+		if w.snap.Services[id].Set == nil && p.Kind != packet.KindTCP {
+			return DropNoService // it drains itself: there is no other backend to begin with
+		}
 		return w.begin(i, id)
 	}
 	return DropBackendGone

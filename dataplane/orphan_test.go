@@ -136,6 +136,37 @@ func TestBackendDownDrop(t *testing.T) {
 	}
 }
 
+// TestBackendGoneWhileServiceDrains: a backend's time is over before that of its service,
+// which drains and has no other for its flows, whatever the policy.
+func TestBackendGoneWhileServiceDrains(t *testing.T) {
+	for _, policy := range []BackendDown{BackendDownReset, BackendDownDrop, BackendDownReschedule} {
+		for _, vip := range []string{"192.0.2.10:5000", "192.0.2.11:5000", "192.0.2.10:80", "192.0.2.11:80"} {
+			t.Run(fmt.Sprint(policy, vip), func(t *testing.T) {
+				r, publish := orphanRig(t, policy)
+				udp := vip[len(vip)-5:] == ":5000"
+				frame := build(t, seg{src: "198.51.100.7:40000", dst: vip, udp: udp, ack: !udp, seq: 1001, ackNum: 9001, payload: 10})
+				if udp {
+					r.one(0, 0, 1, frame)
+				} else {
+					r.open(0, "198.51.100.7:40000", vip)
+				}
+				spec := Spec{Locals: orphanSpec(policy).Locals}.after(orphanSpec(policy))
+				for i := range spec.Services {
+					spec.Services[i].Backends = []BackendSpec{{Endpoint: endpoint("10.0.1.29:9", spec.Services[i].VIP.Proto)}}
+				}
+				publish(spec)
+				want := DropBackendGone
+				if policy == BackendDownReschedule && udp {
+					want = DropNoService
+				} else if policy == BackendDownReschedule {
+					want = DropNoFlow
+				}
+				r.refused(0, 0, want, frame)
+			})
+		}
+	}
+}
+
 // TestBackendDownReschedule: datagrams go to another backend at once, connections are
 // forgotten, and what the old backend has still to say gets through before.
 func TestBackendDownReschedule(t *testing.T) {

@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -163,6 +164,27 @@ func TestLocalBecomesVIP(t *testing.T) {
 		t.Errorf("the new service is at %s", c.backend)
 	}
 	r.refused(0, 0, DropNoService, build(t, seg{src: "198.51.100.8:1001", dst: "10.0.1.10:81", syn: true, seq: 1}))
+}
+
+// TestLastLocalGoesWithItsService: a Full-NAT service drains, although the local addresses
+// that it had left with it.
+func TestLastLocalGoesWithItsService(t *testing.T) {
+	r := newRig(t, 1, testSpec())
+	_, publish := r.publisher(1)
+	publish(testSpec())
+	c := r.open(0, "198.51.100.7:20000", "192.0.2.10:80")
+	spec := testSpec()
+	was := spec.Services[0]
+	was.Draining = true
+	spec.Services = []ServiceSpec{spec.Services[3], was}
+	spec.Locals, spec.FormerLocals = nil, spec.Locals
+	publish(spec)
+	c.fromServer(seg{ack: true, seq: 9001, ackNum: c.isn + 1, payload: 10})
+	c.fromClient(seg{ack: true, seq: 1001, ackNum: 9011, payload: 10})
+	spec.Services[1].Draining = false
+	if _, err := NewRegistry(1).Build(spec); !errors.Is(err, errNoLocal) {
+		t.Errorf("one that does not drain: %v", err)
+	}
 }
 
 // TestLocalPortsChange: new flows take ports of the range that local addresses have now,

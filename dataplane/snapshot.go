@@ -77,7 +77,7 @@ type Service struct {
 	OnBackendDown BackendDown
 	stick         stick
 	quic          *quicRoutes // nil without a layout
-	looks         bool        // the scheduler does
+	looks         bool        // the scheduler does, or leases have to be given back
 	limited       bool        // some backend has MaxConnections
 }
 
@@ -234,7 +234,7 @@ func (r *Registry) Build(spec Spec) (*Snapshot, error) {
 			if svc.Locals = local6; svc.v4 {
 				svc.Locals = local4
 			}
-			if len(svc.Locals) == 0 {
+			if len(svc.Locals) == 0 && !s.Draining { // no new flow needs one
 				err = errNoLocal
 			}
 		} else if err == nil && s.Timestamps == nat.TSTranslate {
@@ -312,6 +312,7 @@ func (r *Registry) service(id int, s *ServiceSpec, seed uint64) (svc Service, er
 	}
 	p := balance.Policy{Kind: s.Scheduler, Fields: s.HashFields, Slots: s.HashSlots, Refuses: svc.limited}
 	if svc.quic = newQUICRoutes(s, svc.Backends); s.Draining {
+		svc.looks = svc.limited // or flows that end would keep their leases, see Worker.tell
 		return svc, nil
 	}
 	if svc.Set, err = r.set(id, p, set, seed); err == nil {
