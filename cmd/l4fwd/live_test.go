@@ -64,7 +64,7 @@ func TestRun(t *testing.T) {
 	backend := netip.AddrPortFrom(topo.ServerAddr(testbed.V4, 0), testbed.PortHTTP).String()
 	for command, want := range map[string]string{
 		"status": file, "status -o json": `"reloads": 0`, "stats": "forwarded", "health": "LAST CHECK", "stats -o yaml": "handed_over:",
-		"flows": "PROTOCOL", "flows --count --client :9": "0\n", "flows kill --protocol udp": "0 flows ended",
+		"flows": "PROTOCOL", "doctor": "new enough", "doctor -o json": `"grade": "ok"`, "flows --count --client :9": "0\n", "flows kill --protocol udp": "0 flows ended",
 		"services": "web-full-nat-", "backends": "up", "drops --interval 10ms -o json": "[", "top --once --interval 10ms": "backends by traffic", "reload --dry-run": "nothing changes",
 		"drain " + backend: "by command since", "weight " + backend + " 3": "3 of 1", "enable " + backend: "up",
 	} {

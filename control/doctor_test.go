@@ -1,0 +1,91 @@
+package control
+
+import (
+	"context"
+	"slices"
+	"strconv"
+	"testing"
+
+	"github.com/l4fwd/l4fwd/config"
+	"github.com/l4fwd/l4fwd/internal/testbed"
+)
+
+// TestDoctor: a host in order has nothing that fails; what is broken is named, and the
+// command that is given mends it.
+func TestDoctor(t *testing.T) {
+	w := newWorld(t, testbed.TopologyOptions{Servers: 2})
+	cfg, err := config.Parse("test.yaml", []byte(w.Config(testbed.Services(0, "full-nat", "toa", "rr"), small...)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	look := func() (found []Finding) {
+		t.Helper()
+		err := w.LB.Do(func() error {
+			var err error
+			found, err = Diagnose(t.Context(), cfg, false)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return found
+	}
+	shell := func(command string) {
+		t.Helper()
+		if out, err := w.LB.Command(context.Background(), "sh", "-c", command).CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v: %s", command, err, out)
+		}
+	}
+	bad := func() (out []Finding) {
+		t.Helper()
+		for _, f := range look() {
+			if f.Grade == Fail || f.Check == "forwarding" {
+				out = append(out, f)
+			}
+		}
+		return out
+	}
+	if b := bad(); len(b) > 0 {
+		t.Fatalf("nothing is broken: %+v", b)
+	}
+	nics := []string{cfg.Interfaces[0].Name, cfg.Interfaces[len(cfg.Interfaces)-1].Name}
+	backend := w.ServerAddr(testbed.V4, 0).String()
+	vip := w.VIP(testbed.V4, 0).String()
+	local := ""
+	for a := range cfg.Locals() {
+		if a.Is4() {
+			local = a.String()
+			break
+		}
+	}
+	for name, c := range map[string]struct {
+		breaks         string
+		check, subject string
+		grade          Grade
+		command        string
+	}{
+		"switched off": {"ip link set dev " + nics[0] + " down", "interface", nics[0], Fail, "ip link set dev " + nics[0] + " up"},
+		"MTU":          {"ip link set dev " + nics[0] + " mtu 9000", "mtu", nics[0], Fail, "ip link set dev " + nics[0] + " mtu " + strconv.Itoa(cfg.FrameSize-274)},
+		"blackhole":    {"ip route add blackhole " + backend + "/32", "route", backend, Fail, "ip route del blackhole " + backend + "/32"},
+		"local address": {"ip addr add " + local + "/32 dev " + nics[1], "address", local, Fail,
+			"ip addr del " + local + "/32 dev " + nics[1]},
+		"forwarding": {"sysctl -qw net.ipv4.ip_forward=1; ip route add default dev " + nics[0], "forwarding", vip, Warn, "ip route add blackhole " + vip + "/32"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			shell(c.breaks)
+			is := func(f Finding) bool { return f.Check == c.check && f.Subject == c.subject }
+			found := bad()
+			i := slices.IndexFunc(found, is)
+			if i < 0 {
+				t.Fatalf("not found: %+v", found)
+			}
+			if f := found[i]; f.Grade != c.grade || f.Command != c.command {
+				t.Errorf("%+v", f)
+			}
+			shell(found[i].Command)
+			if found = bad(); slices.ContainsFunc(found, is) {
+				t.Errorf("still: %+v", found)
+			}
+		})
+	}
+}
