@@ -93,7 +93,7 @@ func (x *exam) kernel() error {
 	}
 	release := unix.ByteSliceToString(u.Release[:])
 	var major, minor int
-	if _, err := fmt.Sscanf(release, "%d.%d", &major, &minor); err != nil {
+	if n, _ := fmt.Sscanf(release, "%d.%d", &major, &minor); n != 2 {
 		x.add("kernel", release, Warn, "", "cannot tell which version this is; 5.10 is needed")
 		return nil
 	}
