@@ -18,6 +18,7 @@ import (
 	"github.com/l4fwd/l4fwd/config"
 	"github.com/l4fwd/l4fwd/control/nic"
 	"github.com/l4fwd/l4fwd/control/plan"
+	"github.com/l4fwd/l4fwd/dataplane"
 )
 
 // Grade is how bad a finding is.
@@ -52,7 +53,7 @@ func Diagnose(ctx context.Context, cfg *config.Config, running bool) ([]Finding,
 		return nil, fmt.Errorf("finding the network namespace: %w", err)
 	}
 	defer func() { _ = d.ns.Close() }()
-	x := &exam{d: d, running: running, own: map[netip.Addr]netlink.Addr{}}
+	x := &exam{d: d, spec: plan.Spec(d.cfg, nil), running: running, own: map[netip.Addr]netlink.Addr{}}
 	for _, look := range []func() error{x.kernel, x.interfaces, x.capabilities, x.addresses, x.routes, x.forwarding, x.cpus, x.clock} {
 		if err := errors.Join(ctx.Err(), look()); err != nil {
 			return nil, err
@@ -63,7 +64,8 @@ func Diagnose(ctx context.Context, cfg *config.Config, running bool) ([]Finding,
 
 // exam is one Diagnose.
 type exam struct {
-	d       *Daemon // that does not run: it knows the configuration
+	d       *Daemon        // that does not run: it knows the configuration
+	spec    dataplane.Spec // services in their places
 	running bool
 	own     map[netip.Addr]netlink.Addr // the host's addresses
 	found   []Finding

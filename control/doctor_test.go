@@ -89,3 +89,52 @@ func TestDoctor(t *testing.T) {
 		})
 	}
 }
+
+// TestDoctorDirect: what only direct return needs is looked at where there is some.
+func TestDoctorDirect(t *testing.T) {
+	w := newWorld(t, testbed.TopologyOptions{Servers: 1})
+	for _, c := range []struct{ mode, extra, breaks, check string }{
+		{"tunnel", "encapsulation: gre", "true", "mtu"},
+		{"dsr-l2", "health_check: {type: ping}", "for f in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 1 > $f; done", "rp_filter"},
+	} {
+		t.Run(c.mode, func(t *testing.T) {
+			services := testbed.Services(0, c.mode, "", "rr")[:1]
+			services[0].Extra = c.extra
+			cfg, err := config.Parse("test.yaml", []byte(w.Config(services, small...)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			find := func() (out []Finding) {
+				t.Helper()
+				err := w.LB.Do(func() error {
+					found, err := Diagnose(t.Context(), cfg, false)
+					for _, f := range found {
+						if f.Check == c.check {
+							out = append(out, f)
+						}
+					}
+					return err
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return out
+			}
+			shell := func(command string) {
+				t.Helper()
+				if out, err := w.LB.Command(t.Context(), "sh", "-c", command).CombinedOutput(); err != nil {
+					t.Fatalf("%s: %v: %s", command, err, out)
+				}
+			}
+			shell(c.breaks)
+			found := find()
+			if len(found) != 1 || found[0].Grade != Warn {
+				t.Fatalf("%+v", found)
+			}
+			shell(found[0].Command)
+			if again := find(); len(again) > 0 {
+				t.Errorf("%+v: still %+v", found, again)
+			}
+		})
+	}
+}

@@ -27,29 +27,33 @@ func (x *exam) routes() error {
 		}
 		for _, b := range s.Backends {
 			a := b.Address.Addr()
-			if seen[a] {
-				continue
-			}
-			seen[a] = true
-			if err := x.route(a, devices); err != nil {
+			dev, err := x.route(a, devices, seen[a])
+			if err != nil {
 				return err
+			}
+			if seen[a] = true; dev != nil && s.Mode.Direct() {
+				x.direct(i, a, dev)
 			}
 		}
 	}
 	return nil
 }
 
-// route is the way to one backend.
-func (x *exam) route(a netip.Addr, devices []netlink.Link) error {
+// route is the way to one backend, and the device that it leads out of, nil if it does
+// not get there. What has been seen before is not said again.
+func (x *exam) route(a netip.Addr, devices []netlink.Link, again bool) (netlink.Link, error) {
+	if said := x.found; again {
+		defer func() { x.found = said }()
+	}
 	found, err := netlink.RouteGet(a.AsSlice())
 	if err != nil || len(found) == 0 {
 		x.add("route", a.String(), Fail, x.unblock(a), "there is no route to this backend (%v)", err)
-		return nil
+		return nil, nil
 	}
 	r := found[0]
 	if r.Type == unix.RTN_LOCAL {
 		x.add("route", a.String(), Fail, "", "this backend is the host itself: l4fwd sends only to other machines")
-		return nil
+		return nil, nil
 	}
 	at := slices.IndexFunc(devices, func(l netlink.Link) bool { return l.Attrs().Index == r.LinkIndex })
 	if at < 0 || !x.leads(devices[at]) {
@@ -58,13 +62,38 @@ func (x *exam) route(a netip.Addr, devices []netlink.Link) error {
 			name = devices[at].Attrs().Name
 		}
 		x.add("route", a.String(), Fail, "", "the way to this backend is out of %s, which is none of the interfaces", name)
-		return nil
+		return nil, nil
 	}
 	next := a.AsSlice()
 	if r.Gw != nil {
 		next = r.Gw
 	}
-	return x.neighbour(a, next, devices[at])
+	return devices[at], x.neighbour(a, next, devices[at])
+}
+
+// commonMTU is what most clients' packets are made for, in bytes.
+const commonMTU = 1500
+
+// direct is what only direct return needs of the way to backend a of service i.
+func (x *exam) direct(i int, a netip.Addr, dev netlink.Link) {
+	s, name := &x.d.cfg.Services[i], dev.Attrs().Name
+	if tunnel := x.spec.Services[i].Tunnel; s.Mode == config.Tunnel && s.MSSClamp == config.MSSOff && !x.has("mtu", name) {
+		if want := commonMTU + tunnel.Overhead(a.Is4()); dev.Attrs().MTU < want {
+			x.add("mtu", name, Warn, fmt.Sprintf("ip link set dev %s mtu %d", name, want),
+				"packets of %d bytes do not fit its MTU of %d once they are in a tunnel: clients are told to send smaller ones, or set mss_clamp; every router on the way needs the same",
+				commonMTU, dev.Attrs().MTU)
+		}
+	}
+	vip := s.Address.Addr()
+	strict := max(read("/proc/sys/net/ipv4/conf/all/rp_filter"), read("/proc/sys/net/ipv4/conf/"+name+"/rp_filter"))
+	if s.HealthCheck.Type == config.CheckNone || !vip.Is4() || strict != "1" || x.has("rp_filter", name) {
+		return
+	}
+	if r, err := netlink.RouteGet(vip.AsSlice()); err == nil && len(r) > 0 && r[0].LinkIndex == dev.Attrs().Index {
+		return
+	}
+	x.add("rp_filter", name, Warn, fmt.Sprintf("sysctl -w net.ipv4.conf.%s.rp_filter=2", name),
+		"answers to health checks come from the VIP %v, and the kernel drops them where its own way to the VIP is another", vip)
 }
 
 // unblock takes a route away that throws packets to a away, if it is of a alone.
