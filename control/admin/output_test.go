@@ -69,7 +69,9 @@ func TestOutput(t *testing.T) {
 			t.Errorf("%s: %q, %v", name, got, err)
 		}
 		if row.asks {
-			<-gone
+			if err := <-gone; err != nil {
+				t.Logf("%s: ended with %v", name, err)
+			}
 		}
 	}
 
