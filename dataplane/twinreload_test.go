@@ -29,8 +29,18 @@ func (tw *twins) reload() {
 	}
 	if rapid.Bool().Draw(rt, "drain") {
 		spec = spec.after(twinSpec(rt))
+		for i := range spec.Services { // some lose a backend, whose time is over, meanwhile
+			if s := &spec.Services[i]; s.Draining {
+				s.Backends = s.Backends[rapid.IntRange(0, min(1, len(s.Backends))).Draw(rt, "fewer"):]
+				s.OnBackendDown = BackendDown(rapid.IntRange(0, int(BackendDownReschedule)).Draw(rt, "backend down"))
+			}
+		}
 	}
+	forget := rapid.Bool().Draw(rt, "forget")
 	for i, r := range tw.rigs {
+		if forget {
+			tw.regs[i].Forget(r.backendCounts())
+		}
 		snap, err := tw.regs[i].Build(spec)
 		if err != nil {
 			rt.Fatal(err)
