@@ -8,6 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/l4fwd/l4fwd/balance"
 	"github.com/l4fwd/l4fwd/config"
 	"github.com/l4fwd/l4fwd/control/plan"
 	"github.com/l4fwd/l4fwd/dataplane"
@@ -152,6 +153,9 @@ func (d *Daemon) drain(spec *dataplane.Spec) {
 			one.Draining = true
 			gone = append(gone, one)
 		} else if s := at[l.key]; s != nil && s.Backends[0].Endpoint.Addr.Is4() == one.Backends[0].Endpoint.Addr.Is4() {
+			if s.HashSlots == 0 { // as on a machine that has none of those who leave: clients are to stay with theirs
+				s.HashSlots = balance.Slots(len(s.Backends))
+			}
 			one.Backends[0].Weight = 0
 			s.Backends = append(s.Backends, one.Backends[0])
 		}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/l4fwd/l4fwd/balance"
 	"github.com/l4fwd/l4fwd/config"
 	"github.com/l4fwd/l4fwd/dataplane/steer"
 )
@@ -75,6 +76,32 @@ func TestLeaving(t *testing.T) {
 				t.Errorf("%s: %s without backends", step.name, s.Name)
 			}
 		}
+	}
+}
+
+// TestLeaversKeepTableSize: a hashed service whose table size follows from how many
+// backends it has keeps that size while others leave it, or all its clients would move,
+// and move back.
+func TestLeaversKeepTableSize(t *testing.T) {
+	const backends = 400
+	parse := func(net int) *config.Config {
+		var b strings.Builder
+		b.WriteString("interfaces: [{name: eth0}]\nservices:\n- {name: web, address: \"192.0.2.10:80\", protocol: tcp, mode: dnat, scheduler: maglev, backends: [")
+		for i := range backends {
+			fmt.Fprintf(&b, "{address: \"10.%d.%d.%d:80\"}, ", net, i/200, 1+i%200)
+		}
+		b.WriteString("]}\n")
+		c, err := config.Parse("test.yaml", []byte(b.String()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	old, next := parse(1), parse(2)
+	d := &Daemon{cfg: next, leavers: leaving(old, next, nil, time.Now())}
+	s := d.spec().Services[0]
+	if want := balance.Slots(backends); len(s.Backends) != 2*backends || s.HashSlots != want || balance.Slots(2*backends) == want {
+		t.Errorf("%d backends, %d slots, want %d and %d", len(s.Backends), s.HashSlots, 2*backends, want)
 	}
 }
 
