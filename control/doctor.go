@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/safchain/ethtool"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
@@ -153,6 +154,33 @@ func (x *exam) state(info *nic.Info) error {
 	}
 	if info.XDPProgram != 0 && !x.running {
 		x.add("xdp", info.Name, Fail, "ip link set dev "+info.Name+" xdp off", "another XDP program (id %d) is attached, and there can be one", info.XDPProgram)
+	}
+	return x.offloads(info, dev.Attrs())
+}
+
+// offloads: what makes packets something else than what was sent. VLAN tags and LRO
+// are not looked at: a daemon switches those off itself, and back on at its end.
+func (x *exam) offloads(info *nic.Info, a *netlink.LinkAttrs) error {
+	e, err := ethtool.NewEthtool()
+	if err != nil {
+		return fmt.Errorf("ethtool: %w", err)
+	}
+	defer e.Close()
+	on := func(name, feature string) bool {
+		all, err := e.Features(name)
+		return err == nil && all[feature]
+	}
+	if on(info.Name, "rx-gro-hw") {
+		x.add("offload", info.Name, Warn, "ethtool -K "+info.Name+" rx-gro-hw off", "it may merge packets before XDP sees them")
+	}
+	if info.Driver != "veth" || a.NetNsID >= 0 { // its other end is in another namespace
+		return nil
+	}
+	peer, err := netlink.LinkByIndex(a.ParentIndex)
+	if err == nil && on(peer.Attrs().Name, "tx-checksum-ip-generic") {
+		name := peer.Attrs().Name
+		x.add("offload", info.Name, Warn, "ethtool -K "+name+" tx off",
+			"its other end, %s, leaves checksums of the host's own packets to hardware that a veth has not: they arrive with wrong ones", name)
 	}
 	return nil
 }

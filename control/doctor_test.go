@@ -90,12 +90,16 @@ func TestDoctor(t *testing.T) {
 	}
 }
 
-// TestDoctorDirect: what only direct return needs is looked at where there is some.
-func TestDoctorDirect(t *testing.T) {
+// TestDoctorModes: what only some need is looked at where they are.
+func TestDoctorModes(t *testing.T) {
 	w := newWorld(t, testbed.TopologyOptions{Servers: 1})
-	for _, c := range []struct{ mode, extra, breaks, check string }{
-		{"tunnel", "encapsulation: gre", "true", "mtu"},
-		{"dsr-l2", "health_check: {type: ping}", "for f in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 1 > $f; done", "rp_filter"},
+	for _, c := range []struct {
+		mode, extra, breaks, check string
+		more                       []config.Interface
+	}{
+		{"tunnel", "encapsulation: gre", "true", "mtu", nil},
+		{"dsr-l2", "health_check: {type: ping}", "for f in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 1 > $f; done", "rp_filter", nil},
+		{"dnat", "", "ip link add spare type veth peer name peer; ip link set spare up; ip link set peer up", "offload", []config.Interface{{Name: "spare"}}},
 	} {
 		t.Run(c.mode, func(t *testing.T) {
 			services := testbed.Services(0, c.mode, "", "rr")[:1]
@@ -104,6 +108,7 @@ func TestDoctorDirect(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			cfg.Interfaces = append(cfg.Interfaces, c.more...)
 			find := func() (out []Finding) {
 				t.Helper()
 				err := w.LB.Do(func() error {
