@@ -66,6 +66,9 @@ type Config struct {
 	// which is the default: a port that anybody on the host can read is for the operator
 	// to open.
 	MetricsListen netip.AddrPort `yaml:"metrics_listen"`
+	// WebListen is where the status page is served by HTTP, by default nowhere for the
+	// same reason.
+	WebListen netip.AddrPort `yaml:"web_listen"`
 
 	// LogLevel is the least severe level that is logged. Default: info.
 	LogLevel LogLevel `yaml:"log_level"`

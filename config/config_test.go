@@ -182,7 +182,8 @@ func TestAllKeys(t *testing.T) {
 		Workers: 3, CPUs: []int{4, 5, 2}, PollMode: PollBusy, BusyPoll: true,
 		XDPMode: XDPGeneric, ZeroCopy: ZeroCopyOff, FrameSize: 4096, FramesPerQueue: 128,
 		RingSize: 64, MaxFlows: 1000000, TOAKind: 253, TCPChecks: TCPChecksOff, Timeouts: times,
-		DrainTimeout: 0, AdminSocket: "/run/other.sock", MetricsListen: netip.MustParseAddrPort("[::1]:9464"), LogLevel: LogError, LogFormat: LogJSON,
+		DrainTimeout: 0, AdminSocket: "/run/other.sock", MetricsListen: netip.MustParseAddrPort("[::1]:9464"),
+		WebListen: netip.MustParseAddrPort("127.0.0.1:9480"), LogLevel: LogError, LogFormat: LogJSON,
 	}
 	withoutTunnels(want)
 	if diff := cmp.Diff(want, mustLoad(t, "testdata/good/all.yaml"), same); diff != "" {

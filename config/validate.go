@@ -43,7 +43,7 @@ func (c *Config) validate(told Errors) Errors {
 		v.tunnelSource(i)
 	}
 	v.hashTables()
-	v.metrics()
+	v.listeners()
 	return v.errs
 }
 
@@ -425,15 +425,23 @@ func (v *validator) families(s Service, base, path string, backend netip.Addr) {
 	}
 }
 
-// metrics checks that metrics_listen is where the kernel gets packets.
-func (v *validator) metrics() {
-	at := v.c.MetricsListen
+// listeners checks that what is served to the host's network is where the kernel gets
+// packets, and that each has a port of its own.
+func (v *validator) listeners() {
+	v.listener("metrics_listen", v.c.MetricsListen)
+	v.listener("web_listen", v.c.WebListen)
+	if at := v.c.WebListen; at.IsValid() && at == v.c.MetricsListen {
+		v.fail("web_listen", "%v is metrics_listen", at)
+	}
+}
+
+func (v *validator) listener(path string, at netip.AddrPort) {
 	if i, ok := v.locals[at.Addr()]; ok {
-		v.fail("metrics_listen", "%v is a local address (local_addresses[%d]), which the kernel does not have", at.Addr(), i)
+		v.fail(path, "%v is a local address (local_addresses[%d]), which the kernel does not have", at.Addr(), i)
 	}
 	for i, s := range v.c.Services {
 		if at.IsValid() && s.Address == at && s.Protocol == TCP {
-			v.fail("metrics_listen", "%v is the address of services[%d]", at, i)
+			v.fail(path, "%v is the address of services[%d]", at, i)
 		}
 	}
 }

@@ -2,11 +2,7 @@ package control
 
 import (
 	"context"
-	"errors"
-	"net"
 	"time"
-
-	"go.uber.org/zap"
 
 	"github.com/l4fwd/l4fwd/config"
 	"github.com/l4fwd/l4fwd/control/health"
@@ -14,39 +10,6 @@ import (
 	"github.com/l4fwd/l4fwd/control/plan"
 	"github.com/l4fwd/l4fwd/dataplane"
 )
-
-// startMetrics serves metrics. Without them l4fwd forwards all the same, so that failure
-// is no end: that nobody answers is what Prometheus notices by itself.
-func (d *Daemon) startMetrics(ctx context.Context, down *undo) error {
-	if !d.cfg.MetricsListen.IsValid() {
-		return nil
-	}
-	var c net.ListenConfig
-	l, err := c.Listen(ctx, "tcp", d.cfg.MetricsListen.String())
-	if err != nil {
-		d.log.Warn("no metrics will be served", zap.Error(err))
-		return nil
-	}
-	s := metrics.New(d.sample, d.log.Named("metrics"))
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		if err := s.Serve(l); err != nil {
-			d.log.Error("no more metrics are served", zap.Error(err))
-		}
-	}()
-	down.add(func() error {
-		ctx, cancel := context.WithTimeout(context.Background(), goodbye)
-		defer cancel()
-		err := s.Shutdown(ctx)
-		if errors.Is(err, context.DeadlineExceeded) {
-			err = nil // somebody was still reading; Shutdown has ended that
-		}
-		<-done
-		return err
-	})
-	return nil
-}
 
 // sample is what metrics are made of. From any goroutine but that of Run, which only has
 // to say what there is: the workers are asked here.

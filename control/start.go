@@ -33,7 +33,7 @@ func (d *Daemon) start(ctx context.Context, down *undo) error {
 		d.log.Info("put back the NIC settings an earlier run left changed", zap.Strings("interfaces", repaired))
 	}
 	for _, step := range []func(context.Context, *undo) error{
-		d.startFollower, d.checkHost, d.startDataplane, d.startSteer, d.startWorkers, d.startLinks, d.startPathMTU, d.startHealth, d.startAdmin, d.startMetrics,
+		d.startFollower, d.checkHost, d.startDataplane, d.startSteer, d.startWorkers, d.startLinks, d.startPathMTU, d.startHealth, d.startAdmin, d.startMetrics, d.startWeb,
 	} {
 		if err := step(ctx, down); err != nil {
 			return err

@@ -1,0 +1,67 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+
+	"go.uber.org/zap"
+
+	"github.com/l4fwd/l4fwd/control/metrics"
+	"github.com/l4fwd/l4fwd/control/web"
+)
+
+// startMetrics serves metrics.
+func (d *Daemon) startMetrics(ctx context.Context, down *undo) error {
+	if at := d.cfg.MetricsListen; at.IsValid() {
+		d.serve(ctx, down, at, metrics.New(d.sample, d.log.Named("metrics")), "no metrics will be served", "no more metrics are served")
+	}
+	return nil
+}
+
+// startWeb serves the status page.
+func (d *Daemon) startWeb(ctx context.Context, down *undo) error {
+	if at := d.cfg.WebListen; at.IsValid() {
+		d.serve(ctx, down, at, web.New(d, d.log.Named("web")), "no status page will be served", "the status page is served no more")
+	}
+	return nil
+}
+
+var _ web.Source = (*Daemon)(nil)
+
+// server is what serve needs of one: Shutdown ends Serve, at the latest when its context
+// is done.
+type server interface {
+	Serve(net.Listener) error
+	Shutdown(context.Context) error
+}
+
+// serve has s answer at an address of the host's. Without it l4fwd forwards all the same,
+// so that failure is no end: that nobody answers is what readers notice by themselves.
+// never and ended are what is logged then.
+func (d *Daemon) serve(ctx context.Context, down *undo, at netip.AddrPort, s server, never, ended string) {
+	var c net.ListenConfig
+	l, err := c.Listen(ctx, "tcp", at.String())
+	if err != nil {
+		d.log.Warn(never, zap.Error(err))
+		return
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := s.Serve(l); err != nil {
+			d.log.Error(ended, zap.Error(err))
+		}
+	}()
+	down.add(func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), goodbye)
+		defer cancel()
+		err := s.Shutdown(ctx)
+		if errors.Is(err, context.DeadlineExceeded) {
+			err = nil // somebody was still reading; Shutdown has ended that
+		}
+		<-done
+		return err
+	})
+}
