@@ -22,10 +22,12 @@ import (
 const metricsAt = "127.0.0.1:9464"
 
 // page is a page of metrics as somebody on the load balancer's host reads it.
-func (w *world) page(path string) (string, error) {
+func (w *world) page(path string) (string, error) { return w.pageAt(metricsAt, path) }
+
+func (w *world) pageAt(at, path string) (string, error) {
 	t := &http.Transport{DialContext: w.LB.Dialer(5 * time.Second).DialContext}
 	defer t.CloseIdleConnections()
-	r, err := (&http.Client{Transport: t}).Get("http://" + metricsAt + path)
+	r, err := (&http.Client{Transport: t}).Get("http://" + at + path)
 	if err != nil {
 		return "", err
 	}

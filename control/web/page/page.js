@@ -137,7 +137,7 @@ function serviceRow(s) {
   const name = el('b'), about = el('span', 'faint'), state = el('div', 'state'), pill = el('span');
   state.append(pill);
   what.append(name, about);
-  line.append(el('span', 'twist'), what, state);
+  line.append(el('span', 'twist'), what, state, el('div', 'gap'));
   const active = cell(line, 'active', 'flows'), opened = cell(line, '', 'new/s'), bits = cell(line, '', 'bit/s');
   row.within = el('div', 'within');
   head(row.within, 'backend-row backend-head', [['Backend'], ['State'], ['Weight', 1], ['Flows', 1], ['New/s', 1], ['Bit/s', 1]]);
@@ -254,16 +254,18 @@ function dropRow() {
 }
 
 function draw(o, backends) {
-  before = counters;
-  counters = new Map();
-  beforeAt = nowAt;
-  nowAt = o.at;
+  if (o.at !== nowAt) { // else it is the answer that was there already
+    before = counters;
+    counters = new Map();
+    beforeAt = nowAt;
+    nowAt = o.at;
+  }
   const s = o.status;
   text($('who'), [`up ${age(o.at - Date.parse(s.started))}`, `pid ${s.pid}`, s.config, `${s.reloads} reloads`].filter(Boolean).join(' \u00b7 '));
   drawGraphs(o);
   few = o.found <= 10;
   text($('found'), o.found > o.services.length ? `the first ${o.services.length} of ${o.found}` : '');
-  head($('services'), 'service-row service-head', [[''], ['Service'], ['Backends'], ['Flows', 1], ['New/s', 1], ['Bit/s', 1]]);
+  head($('services'), 'service-row service-head', [[''], ['Service'], ['Backends'], [''], ['Flows', 1], ['New/s', 1], ['Bit/s', 1]]);
   list($('services'), o.services, s => s.name + (s.until || ''), serviceRow, $('find').value ? 'No service is called so.' : 'No services.');
   for (const row of $('services').rows.values()) row.within.hidden = !row.open;
   o.services.forEach(s => {
