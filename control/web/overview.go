@@ -3,6 +3,7 @@ package web
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -95,7 +96,7 @@ func take(ctx context.Context, source Source) (*snapshot, error) {
 		return nil, fmt.Errorf("services: %w", err)
 	}
 	backends, err := source.Backends(ctx, "")
-	if err != nil {
+	if err != nil && !errors.Is(err, admin.ErrNotFound) { // that is: there are none
 		return nil, fmt.Errorf("backends: %w", err)
 	}
 	checked, err := source.Health(ctx, "")

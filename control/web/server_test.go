@@ -29,6 +29,7 @@ type site struct {
 	services int // beyond the two
 	asked    atomic.Int64
 	fails    error
+	bare     bool // there are no backends
 }
 
 var start = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
@@ -59,6 +60,9 @@ func (s *site) Services(context.Context) ([]admin.ServiceInfo, error) {
 var checked = admin.BackendHealth{State: health.Down, Since: start, Reason: "refused"}
 
 func (s *site) Backends(context.Context, string) ([]admin.BackendInfo, error) {
+	if s.bare {
+		return nil, admin.Refusal(admin.ErrNotFound, errors.New("no service is called so"))
+	}
 	return []admin.BackendInfo{
 		{Service: hostile, Address: netip.MustParseAddrPort("10.0.1.20:80"), State: admin.BackendUp, Weight: 1, Configured: 1, BytesTo: 10, BytesFrom: 100},
 		{Service: hostile, Address: netip.MustParseAddrPort("10.0.1.21:80"), State: admin.BackendDown, Health: &checked, BytesTo: 1, BytesFrom: 2},
@@ -185,6 +189,14 @@ func TestCost(t *testing.T) {
 	}
 	if n := src.asked.Load(); n > 2 { // two if it took more than a second
 		t.Errorf("asked %d times", n)
+	}
+}
+
+// TestNoBackends: that there are none is no failure.
+func TestNoBackends(t *testing.T) {
+	got := decoded[map[string][]backend](t, ask(New(&site{bare: true}, nil), http.MethodGet, "/api/backends?service=dns"))
+	if diff := cmp.Diff(map[string][]backend{"dns": {}}, got); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
 	}
 }
 
