@@ -102,6 +102,8 @@ type Daemon struct {
 	stop    atomic.Bool                         // ends the workers
 	running sync.WaitGroup                      // the workers
 	ended   []context.Context                   // by worker: done when it does not run any more
+	inPlace sync.Mutex                          // held by who does the work of one that has ended
+	closed  bool                                // dp has no memory any more; under inPlace
 	clock   dataplane.Clock                     // the workers'
 
 	capturing atomic.Bool             // a capture runs, see capture
@@ -244,17 +246,31 @@ func (d *Daemon) publish(t *route.Table) {
 }
 
 // onWorker runs f on a worker's thread between two bursts, or here if the
-// worker does not run any more.
+// worker does not run any more, when nobody else does. From any goroutine; f must
+// not call it. With an error f has not run and will not.
 func (d *Daemon) onWorker(ctx context.Context, i int, f func(*dataplane.Worker)) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(d.ended[i], cancel)()
 	err := d.dp.Workers[i].Do(ctx, f)
-	if err != nil && d.ended[i].Err() != nil {
-		f(d.dp.Workers[i])
-		return nil
+	if err == nil || d.ended[i].Err() == nil {
+		return err
 	}
-	return err
+	d.inPlace.Lock()
+	defer d.inPlace.Unlock()
+	if d.closed { // a request that outlasts the daemon
+		return errNotRunning
+	}
+	f(d.dp.Workers[i])
+	return nil
+}
+
+// closeDataplane gives the workers' memory back, after which nobody looks at it.
+func (d *Daemon) closeDataplane() error {
+	d.inPlace.Lock()
+	defer d.inPlace.Unlock()
+	d.closed = true
+	return d.dp.Close()
 }
 
 // onWorkers does that on all of them, one after the other.

@@ -1,7 +1,6 @@
 package control
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -177,14 +176,7 @@ func TestMetricsHealth(t *testing.T) {
 // TestCopied: a list comes over whole, whatever its length, and no more of it at a time
 // than was asked for.
 func TestCopied(t *testing.T) {
-	dp, err := dataplane.New(dataplane.Options{Workers: 1, UMEM: make([]byte, 128<<11), FrameSize: 2048, Flows: 16, Unpopulated: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { check(t, dp.Close()) })
-	ended, end := context.WithCancel(context.Background())
-	end() // so that whoever asks does it himself
-	d := &Daemon{dp: dp, ended: []context.Context{ended}}
+	d := idle(t) // so that whoever asks does it himself
 	for n := range 12 {
 		list := make([]int, n)
 		for i := range list {

@@ -147,7 +147,7 @@ func (d *Daemon) startDataplane(_ context.Context, down *undo) error {
 	if d.dp, err = dataplane.New(o); err != nil {
 		return err
 	}
-	down.add(d.dp.Close)
+	down.add(d.closeDataplane)
 	d.registry = dataplane.NewRegistry(d.cfg.Workers)
 	if err := d.republish(); err != nil {
 		return err
