@@ -7,8 +7,8 @@
 // # How a request is added
 //
 // Types with json tags in a file of their own; a method of Daemon; a line in New; a
-// method of Client. What answers bit by bit (flows, captured packets) is an http.Handler
-// given to Handle that flushes what it writes, and is read by Stream.
+// method of Client. What answers bit by bit (flows, captured packets) is a function given
+// to HandleOutput, and is read by Stream.
 //
 // # Hazards
 //

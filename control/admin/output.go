@@ -2,8 +2,6 @@ package admin
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -46,21 +44,19 @@ func (o *Output) Flush() error {
 	return nil
 }
 
-// HandleOutput adds a request that is answered bit by bit, in a format of its own. An
+// HandleOutput adds a request beyond those of New that is answered bit by bit, in a format of its own. An
 // error of f before it has written anything reaches the client as those of a Daemon do;
-// later ones break the answer off. Before Serve.
+// later ones break the answer off. pattern is as http.ServeMux has it. Before Serve.
 func HandleOutput[Q any](s *Server, pattern, format string, f func(context.Context, Q, *Output) error) {
-	s.Handle(pattern, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		var q Q
-		in := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
-		in.DisallowUnknownFields()
-		if err := in.Decode(&q); err != nil && !errors.Is(err, io.EOF) {
-			s.fail(w, r, Refusal(ErrInvalid, fmt.Errorf("request: %w", err)))
+	s.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+		q, err := request[Q](w, r)
+		if err != nil {
+			s.fail(w, r, err)
 			return
 		}
 		out := &Output{w: w, control: http.NewResponseController(w)}
 		w.Header().Set("Content-Type", format)
-		err := f(r.Context(), q, out)
+		err = f(r.Context(), q, out)
 		switch {
 		case err == nil:
 		case !out.begun:
@@ -69,5 +65,5 @@ func HandleOutput[Q any](s *Server, pattern, format string, f func(context.Conte
 			s.log.Debug("answer broken off", zap.String("request", r.Method+" "+r.URL.Path), zap.Error(err))
 			panic(http.ErrAbortHandler)
 		}
-	}))
+	})
 }

@@ -69,11 +69,7 @@ func New(d Daemon, log *zap.Logger) *Server {
 	return s
 }
 
-// Handle adds a request beyond those of New; pattern as http.ServeMux has it. Before
-// Serve.
-func (s *Server) Handle(pattern string, h http.Handler) { s.mux.Handle(pattern, h) }
-
-// Serve answers what comes to l until Close, which is no error.
+// Serve answers what comes to l until Shutdown, which is no error.
 func (s *Server) Serve(l net.Listener) error {
 	if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("admin socket: %w", err)
@@ -102,16 +98,24 @@ func get[A any](s *Server, path string, f func(context.Context) (A, error)) {
 // post adds a request with a body.
 func post[Q, A any](s *Server, path string, f func(context.Context, Q) (A, error)) {
 	s.mux.HandleFunc("POST "+path, func(w http.ResponseWriter, r *http.Request) {
-		var q Q
-		in := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
-		in.DisallowUnknownFields()
-		if err := in.Decode(&q); err != nil && !errors.Is(err, io.EOF) {
-			s.fail(w, r, Refusal(ErrInvalid, fmt.Errorf("request: %w", err)))
+		q, err := request[Q](w, r)
+		if err != nil {
+			s.fail(w, r, err)
 			return
 		}
 		a, err := f(r.Context(), q)
 		s.reply(w, r, a, err)
 	})
+}
+
+// request is what the body asks for; no body is the zero value.
+func request[Q any](w http.ResponseWriter, r *http.Request) (q Q, err error) {
+	in := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
+	in.DisallowUnknownFields()
+	if err := in.Decode(&q); err != nil && !errors.Is(err, io.EOF) {
+		return q, Refusal(ErrInvalid, fmt.Errorf("request: %w", err))
+	}
+	return q, nil
 }
 
 func (s *Server) reply(w http.ResponseWriter, r *http.Request, a any, err error) {
