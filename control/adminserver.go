@@ -2,17 +2,12 @@ package control
 
 import (
 	"context"
-	"errors"
 	"os"
-	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/l4fwd/l4fwd/control/admin"
 )
-
-// goodbye is how long requests may take to end when the daemon does.
-const goodbye = time.Second
 
 var _ admin.Daemon = (*Daemon)(nil)
 
@@ -31,23 +26,7 @@ func (d *Daemon) startAdmin(_ context.Context, down *undo) error {
 	admin.HandleOutput(s, "POST "+admin.CapturePath, admin.CaptureFormat, d.capture)
 	admin.HandleOutput(s, "POST "+admin.FlowsPath, admin.FlowsFormat, d.flows)
 	admin.HandleOutput(s, "POST "+admin.KillFlowsPath, "application/json", d.killFlows)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		if err := s.Serve(l); err != nil {
-			d.log.Error("no more commands are taken", zap.Error(err))
-		}
-	}()
-	down.add(func() error {
-		ctx, cancel := context.WithTimeout(context.Background(), goodbye)
-		defer cancel()
-		err := s.Shutdown(ctx)
-		if errors.Is(err, context.DeadlineExceeded) {
-			err = nil // somebody was still reading; Shutdown has ended that
-		}
-		<-done
-		return err
-	})
+	d.serve(down, l, s, "no more commands are taken")
 	return nil
 }
 

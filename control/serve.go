@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -12,10 +13,13 @@ import (
 	"github.com/l4fwd/l4fwd/control/web"
 )
 
+// goodbye is how long requests may take to end when the daemon does.
+const goodbye = time.Second
+
 // startMetrics serves metrics.
 func (d *Daemon) startMetrics(ctx context.Context, down *undo) error {
 	if at := d.cfg.MetricsListen; at.IsValid() {
-		d.serve(ctx, down, at, metrics.New(d.sample, d.log.Named("metrics")), "no metrics will be served", "no more metrics are served")
+		d.serveAt(ctx, down, at, metrics.New(d.sample, d.log.Named("metrics")), "no metrics will be served", "no more metrics are served")
 	}
 	return nil
 }
@@ -23,7 +27,7 @@ func (d *Daemon) startMetrics(ctx context.Context, down *undo) error {
 // startWeb serves the status page.
 func (d *Daemon) startWeb(ctx context.Context, down *undo) error {
 	if at := d.cfg.WebListen; at.IsValid() {
-		d.serve(ctx, down, at, web.New(d, d.log.Named("web")), "no status page will be served", "the status page is served no more")
+		d.serveAt(ctx, down, at, web.New(d, d.log.Named("web")), "no status page will be served", "the status page is served no more")
 	}
 	return nil
 }
@@ -37,16 +41,21 @@ type server interface {
 	Shutdown(context.Context) error
 }
 
-// serve has s answer at an address of the host's. Without it l4fwd forwards all the same,
+// serveAt has s answer at an address of the host's. Without it l4fwd forwards all the same,
 // so that failure is no end: that nobody answers is what readers notice by themselves.
 // never and ended are what is logged then.
-func (d *Daemon) serve(ctx context.Context, down *undo, at netip.AddrPort, s server, never, ended string) {
+func (d *Daemon) serveAt(ctx context.Context, down *undo, at netip.AddrPort, s server, never, ended string) {
 	var c net.ListenConfig
 	l, err := c.Listen(ctx, "tcp", at.String())
 	if err != nil {
 		d.log.Warn(never, zap.Error(err))
 		return
 	}
+	d.serve(down, l, s, ended)
+}
+
+// serve has s answer at l until the daemon ends; ended is logged if it does before.
+func (d *Daemon) serve(down *undo, l net.Listener, s server, ended string) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
