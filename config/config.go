@@ -329,6 +329,15 @@ func Load(path string, overrides ...Override) (*Config, error) {
 	return Parse(path, data, overrides...)
 }
 
+// Reload is Load of a file that was loaded before, by who cannot wait: anything but a
+// regular file is an error. To open a pipe a second time may wait for a writer for ever.
+func Reload(path string, overrides ...Override) (*Config, error) {
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("configuration: %s is no regular file, and cannot be read again", path)
+	}
+	return Load(path, overrides...)
+}
+
 // Parse parses and validates a configuration; name is the file's, for
 // messages. The error is of type Errors and holds all problems found, in the
 // order of the file; behind bad YAML syntax nothing more is found. Of workers and cpus, an override of one alone also

@@ -2,10 +2,12 @@ package config
 
 import (
 	"errors"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -188,6 +190,32 @@ func TestAllKeys(t *testing.T) {
 	withoutTunnels(want)
 	if diff := cmp.Diff(want, mustLoad(t, "testdata/good/all.yaml"), same); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// TestReload: a file is read again, through a link too; what would be waited for is not.
+func TestReload(t *testing.T) {
+	const good = "testdata/good/contract.yaml"
+	dir := t.TempDir()
+	link, pipe := filepath.Join(dir, "link"), filepath.Join(dir, "pipe")
+	here, err := filepath.Abs(good)
+	if err = errors.Join(err, os.Symlink(here, link), syscall.Mkfifo(pipe, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	got, err := Reload(link)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(mustLoad(t, link), got, same); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+	for _, path := range []string{pipe, dir, "/dev/zero"} {
+		if _, err := Reload(path); err == nil || !strings.Contains(err.Error(), path+" is no regular file") {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	if _, err := Reload(filepath.Join(dir, "none")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("no file: %v", err)
 	}
 }
 

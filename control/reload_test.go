@@ -290,7 +290,7 @@ func TestReloadRefused(t *testing.T) {
 	d := w.run(text, func(o *Options) {
 		o.ReloadOn = hangup
 		o.Load = func() (*config.Config, error) {
-			return config.Load(file, config.Override{Flag: "test", Key: "admin_socket", Value: socket})
+			return config.Reload(file, config.Override{Flag: "test", Key: "admin_socket", Value: socket})
 		}
 	})
 	socket = d.cfg.AdminSocket
@@ -316,6 +316,11 @@ func TestReloadRefused(t *testing.T) {
 	if _, err := c.Reload(t.Context(), admin.ReloadRequest{}); !errors.Is(err, admin.ErrInvalid) || !strings.Contains(err.Error(), syscall.ENOENT.Error()) {
 		t.Errorf("no file: %v", err)
 	}
+	check(t, syscall.Mkfifo(file, 0o600))
+	if _, err := c.Reload(t.Context(), admin.ReloadRequest{}); err == nil || !strings.Contains(err.Error(), "no regular file") {
+		t.Errorf("pipe: %v", err)
+	}
+	check(t, os.Remove(file))
 	moved := strings.Replace(text, `:80"`, `:81"`, 1)
 	write(moved)
 	r, err := c.Reload(t.Context(), admin.ReloadRequest{DryRun: true})
@@ -326,7 +331,7 @@ func TestReloadRefused(t *testing.T) {
 	if s, err := c.Status(t.Context()); err != nil || s.Reloads != 0 {
 		t.Errorf("%+v %v", s, err)
 	}
-	if s, err := d.sample(t.Context()); err != nil || s.ReloadsRefused != 5 || !s.LastRefused {
+	if s, err := d.sample(t.Context()); err != nil || s.ReloadsRefused != 6 || !s.LastRefused {
 		t.Errorf("%v: metrics say %d refused, the last one %v", err, s.ReloadsRefused, s.LastRefused)
 	}
 	hangup <- syscall.SIGHUP
@@ -334,13 +339,13 @@ func TestReloadRefused(t *testing.T) {
 	w.mustSay(w.call(w.VIP(testbed.V4, 0), 81))
 	d.reloading.Lock() // until it is noted
 	defer d.reloading.Unlock()
-	if s, err := d.sample(t.Context()); err != nil || s.Reloads != 1 || s.ReloadsRefused != 5 || s.LastRefused || !s.Loaded.After(s.Started) {
+	if s, err := d.sample(t.Context()); err != nil || s.Reloads != 1 || s.ReloadsRefused != 6 || s.LastRefused || !s.Loaded.After(s.Started) {
 		t.Errorf("%v: metrics say %d applied, %d refused, the last one %v", err, s.Reloads, s.ReloadsRefused, s.LastRefused)
 	}
 	if s, err := c.Status(t.Context()); err != nil || s.Reloads != 1 || !s.Loaded.After(s.Started) {
 		t.Errorf("%+v %v", s, err)
 	}
-	if n := d.logs.FilterLevelExact(zap.ErrorLevel).Len(); n != 5 {
+	if n := d.logs.FilterLevelExact(zap.ErrorLevel).Len(); n != 6 {
 		t.Errorf("%d errors logged", n)
 	}
 	d.end()

@@ -44,8 +44,8 @@ service manager is told by sd_notify(3).`,
 	must(cmd.MarkFlagRequired("config"))
 	must(cmd.MarkFlagFilename("config", "yaml", "yml"))
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		o.Load = func() (*config.Config, error) { return config.Load(file, overrides()...) }
-		cfg, err := o.Load()
+		o.Load = func() (*config.Config, error) { return config.Reload(file, overrides()...) }
+		cfg, err := config.Load(file, overrides()...)
 		if err != nil {
 			return unreadable(err)
 		}
