@@ -21,6 +21,7 @@ var expressions = []string{
 	"net 10.0.0.0/8", "net 10", "net 10.1", "net 10.0.0", "src net 10.1.2.0/24", "dst net 192.0.2.0/24",
 	"net 10.0.0.0 mask 255.0.0.0", "net 172.16.0.0/12", "net 0.0.0.0/0", "ip net 10.0.0.0/8", "net 2001:db8::/32", "net 2001:db8:1::/48",
 	"src net fe80::/10", "ip6 net 2001:db8::/127", "arp net 10.0.0.0/8", "net ::/0",
+	"host ::ffff:10.0.0.1", "ip6 net ::ffff:10.0.0.0/104",
 	"port 80", "tcp port 80", "udp port 53", "src port 80", "dst port 443", "tcp src port 443", "udp dst port 5353", "sctp port 80",
 	"src and dst port 80", "port 0x50",
 	"portrange 80-443", "tcp portrange 8000-9000", "udp src portrange 1-100", "portrange 443-80", "dst portrange 53-53",

@@ -168,6 +168,8 @@ func frames(t testing.TB) (out []frame) {
 		ip := &layers.IPv6{Version: 6, SrcIP: net.ParseIP(six[0][0]), DstIP: net.ParseIP(six[0][1]), NextHeader: layers.IPProtocolICMPv6}
 		add(fmt.Sprintf("icmp6 %d", kind), layers.EthernetTypeIPv6, ip, &layers.ICMPv6{TypeCode: layers.CreateICMPv6TypeCode(kind, 0)})
 	}
+	mapped := &layers.IPv6{Version: 6, SrcIP: net.ParseIP("::ffff:10.0.0.1"), DstIP: net.ParseIP(six[0][1]), NextHeader: layers.IPProtocolNoNextHeader}
+	add("mapped", layers.EthernetTypeIPv6, mapped)
 	for _, a := range four {
 		arp := &layers.ARP{AddrType: layers.LinkTypeEthernet, Protocol: layers.EthernetTypeIPv4, HwAddressSize: 6, ProtAddressSize: 4, Operation: 1,
 			SourceHwAddress: mac1, SourceProtAddress: net.ParseIP(a[0]).To4(), DstHwAddress: mac2, DstProtAddress: net.ParseIP(a[1]).To4()}

@@ -283,5 +283,5 @@ func addr(at int, word string) (netip.Addr, error) {
 	if err != nil || a.Zone() != "" {
 		return netip.Addr{}, noAddress(at, word)
 	}
-	return a.Unmap(), nil
+	return a, nil
 }
