@@ -167,6 +167,10 @@ type tapPlaces struct {
 
 const tapPlaceCount = 512
 
+// tapOwnRow is the row of what belongs to none: l4fwd sends it of its own accord. Its
+// chunk may have been that of a row which has been dropped.
+const tapOwnRow = BurstSize
+
 // put notes that what is sent from chunk is row i, whatever was noted of it before.
 func (p *tapPlaces) put(chunk uint64, shift, i int) {
 	for at := chunk >> (uint(shift) & 63); ; at++ {
@@ -191,9 +195,13 @@ func (p *tapPlaces) find(chunk uint64, shift int) int {
 		if p.row[k] == 0 {
 			return -1
 		}
-		if p.chunk[k] == chunk {
-			return int(p.row[k]) - 1
+		if p.chunk[k] != chunk {
+			continue
 		}
+		if i := int(p.row[k]) - 1; i != tapOwnRow {
+			return i
+		}
+		return -1
 	}
 }
 

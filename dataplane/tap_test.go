@@ -3,6 +3,7 @@ package dataplane
 import (
 	"context"
 	"flag"
+	"fmt"
 	"os"
 	"os/exec"
 	"sync/atomic"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/l4fwd/l4fwd/conntrack"
 	"github.com/l4fwd/l4fwd/dataplane/cbpf"
+	"github.com/l4fwd/l4fwd/nat"
 	"github.com/l4fwd/l4fwd/packet"
 )
 
@@ -79,7 +81,7 @@ func TestTapSeesAll(t *testing.T) {
 	if *tapAll || raceDetector { // one thread is all that works there
 		return
 	}
-	names := "Fragment|Handoff|Refuse|Refused|Persist|Direct|Tunnel|NAT64|Proxy|Damage|Hostile|Order|Chaos|Split|TxFull|Expir|Reopen|Plain|Relay|Answer"
+	names := "Fragment|Handoff|Refuse|Refused|Persist|Direct|Tunnel|NAT64|Proxy|Damage|Hostile|Order|Chaos|Split|TxFull|Expir|Reopen|Plain|Relay|Answer|UOA"
 	cmd := exec.Command(os.Args[0], "-test.run", names, "-test.short", "-tap", "-rapid.checks=20")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("%v:\n%s", err, out[max(0, len(out)-4000):])
@@ -238,6 +240,66 @@ func TestTapSeesWhatExpires(t *testing.T) {
 	r.step()
 	if got := taken(); len(got) != 1 || got[0].Verdict != DropFragmentExpired {
 		t.Errorf("captured %+v, want one of %v", got, DropFragmentExpired)
+	}
+}
+
+// outcomes are the captured frames in short: their numbers, points and verdicts.
+func outcomes(all []TapFrame) (out []string) {
+	for _, f := range all {
+		point := "rx"
+		if f.Point == TapTX {
+			point = "tx"
+		}
+		what := f.Verdict.String()
+		if f.Own {
+			what = "own"
+		}
+		out = append(out, fmt.Sprintf("%d %s %s queue %d", f.Packet, point, what, f.Queue))
+	}
+	return out
+}
+
+// A packet that another worker is given in vain is captured, though its row is taken by
+// what the other hands over; what is given away with success is not.
+func TestTapSeesWhatIsGivenAway(t *testing.T) {
+	r := newRig(t, 2, testSpec())
+	here, other := r.dp.Workers[0], r.dp.Workers[1]
+	_, taken := r.tap(TapOptions{Points: TapRX})
+	reply := func(to *Worker) []byte { // to a local port of that worker, of no flow
+		port := 2000
+		for here.owners.localPort(uint16(port)) != to.id {
+			port++
+		}
+		return build(t, seg{src: "10.0.1.20:8080", dst: fmt.Sprintf("10.0.1.10:%d", port), ack: true})
+	}
+	r.port[1][1].Feed([][]byte{reply(here), reply(here)}, 1)
+	other.Poll(r.now)
+	ring := r.dp.mesh.packets[0][1]
+	for range handoffSlots - 1 {
+		ring.put(0)
+	}
+	ring.publish()
+	r.port[0][1].Feed([][]byte{reply(other), reply(other)}, 1)
+	here.Poll(r.now)
+	want := []string{"2 rx handoff_full queue 0", "3 rx no_flow queue -1", "4 rx no_flow queue -1"}
+	if d := cmp.Diff(want, outcomes(taken())); d != "" {
+		t.Error(d)
+	}
+	ring.pop(make([]uint64, handoffSlots-1))
+	r.step()
+}
+
+// What l4fwd sends of its own accord out of the memory of a packet that was dropped
+// just before is not taken for that packet.
+func TestTapTellsOwnFromDropped(t *testing.T) {
+	r := newRig(t, 1, uoaSpec(nat.UOASeparate))
+	_, taken := r.tap(TapOptions{Points: TapRX | TapTX})
+	r.deliver(0, 0,
+		build(t, seg{src: "198.51.100.7:40000", dst: "192.0.2.15:9", udp: true}),
+		build(t, seg{src: "198.51.100.7:40000", dst: "192.0.2.15:5000", udp: true}))
+	want := []string{"3 tx own queue 0", "2 rx forwarded queue 0", "2 tx forwarded queue 0", "1 rx no_service queue 0"}
+	if d := cmp.Diff(want, outcomes(taken())); d != "" {
+		t.Error(d)
 	}
 }
 

@@ -67,7 +67,7 @@ func (w *Worker) tapFreed(rows rowSet) {
 	}
 }
 
-// tapPiece notes that what is sent from addr is a part of row i.
+// tapPiece notes that what is sent from addr is a part of row i, or tapOwnRow's.
 func (w *Worker) tapPiece(addr uint64, i int) {
 	w.tap.places.put(addr&^(w.frameSize-1), int(w.mesh.shift), i)
 }

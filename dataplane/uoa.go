@@ -38,6 +38,9 @@ func (w *Worker) sendUOA(e *conntrack.Entry, form nat.UOAForm, hop *route.Hop) n
 	ip := at + uint64(off) + packet.EthLen
 	h := uint64(hop.HeaderLen)
 	hop.Put(w.umem[ip-h:ip-h+route.VLANLen:ip-h+route.VLANLen], e.Flags&conntrack.V6Server != 0)
+	if w.tap != nil {
+		w.tapPiece(at, tapOwnRow)
+	}
 	w.enqueue(q, ip-h, h+uint64(n-packet.EthLen), own)
 	return nat.UOASent
 }
