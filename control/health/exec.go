@@ -9,15 +9,17 @@ import (
 	"strconv"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // lastWords is how long the output of a command is waited for when it has ended
-// or was killed: somebody whom it left behind may keep it open.
+// or was killed: somebody who has left its process group may keep it open.
 const lastWords = 100 * time.Millisecond
 
 // probeExec runs the command; status 0 is good. It has no environment but PATH and
 // what it is told. It is the leader of a process group, all of which is killed when
-// time is up. The first line of its output is the reason.
+// it has ended or time is up. The first line of its output is the reason.
 func (t *Target) probeExec(ctx context.Context) (string, error) {
 	argv := t.Check.Exec
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
@@ -34,7 +36,7 @@ func (t *Target) probeExec(ctx context.Context) (string, error) {
 	cmd.WaitDelay = lastWords
 	var out head
 	cmd.Stdout, cmd.Stderr = &out, &out
-	err := cmd.Run()
+	err := runGroup(cmd)
 	if ctx.Err() != nil {
 		return "", ctx.Err()
 	}
@@ -52,6 +54,24 @@ func (t *Target) probeExec(ctx context.Context) (string, error) {
 		return "", errors.New(status.String())
 	}
 	return "", fmt.Errorf("running %s: %w", argv[0], err)
+}
+
+// runGroup runs a command that leads a process group, and ends those that it leaves
+// behind in it: each check might leave one more.
+func runGroup(cmd *exec.Cmd) error {
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	leader := cmd.Process.Pid
+	err := error(unix.EINTR)
+	for errors.Is(err, unix.EINTR) {
+		// As long as nobody has reaped it, its id cannot be another group's.
+		err = unix.Waitid(unix.P_PID, leader, nil, unix.WEXITED|unix.WNOWAIT, nil)
+	}
+	if err == nil {
+		_ = syscall.Kill(-leader, syscall.SIGKILL) // the leader at least is there
+	}
+	return cmd.Wait()
 }
 
 // head keeps the first bytes of what is written to it.

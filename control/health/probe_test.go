@@ -453,12 +453,31 @@ func TestExec(t *testing.T) {
 	b.expect(t, sh(`test -z "$HOME$USER" && test "$PWD" = /`), to, "good: exit status 0")
 }
 
-// Time's up for the children too.
+// Whether time is up or the command has ended by itself: its children go with it.
 func TestExecKillsChildren(t *testing.T) {
 	b := newBench(t)
-	file := filepath.Join(t.TempDir(), "pid")
-	b.expect(t, Check{Kind: Exec, Exec: []string{"sh", "-c", "sleep 1000 & echo $! > " + file + "; wait"}, Timeout: time.Second},
-		netip.MustParseAddrPort("10.0.0.1:8080"), "bad: no answer within 1s")
+	to := netip.MustParseAddrPort("10.0.0.1:8080")
+	for _, row := range []struct {
+		name, then, want string
+		timeout          time.Duration
+	}{
+		{"time is up", "wait", "bad: no answer within 1s", time.Second},
+		{"good", "echo fine", "good: fine", 0},
+		{"bad", "exit 3", "bad: exit status 3", 0},
+		{"killed", "kill -9 $$", "bad: signal: killed", 0},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "pid")
+			script := "sleep 1000 & echo $! > " + file + "; " + row.then
+			b.expect(t, Check{Kind: Exec, Exec: []string{"sh", "-c", script}, Timeout: row.timeout}, to, row.want)
+			diesSoon(t, file)
+		})
+	}
+}
+
+// diesSoon waits for the end of the process whose id is in the file.
+func diesSoon(t *testing.T, file string) {
+	t.Helper()
 	data, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
