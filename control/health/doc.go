@@ -16,10 +16,10 @@
 // # Schedule
 //
 // An interval is from the beginning of a check to that of the next, and each is
-// shortened by up to a tenth by chance; the first checks are spread over one
-// interval. So 10,000 backends are not checked at the same moment, and one that
-// dies is known to be down after Fall intervals and a timeout at most, unless
-// more checks hang than may run at a time.
+// shortened by up to a tenth by chance; the first checks, also those after an
+// interval became shorter, are spread over one interval. So 10,000 backends are not
+// checked at the same moment, and one that dies is known to be down after Fall
+// intervals and a timeout at most, unless more checks hang than may run at a time.
 //
 // # Hazards
 //

@@ -124,11 +124,11 @@ func (e *Engine) Set(targets []Target) {
 		delete(before, target.Key)
 		if t == nil {
 			t = &entry{Target: target, at: -1, status: Status{Key: target.Key, Since: now}}
-			t.due = now.Add(time.Duration(rand.Float64() * float64(target.Check.Interval)))
 		}
 		t.Target = target
-		if late := now.Add(target.Check.Interval); t.due.After(late) {
-			t.due = late
+		// New, or of an interval that is shorter now.
+		if t.due.IsZero() || t.due.After(now.Add(target.Check.Interval)) {
+			t.due = now.Add(time.Duration(rand.Float64() * float64(target.Check.Interval)))
 		}
 		e.entries[target.Key] = t
 		e.queue.set(t)

@@ -240,6 +240,27 @@ func TestStartIsSpread(t *testing.T) {
 	})
 }
 
+// Nor are all checked at the same moment after a reload that shortens the interval.
+func TestShorterIntervalIsSpread(t *testing.T) {
+	within(t, Options{}, func(t *testing.T, w *world) {
+		w.took = 10 * time.Millisecond
+		keys := many(10000)
+		slow := usual()
+		slow.Interval = time.Hour
+		w.engine.Set(targets(slow, keys...))
+		time.Sleep(time.Hour)
+		before := w.checks(keys[0])
+		w.engine.Set(targets(usual(), keys...))
+		time.Sleep(2*time.Second + 2*grain)
+		if w.checks(keys[0]) == before {
+			t.Error("not checked within the new interval")
+		}
+		if w.most > 150 {
+			t.Errorf("%d checks at a time", w.most)
+		}
+	})
+}
+
 func TestChecksAtATime(t *testing.T) {
 	within(t, Options{MaxRunning: 10}, func(t *testing.T, w *world) {
 		w.took = time.Hour
