@@ -57,8 +57,8 @@ type HealthCheck struct {
 	// TLSVerify: certificates must be good. Default: false.
 	TLSVerify bool `yaml:"tls_verify"`
 
-	// Send is the datagram of UDP, Expect what must be in the answer. Default: nothing,
-	// and none is needed.
+	// Send is the datagram of UDP, Expect what must be in the first 2048 bytes
+	// of the answer. Default: nothing, and none is needed.
 	Send   Bytes `yaml:"send"`
 	Expect Bytes `yaml:"expect"`
 
@@ -338,7 +338,7 @@ var healthFields = []field[HealthCheck]{
 		"true: the certificate must be good (https)."),
 	plain("send", text, wantBytes, func(h *HealthCheck) *Bytes { return &h.Send }, parseBytes, formatBytes, `The datagram (udp), text or "hex:..."`+"."),
 	plain("expect", text, wantBytes, func(h *HealthCheck) *Bytes { return &h.Expect }, parseBytes, formatBytes,
-		"What must be in the answer (udp). Empty: no answer is needed, only no ICMP error."),
+		"What must be in the first 2048 bytes of the answer (udp). Empty: none is needed, only\nno ICMP error."),
 	word("dns_name", wantDNSName, func(h *HealthCheck) *string { return &h.DNSName }, parseDNSName, "What is asked for (dns)."),
 	enum("dns_type", dnsTypeNames, func(h *HealthCheck) *DNSType { return &h.DNSType }, "The type of the question (dns)."),
 	enum("dns_rcode", dnsRCodeNames, func(h *HealthCheck) *DNSRCode { return &h.DNSRCode }, "The response code that is good (dns)."),

@@ -78,7 +78,7 @@ type TLSCheck struct {
 // UDPCheck is a datagram and what must be in the answer.
 type UDPCheck struct {
 	Send   []byte
-	Expect []byte // nil: none is needed, only no ICMP error
+	Expect []byte // in its first 2048 bytes; nil: none is needed, only no ICMP error
 }
 
 // DNSCheck is a question.

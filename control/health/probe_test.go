@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -359,6 +360,11 @@ func TestUDP(t *testing.T) {
 		b.expect(t, Check{Kind: UDP, UDP: hello}, echo, "good: answered")
 		b.expect(t, Check{Kind: UDP, UDP: hi}, echo, "good: answered as expected")
 		b.expect(t, Check{Kind: UDP, UDP: UDPCheck{Expect: []byte("x")}, Timeout: short}, echo, "bad: what was answered is not what is expected")
+		long := b.answer(host, func([]byte) []byte {
+			return slices.Concat(make([]byte, maxDatagram-5), []byte("first"), make([]byte, 1000), []byte("last"))
+		})
+		b.expect(t, Check{Kind: UDP, UDP: UDPCheck{Expect: []byte("first")}}, long, "good: answered as expected")
+		b.expect(t, Check{Kind: UDP, UDP: UDPCheck{Expect: []byte("last")}, Timeout: short}, long, "bad: what was answered is not what is expected")
 		b.expect(t, Check{Kind: UDP, UDP: hello, Timeout: short}, silent, "good: nobody complained")
 		b.expect(t, Check{Kind: UDP, UDP: hi, Timeout: short}, silent, tooLate)
 		b.expect(t, Check{Kind: UDP, UDP: hello}, b.nobody(host), "bad: connection refused")

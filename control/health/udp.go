@@ -15,8 +15,10 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// maxDatagram is the most that is read of an answer.
-const maxDatagram = 65535
+// maxDatagram is how much of a datagram is looked at, by thousands of checks that may
+// wait with a buffer each. A DNS answer's header and question, all that is read of it,
+// are less than 300 bytes (RFC 1035 sections 2.3.4 and 4.1).
+const maxDatagram = 2048
 
 // probeUDP sends a datagram. The socket is connected, so that an ICMP error about
 // it is an error of reading.
@@ -30,7 +32,7 @@ func (t *Target) probeUDP(ctx context.Context) (string, error) {
 	if _, err := c.Write(check.Send); err != nil {
 		return "", err
 	}
-	answer := make([]byte, 2048)
+	answer := make([]byte, maxDatagram)
 	for others := 0; ; others++ {
 		n, err := c.Read(answer)
 		switch {
