@@ -44,60 +44,75 @@ func Spec(c *config.Config, view View) dataplane.Spec {
 		spec.Locals = append(spec.Locals, packet.AddrFrom(a))
 	}
 	for i := range c.Services {
-		s := &c.Services[i]
-		proto := protocol(s.Protocol)
-		out := dataplane.ServiceSpec{
-			Name:       s.Name,
-			VIP:        endpoint(s.Address, proto),
-			Mode:       modes[s.Mode],
-			Scheduler:  schedulers[s.Scheduler],
-			TOA:        s.ClientAddress == config.ClientAddressTOA,
-			TOAOnly:    s.TOANoRoom == config.TOANoRoomDrop,
-			TOAKind:    s.TOAKind,
-			Proxy:      proxies[s.ClientAddress],
-			UOA:        uoa(s),
-			Timestamps: timestamps[s.Timestamps],
-			MSSClamp:   mssClamp(s.MSSClamp),
-			ResetStray: s.NoFlow == config.NoFlowReset,
-			Timeouts:   Timeouts(&s.Timeouts),
-			TCPChecks:  checks[s.TCPChecks],
-			OnePacket:  s.OnePacket,
-			Tunnel:     Tunnel(s),
-			ReturnOnly: s.Mode == config.SNAT,
-
-			HashFields:    hashes[s.Hash],
-			HashSlots:     s.HashTableSize,
-			OnBackendDown: backendDown[s.OnBackendDown],
-		}
-		if out.UOA != nat.NoUOA {
-			out.UOADatagrams = uint8(s.UOADatagrams)
-		}
-		if p := &s.Persistence; p.Timeout != 0 {
-			out.Persistence = dataplane.Persistence{Timeout: ticks(p.Timeout), Prefix: p.Prefix6}
-			if s.Address.Addr().Is4() {
-				out.Persistence.Prefix = p.Prefix4
-			}
-		}
-		if q := &s.QUIC; q.Layout != config.QUICNone {
-			out.QUIC = dataplane.QUICSpec{Layout: quicLayouts[q.Layout], ConfigID: uint8(q.ConfigID), IDLength: uint8(q.IDLength)}
-			if q.FormerConfigID >= 0 {
-				out.QUIC.FormerID, out.QUIC.FormerLength = uint8(q.FormerConfigID), uint8(q.FormerIDLength)
-			}
-		}
-		if s.Mode == config.DNAT && s.Replies == config.RepliesElsewhere {
-			out.Mode = conntrack.DNATOneWay
-		}
-		for j := range s.Backends {
-			b := &s.Backends[j]
-			now := view(s.Name, b)
-			out.Backends = append(out.Backends, dataplane.BackendSpec{
-				Endpoint: endpoint(b.Address, proto), MaxConnections: uint32(b.MaxConnections), ServerID: b.ServerID,
-				Weight: now.Weight, Down: now.Down, End: now.End,
-			})
-		}
-		spec.Services = append(spec.Services, out)
+		spec.Services = append(spec.Services, service(&c.Services[i], view))
 	}
 	return spec
+}
+
+func service(s *config.Service, view View) dataplane.ServiceSpec {
+	proto := protocol(s.Protocol)
+	out := dataplane.ServiceSpec{
+		Name:       s.Name,
+		VIP:        endpoint(s.Address, proto),
+		Mode:       modes[s.Mode],
+		Scheduler:  schedulers[s.Scheduler],
+		TOA:        s.ClientAddress == config.ClientAddressTOA,
+		TOAOnly:    s.TOANoRoom == config.TOANoRoomDrop,
+		TOAKind:    s.TOAKind,
+		Proxy:      proxies[s.ClientAddress],
+		UOA:        uoa(s),
+		Timestamps: timestamps[s.Timestamps],
+		MSSClamp:   mssClamp(s.MSSClamp),
+		ResetStray: s.NoFlow == config.NoFlowReset,
+		Timeouts:   Timeouts(&s.Timeouts),
+		TCPChecks:  checks[s.TCPChecks],
+		OnePacket:  s.OnePacket,
+		Tunnel:     Tunnel(s),
+		ReturnOnly: s.Mode == config.SNAT,
+
+		HashFields:    hashes[s.Hash],
+		HashSlots:     s.HashTableSize,
+		OnBackendDown: backendDown[s.OnBackendDown],
+		Persistence:   persistence(s),
+		QUIC:          quic(&s.QUIC),
+	}
+	if out.UOA != nat.NoUOA {
+		out.UOADatagrams = uint8(s.UOADatagrams)
+	}
+	if s.Mode == config.DNAT && s.Replies == config.RepliesElsewhere {
+		out.Mode = conntrack.DNATOneWay
+	}
+	for i := range s.Backends {
+		b := &s.Backends[i]
+		now := view(s.Name, b)
+		out.Backends = append(out.Backends, dataplane.BackendSpec{
+			Endpoint: endpoint(b.Address, proto), MaxConnections: uint32(b.MaxConnections), ServerID: b.ServerID,
+			Weight: now.Weight, Down: now.Down, End: now.End,
+		})
+	}
+	return out
+}
+
+func persistence(s *config.Service) dataplane.Persistence {
+	p := &s.Persistence
+	switch {
+	case p.Timeout == 0:
+		return dataplane.Persistence{}
+	case s.Address.Addr().Is4():
+		return dataplane.Persistence{Timeout: ticks(p.Timeout), Prefix: p.Prefix4}
+	}
+	return dataplane.Persistence{Timeout: ticks(p.Timeout), Prefix: p.Prefix6}
+}
+
+func quic(q *config.QUIC) dataplane.QUICSpec {
+	if q.Layout == config.QUICNone {
+		return dataplane.QUICSpec{}
+	}
+	out := dataplane.QUICSpec{Layout: quicLayouts[q.Layout], ConfigID: uint8(q.ConfigID), IDLength: uint8(q.IDLength)}
+	if q.FormerConfigID >= 0 {
+		out.FormerID, out.FormerLength = uint8(q.FormerConfigID), uint8(q.FormerIDLength)
+	}
+	return out
 }
 
 // TunnelEnds are the backends that are met by tunnels, as their packets look. There
