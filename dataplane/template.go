@@ -3,6 +3,7 @@ package dataplane
 import (
 	"encoding/binary"
 	"math/bits"
+	"unsafe"
 
 	"github.com/l4fwd/l4fwd/packet"
 )
@@ -73,8 +74,11 @@ type template struct {
 	service uint32 // id+1; 0 is no template
 	backend uint32
 	expires uint32 // tick
+	born    uint16 // of the backend, see Snapshot.bornBackends, as far as it fits
 	renewed bool   // a second flow has come
 }
+
+var _ [32 - unsafe.Sizeof(template{})]byte
 
 const bucketTemplates = 8
 
@@ -203,7 +207,7 @@ func (w *Worker) advice(prefix packet.Addr, id uint32, h uint64) uint32 {
 		return nobody
 	}
 	x, found, evicted := t.find(h, prefix, id, w.tick)
-	if !found || !svc.Set.Contains(x.backend) {
+	if !found || !svc.Set.Contains(x.backend) || x.born != uint16(w.snap.bornBackends[x.backend]) {
 		st := &w.here.Schedulers[id]
 		if svc.looks {
 			svc.Set.Look(st, w.tick)
@@ -215,7 +219,7 @@ func (w *Worker) advice(prefix packet.Addr, id uint32, h uint64) uint32 {
 		if evicted {
 			w.count.TemplatesEvicted++
 		}
-		*x = template{prefix: prefix, service: id + 1, backend: backend}
+		*x = template{prefix: prefix, service: id + 1, backend: backend, born: uint16(w.snap.bornBackends[backend])}
 	}
 	x.renewed, x.expires = found, w.tick+svc.stick.timeout
 	return x.backend

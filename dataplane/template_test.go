@@ -3,6 +3,7 @@ package dataplane
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -326,6 +327,51 @@ func TestPersistenceAcrossSnapshots(t *testing.T) {
 
 func buildSYN(t *testing.T, i int) []byte {
 	return build(t, seg{src: fmt.Sprintf("198.51.100.7:%d", 1024+i), dst: "192.0.2.11:80", syn: true})
+}
+
+// TestPersistenceForgetsBackends: a template ends with its backend, although another one
+// of the service gets the backend's id: its clients are not all that one's.
+func TestPersistenceForgetsBackends(t *testing.T) {
+	r := newRigWith(t, 1, stickySpec(300), func(o *Options) { o.Flows = 8192 })
+	g, publish := r.publisher(1)
+	publish(stickySpec(300))
+	client := func(prefix, port int) string { return fmt.Sprintf("198.51.%d.7:%d", prefix, port) }
+	var sticky []int // the prefixes of one backend
+	gone := r.to4(0, client(0, 1000))
+	for i := 1; len(sticky) < 20; i++ {
+		if r.to4(0, client(i, 1000)) == gone {
+			sticky = append(sticky, i)
+		}
+	}
+	spec := stickySpec(300)
+	key := spec.Services[0].Key()
+	was, _ := g.BackendID(key, endpoint(gone+":80", packet.ProtoTCP))
+	at := slices.IndexFunc(spec.Services[0].Backends, func(b BackendSpec) bool { return b.Endpoint.Addr.String() == gone })
+	full := slices.Clone(spec.Services[0].Backends)
+	spec.Services[0].Backends = slices.Delete(slices.Clone(full), at, at+1)
+	publish(spec)
+	for r.backendCounts()[was].Active > 0 { // what it had ends
+		r.now += int64(time.Second)
+		r.step()
+	}
+	g.Forget(r.backendCounts())
+	full[at].Endpoint = endpoint("10.0.1.99:80", packet.ProtoTCP)
+	spec.Services[0].Backends = full
+	publish(spec)
+	if now, _ := g.BackendID(key, full[at].Endpoint); now != was {
+		t.Fatalf("the new backend is %d, the one that is gone was %d", now, was)
+	}
+	spread := map[string]bool{}
+	for _, i := range sticky {
+		to := r.to4(0, client(i, 2000))
+		if again := r.to4(0, client(i, 2001)); again != to {
+			t.Errorf("to %s, then to %s", to, again)
+		}
+		spread[to] = true
+	}
+	if len(spread) < 3 {
+		t.Errorf("clients of a backend that is gone went to %d of %d others", len(spread), len(full))
+	}
 }
 
 // TestPersistenceStaleAnswer: the backend of an answer has left the service by the time
