@@ -42,11 +42,7 @@ func InsertProxyUDP(chunk []byte, off, n int, p *packet.Packet, e *conntrack.Ent
 	binary.BigEndian.PutUint16(u[packet.UDPLength:], was+uint16(grow))
 	diff := packet.AddDiff(packet.Diff16(was, was+uint16(grow)), packet.Fold(packet.Sum(header[:grow], 0)))
 	diff = packet.AddDiff(diff, resize(frame, p, grow))
-	if csum := binary.BigEndian.Uint16(u[packet.UDPChecksum:]); csum != 0 {
-		if csum = packet.Apply(csum, diff); csum == 0 {
-			csum = 0xffff
-		}
-		binary.BigEndian.PutUint16(u[packet.UDPChecksum:], csum)
-	}
+	csum := u[packet.UDPChecksum:]
+	binary.BigEndian.PutUint16(csum, packet.ApplyUDP(binary.BigEndian.Uint16(csum), diff))
 	return newOff, unpadded(n+grow, int(p.End)), ProxyInserted
 }
