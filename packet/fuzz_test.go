@@ -156,7 +156,11 @@ func checkInner(t fataler, frame []byte, p *Packet, sameIP func(string, Addr, ne
 	case *layers.IPv4:
 		sameIP("embedded source", p.Dst, ip.SrcIP)
 		sameIP("embedded destination", p.Src, ip.DstIP)
-		if uint8(ip.Protocol) != p.Proto || int(p.Inner4-p.Payload) != int(ip.IHL)*4 {
+		proto, head := uint8(ip.Protocol), int(ip.IHL)*4
+		if proto == ProtoUOA { // to gopacket data of any kind
+			proto, head = ip.Payload[1], head+int(ip.Payload[2])<<8+int(ip.Payload[3])
+		}
+		if proto != p.Proto || int(p.Inner4-p.Payload) != head {
 			t.Fatalf("%+v, gopacket %+v\n%x", *p, ip, frame)
 		}
 	case *layers.IPv6:

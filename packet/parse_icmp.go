@@ -80,7 +80,7 @@ func parseInner6(frame []byte, p *Packet) Err {
 // round.
 func parseInner(frame []byte, p *Packet, src, dst Addr, l4 int, proto uint8) Err {
 	if proto == ProtoUOA {
-		n := uoaLen(frame[l4:p.End])
+		n := uoaLen(frame[min(l4, int(p.End)):p.End]) // the options before it may be cut
 		if n == 0 || p.V6 && l4 != int(p.Payload)+IPv6Len {
 			return ErrNone // as below
 		}

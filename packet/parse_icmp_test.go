@@ -24,9 +24,15 @@ func icmpErr6(t Tuple, inner4, end uint16, seq uint32) Packet {
 const (
 	innerTCP = "0050 c001 0a0b0c0d "
 	innerUDP = "0035 c001 0008 0000 "
+	uoa4     = "1011 000c 1f080001c6336407 " // a header of ProtoUOA, for a client of IPv4
 	router4  = "0a000001 c000020a "
 	router6  = "20010db8000000000000000000000001 20010db8000000000000000000000010 "
 )
+
+// icmpAbout248 is what remains of an error about a packet of ProtoUOA that is none.
+func icmpAbout248(end uint16) Packet {
+	return Packet{Tuple: from("10.0.0.1", bare4(1)), L3: 14, L4: 34, Payload: 42, End: end}
+}
 
 func icmp4Refused(e Err, end uint16) Packet {
 	return Packet{Tuple: from("10.0.0.1", bare4(1)), L3: 14, L4: 34, Payload: 42, End: end, Err: e}
@@ -67,6 +73,14 @@ var icmpCases = []parseCase{
 		icmpErr4(tuple4, 62, 70, 0x0a0b0c0d)},
 	{"icmp4 about icmp", eth4(ip4(router4, 1, 0, "", unreach4+ip4(rev4, 1, 0, "", "0000 0000 0001 0001"))),
 		Packet{Tuple: from("10.0.0.1", bare4(1)), L3: 14, L4: 34, Payload: 42, End: 70}},
+	{"icmp4 about uoa", eth4(ip4(router4, 1, 0, "", unreach4+ip4(rev4, 248, 0, "", uoa4+innerUDP))), icmpErr4(dns4, 74, 82, 0)},
+	{"icmp4 about uoa, of TCP", eth4(ip4(router4, 1, 0, "", unreach4+ip4(rev4, 248, 0, "", "1006 000c 1f080001c6336407"+innerUDP))), icmpAbout248(82)},
+	{"icmp4 about uoa, cut in its first word", eth4(ip4(router4, 1, 0, "", unreach4+ip4(rev4, 248, 0, "", "1011 00"))), icmpAbout248(65)},
+	{"icmp4 about uoa, shorter than that word", eth4(ip4(router4, 1, 0, "", unreach4+ip4(rev4, 248, 0, "", "1011 0000 1f080001c6336407"+innerUDP))), icmpAbout248(82)},
+	{"icmp4 about uoa, not of whole words", eth4(ip4(router4, 1, 0, "", unreach4+ip4(rev4, 248, 0, "", "1011 000d 1f080001c6336407"+innerUDP))), icmpAbout248(82)},
+	{"icmp4 about uoa, longer than any", eth4(ip4(router4, 1, 0, "", unreach4+ip4(rev4, 248, 0, "", "1011 0044 "+strings.Repeat("00", 64)+""+innerUDP))), icmpAbout248(138)},
+	{"icmp4 about uoa, without all of UDP", eth4(ip4(router4, 1, 0, "", unreach4+ip4(rev4, 248, 0, "", "1011 000c 1f080001c6336407 0035c00100080"+"0"))), icmpAbout248(81)},
+	{"icmp4 about 248, inner options cut", eth4(ip4(router4, 1, 0, "", unreach4+strings.TrimSuffix(ip4(rev4, 248, 0, "01010101", ""), "01"))), icmpAbout248(65)},
 	{"icmp4 about a later fragment", eth4(ip4(router4, 1, 0, "", unreach4+ip4(rev4, 6, 0x0003, "", innerTCP))), icmp4Refused(ErrICMPInnerFragment, 70)},
 	{"icmp4 inner 7 bytes", eth4(ip4(router4, 1, 0, "", unreach4+ip4(rev4, 6, 0, "", innerTCP[:16]))), icmp4Refused(ErrICMPInner, 69)},
 	{"icmp4 inner header cut", eth4(ip4(router4, 1, 0, "", unreach4+ip4(rev4, 6, 0, "", "")[:38])), icmp4Refused(ErrICMPInner, 61)},
@@ -88,6 +102,9 @@ var icmpCases = []parseCase{
 		icmpErr6(tuple6, 110, 118, 0x0a0b0c0d)},
 	{"icmp6 about icmp6", eth6(ip6(router6, 58, tooBig6+ip6(rev6, 58, "8100 0000 0001 0001"))),
 		Packet{Tuple: from("2001:db8::1", bare6(58)), L3: 14, L4: 54, Payload: 62, End: 110, V6: true}},
+	{"icmp6 about uoa", eth6(ip6(router6, 58, tooBig6+ip6(rev6, 248, uoa4+innerUDP))), icmpErr6(dns6, 114, 122, 0)},
+	{"icmp6 about uoa behind options", eth6(ip6(router6, 58, tooBig6+ip6(rev6, 60, "f800 010400000000"+uoa4+innerUDP))),
+		Packet{Tuple: from("2001:db8::1", bare6(58)), L3: 14, L4: 54, Payload: 62, End: 130, V6: true}},
 	{"icmp6 about a later fragment", eth6(ip6(router6, 58, tooBig6+ip6(rev6, 44, "0600 0010 00000001"+innerTCP))), icmp6Refused(ErrICMPInnerFragment, 118)},
 	{"icmp6 inner header cut", eth6(ip6(router6, 58, tooBig6+ip6(rev6, 6, "")[:78])), icmp6Refused(ErrICMPInner, 101)},
 	{"icmp6 inner 7 bytes", eth6(ip6(router6, 58, tooBig6+ip6(rev6, 6, innerTCP[:16]))), icmp6Refused(ErrICMPInner, 109)},
