@@ -73,10 +73,4 @@ INLINE struct addr mapped(u32 ip4)
 	return a;
 }
 
-// Key of the map of trusted senders.
-struct prefix {
-	u32 bits;
-	struct addr addr;
-};
-
 #endif

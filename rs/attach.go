@@ -135,7 +135,7 @@ func permission(err error) error {
 	return fmt.Errorf("%w: this needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN (run as root): %w", ErrPermission, err)
 }
 
-// prefixKey is struct prefix of abi.h: IPv4 is mapped into IPv6.
+// prefixKey is struct prefix of maps.h: IPv4 is mapped into IPv6.
 type prefixKey struct {
 	Bits uint32
 	Addr [16]byte

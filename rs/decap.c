@@ -32,15 +32,6 @@ struct {
 	TYPE(value, u8);
 } hosts SEC(".maps");
 
-// From where tunnels are believed.
-struct {
-	NUM(type, MAP_LPM_TRIE);
-	NUM(map_flags, MAP_NO_PREALLOC);
-	NUM(max_entries, 1);
-	TYPE(key, struct prefix);
-	TYPE(value, u8);
-} sources SEC(".maps");
-
 // UDP ports, in network order; 0 = none.
 const volatile u16 gue_port = 0, fou_port = 0;
 
@@ -61,20 +52,7 @@ enum {
 	OTHER = OUTCOMES, // not counted
 };
 
-struct {
-	NUM(type, MAP_PERCPU_ARRAY);
-	NUM(max_entries, OUTCOMES);
-	TYPE(key, u32);
-	TYPE(value, u64);
-} stats SEC(".maps");
-
-INLINE void count(u32 what)
-{
-	u64 *n = map_lookup(&stats, &what);
-
-	if (n)
-		++*n;
-}
+#include "maps.h"
 
 enum {
 	IP_IPIP = 4,

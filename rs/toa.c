@@ -23,15 +23,6 @@ struct {
 	TYPE(value, struct client);
 } clients SEC(".maps");
 
-// Who may say who a client is.
-struct {
-	NUM(type, MAP_LPM_TRIE);
-	NUM(map_flags, MAP_NO_PREALLOC);
-	NUM(max_entries, 1);
-	TYPE(key, struct prefix);
-	TYPE(value, u8);
-} sources SEC(".maps");
-
 // Which option kinds are TOA, by kind.
 const volatile u8 kinds[256] = {};
 
@@ -51,20 +42,7 @@ enum {
 	OUTCOMES,
 };
 
-struct {
-	NUM(type, MAP_PERCPU_ARRAY);
-	NUM(max_entries, OUTCOMES);
-	TYPE(key, u32);
-	TYPE(value, u64);
-} stats SEC(".maps");
-
-INLINE void count(u32 what)
-{
-	u64 *n = map_lookup(&stats, &what);
-
-	if (n)
-		++*n;
-}
+#include "maps.h"
 
 // TCP: byte of the acknowledgement number, of the flags and which is SYN, of the
 // options, their end, and the two options of one byte.

@@ -55,15 +55,6 @@ struct {
 	TYPE(value, struct way);
 } ways SEC(".maps");
 
-// Who may say who a client is.
-struct {
-	NUM(type, MAP_LPM_TRIE);
-	NUM(map_flags, MAP_NO_PREALLOC);
-	NUM(max_entries, 1);
-	TYPE(key, struct prefix);
-	TYPE(value, u8);
-} sources SEC(".maps");
-
 // For how long a client that is not needed stays known, in ns.
 const volatile u64 timeout = 0;
 
@@ -85,20 +76,7 @@ enum {
 	OTHER = OUTCOMES, // not counted
 };
 
-struct {
-	NUM(type, MAP_PERCPU_ARRAY);
-	NUM(max_entries, OUTCOMES);
-	TYPE(key, u32);
-	TYPE(value, u64);
-} stats SEC(".maps");
-
-INLINE void count(u32 what)
-{
-	u64 *n = map_lookup(&stats, &what);
-
-	if (n)
-		++*n;
-}
+#include "maps.h"
 
 INLINE int same(const struct addr *a, const struct addr *b)
 {
