@@ -1,7 +1,7 @@
 // Package docs is the documentation for users, and what of it the program shows
 // itself: what to do about drops. Tests compare what is written with what the program
 // says of itself: every key with its default, every drop reason, the layout of a flow,
-// every example.
+// every folder, every example.
 //
 // It must never import the program, but for its tests, which know no more of it than any
 // user of its packages.

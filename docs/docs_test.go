@@ -17,6 +17,7 @@ import (
 	"unsafe"
 
 	"github.com/goccy/go-yaml"
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/l4fwd/l4fwd/config"
 	"github.com/l4fwd/l4fwd/conntrack"
@@ -39,15 +40,16 @@ func read(t *testing.T, name string) string {
 // pages are the documents by path, the repository's own ones included.
 func pages(t *testing.T) map[string]string {
 	t.Helper()
-	names, err := filepath.Glob("*.md")
-	if err != nil {
-		t.Fatal(err)
-	}
 	out := map[string]string{}
-	for _, n := range append(names, "../README.md", "../CHANGELOG.md") {
-		if _, err := os.Stat(n); errors.Is(err, os.ErrNotExist) && n == "../README.md" {
-			continue // written last
+	names := []string{"../README.md", "../CHANGELOG.md"}
+	for _, pattern := range []string{"*.md", "benchmarks/*.md"} {
+		found, err := filepath.Glob(pattern)
+		if err != nil || len(found) == 0 {
+			t.Fatalf("%s: %v, %v", pattern, found, err)
 		}
+		names = append(names, found...)
+	}
+	for _, n := range names {
 		out[n] = read(t, n)
 	}
 	return out
@@ -269,6 +271,37 @@ func TestExamplesParse(t *testing.T) {
 	}
 	if total < 6 {
 		t.Errorf("only %d examples found", total)
+	}
+}
+
+var quoted = regexp.MustCompile("`([^`]+)`")
+
+// Every folder with code has its row in the table of folders, and every row is of one.
+func TestFoldersDocumented(t *testing.T) {
+	_, table, found := strings.Cut(read(t, "architecture.md"), "\n| folder |")
+	if !found {
+		t.Fatal("no table of folders")
+	}
+	table, _, _ = strings.Cut(table, "\n\n")
+	var told []string
+	for line := range strings.Lines(table) {
+		first, _, _ := strings.Cut(strings.TrimPrefix(line, "|"), "|")
+		for _, m := range quoted.FindAllStringSubmatch(first, -1) {
+			told = append(told, m[1])
+		}
+	}
+	list, err := exec.Command("go", "list", "-f", "{{.ImportPath}}", "../...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var there []string
+	for path := range strings.FieldsSeq(string(list)) {
+		there = append(there, strings.TrimPrefix(path, "github.com/l4fwd/l4fwd/"))
+	}
+	slices.Sort(told)
+	slices.Sort(there)
+	if diff := cmp.Diff(there, told); diff != "" {
+		t.Errorf("folders (-) and what the table has (+):\n%s", diff)
 	}
 }
 
