@@ -422,7 +422,7 @@ func TestObjectsAreCurrent(t *testing.T) {
 	want, err := os.ReadFile("sources.sha256")
 	must(t, err)
 	var got bytes.Buffer
-	for _, name := range []string{"toa.c", "decap.c", "uoa.c", "abi.h", "maps.h", "../dataplane/steer/abi.h", "generate.sh"} {
+	for _, name := range []string{"toa.c", "decap.c", "uoa.c", "abi.h", "maps.h", "option.h", "../dataplane/steer/abi.h", "generate.sh"} {
 		b, err := os.ReadFile(name)
 		must(t, err)
 		fmt.Fprintf(&got, "%x  %s\n", sha256.Sum256(b), name)

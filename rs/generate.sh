@@ -24,5 +24,5 @@ if [ "${1-}" = -check ]; then
 	echo "rs: the committed objects are what their sources compile to"
 else
 	mv "$out"/* .
-	sha256sum toa.c decap.c uoa.c abi.h maps.h ../dataplane/steer/abi.h generate.sh >sources.sha256
+	sha256sum toa.c decap.c uoa.c abi.h maps.h option.h ../dataplane/steer/abi.h generate.sh >sources.sha256
 fi

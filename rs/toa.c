@@ -8,6 +8,7 @@
 // who asks by getsockopt. What counts as one, and from whom, is written in doc.go.
 
 #include "abi.h"
+#include "option.h"
 
 // The client of a connection, kept with its socket.
 struct client {
@@ -236,7 +237,6 @@ int l4fwd_toa_peer6(struct bpf_sock_addr *ctx)
 
 // What package toa asks for, and the answer: a struct sockaddr_in6, IPv4 mapped;
 // family 0 if the client is not known.
-enum { LEVEL = 0x6c34, OPT_CLIENT = 1, PAGE = 4096 };
 struct answer {
 	u16 family, port;
 	u32 flow;
@@ -250,14 +250,7 @@ int l4fwd_toa_opt(struct bpf_sockopt *ctx)
 	struct answer *a = ctx->optval;
 	struct client *c;
 
-	if (ctx->level != LEVEL || ctx->optname != OPT_CLIENT) {
-		// Of more than a page the kernel lets a program see only the first,
-		// and refuses the call unless told to keep its own answer.
-		if (ctx->optlen > PAGE)
-			ctx->optlen = 0;
-		return 1;
-	}
-	if ((void *)(a + 1) > ctx->optval_end)
+	if (not_ours(ctx, OPT_CLIENT) || (void *)(a + 1) > ctx->optval_end)
 		return 1;
 	__builtin_memset(a, 0, sizeof(*a));
 	c = ctx->sk ? sk_storage_get(&clients, ctx->sk, 0, 0) : 0;

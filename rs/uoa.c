@@ -9,6 +9,7 @@
 // client into what they send. What counts as UOA, and from whom, is written in doc.go.
 
 #include "abi.h"
+#include "option.h"
 
 // A balancer's flow to a server, ports in network order.
 struct flow {
@@ -595,7 +596,6 @@ int l4fwd_uoa_send6(struct bpf_sock_addr *ctx)
 // What package uoa asks, by setsockopt, and the answer, by getsockopt: a struct
 // sockaddr_in6, IPv4 mapped, family 0 if the client is not known, and the question's
 // number, since several threads may ask about one socket.
-enum { LEVEL = 0x6c34, OPT_CLIENT_OF = 2, PAGE = 4096 };
 struct question {
 	struct addr addr; // whom a datagram came from; IPv4 mapped
 	u16 port, zero;	  // network order
@@ -615,17 +615,6 @@ struct {
 	TYPE(value, struct answer);
 } answers SEC(".maps");
 
-// not_ours lets a call of another option pass. Of more than a page the kernel lets a
-// program see only the first, and refuses the call unless told to keep its own.
-INLINE int not_ours(struct bpf_sockopt *ctx)
-{
-	if (ctx->level == LEVEL && ctx->optname == OPT_CLIENT_OF)
-		return 0;
-	if (ctx->optlen > PAGE)
-		ctx->optlen = 0;
-	return 1;
-}
-
 SEC("cgroup/setsockopt")
 int l4fwd_uoa_ask(struct bpf_sockopt *ctx)
 {
@@ -634,7 +623,7 @@ int l4fwd_uoa_ask(struct bpf_sockopt *ctx)
 	struct ask a = {};
 	struct client *c;
 
-	if (not_ours(ctx) || (void *)(q + 1) > ctx->optval_end || !ctx->sk)
+	if (not_ours(ctx, OPT_CLIENT_OF) || (void *)(q + 1) > ctx->optval_end || !ctx->sk)
 		return 1;
 	a.addr = q->addr;
 	a.port = q->port;
@@ -662,7 +651,7 @@ int l4fwd_uoa_tell(struct bpf_sockopt *ctx)
 {
 	struct answer *a = ctx->optval, *kept;
 
-	if (not_ours(ctx) || (void *)(a + 1) > ctx->optval_end || !ctx->sk)
+	if (not_ours(ctx, OPT_CLIENT_OF) || (void *)(a + 1) > ctx->optval_end || !ctx->sk)
 		return 1;
 	kept = sk_storage_get(&answers, ctx->sk, 0, 0);
 	if (!kept)
