@@ -3,10 +3,12 @@ package deploy
 import (
 	"bytes"
 	"crypto/sha256"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -64,6 +66,46 @@ func TestUnit(t *testing.T) {
 	}
 	if out := run(t, []string{"SYSTEMD_LOG_LEVEL=warning"}, "systemd-analyze", "verify", "--man=no", file); strings.Contains(out, "l4fwd.service:") {
 		t.Errorf("systemd says:\n%s", out)
+	}
+}
+
+// TestUnitGivesUp: a wrong configuration ends the main process with a status after which
+// systemd starts nothing again. That of a command before it would not count
+// (systemd.service(5), RestartPreventExitStatus=).
+func TestUnitGivesUp(t *testing.T) {
+	path, err := testbed.Build(t.Context(), "./cmd/l4fwd", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unit, err := os.ReadFile("systemd/l4fwd.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "l4fwd.yaml")
+	if err := os.WriteFile(file, []byte("interfaces: [{colour: red}]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run := strings.NewReplacer("/usr/bin/l4fwd", path, "/etc/l4fwd/l4fwd.yaml", file)
+	status := ""
+	for line := range strings.Lines(string(unit)) {
+		key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
+		switch words := strings.Fields(run.Replace(value)); key {
+		case "ExecStartPre", "ExecCondition":
+			t.Errorf("it may fail before the main process: %s", line)
+		case "ExecStart":
+			var exit *exec.ExitError
+			if out, err := exec.CommandContext(t.Context(), words[0], words[1:]...).CombinedOutput(); !errors.As(err, &exit) || !strings.Contains(string(out), "colour") {
+				t.Fatalf("%v: %v\n%s", words, err, out)
+			}
+			status = strconv.Itoa(exit.ExitCode())
+		case "RestartPreventExitStatus":
+			if status == "" || value != status {
+				t.Errorf("it ends with status %q; the unit gives up at %s", status, value)
+			}
+		}
+	}
+	if status == "" {
+		t.Error("the unit starts nothing")
 	}
 }
 
