@@ -60,6 +60,9 @@ func (w *Worker) orphaned(i int, r conntrack.Ref, d conntrack.Dir) Verdict {
 	case BackendDownReschedule:
 		id := int32(e.Service)
 		w.close(r)
+		if p.Kind == packet.KindFragment {
+			return DropNoFlow // not a first one: it has no header to begin with
+		}
 		if w.snap.Services[id].Set == nil && p.Kind != packet.KindTCP {
 			return DropNoService // it drains itself: there is no other backend to begin with
 		}

@@ -2,6 +2,8 @@ package dataplane
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -276,6 +278,39 @@ func TestBackendDownDirect(t *testing.T) {
 			}
 			if again := r.toBackend(0, build(t, seg{src: client, dst: vip, syn: true, seq: 5000})); again == first {
 				t.Error("the client came to the backend that is gone")
+			}
+		})
+	}
+}
+
+// TestBackendDownLaterFragment: a fragment without ports of its own opens no flow, whose
+// first packet it would be, when the backend of its datagram's flow is gone.
+func TestBackendDownLaterFragment(t *testing.T) {
+	for _, vip := range []string{"192.0.2.20:80", "192.0.2.20:5000"} {
+		t.Run(vip, func(t *testing.T) {
+			spec := directSpec()
+			for i := range spec.Services {
+				spec.Services[i].OnBackendDown = BackendDownReschedule
+			}
+			r := newDirectRig(t, 1)
+			_, publish := r.publisher(1)
+			publish(spec)
+			s := seg{src: "198.51.100.7:40000", dst: vip, udp: strings.HasSuffix(vip, ":5000"), payload: 100}
+			if !s.udp {
+				r.toBackend(0, build(t, seg{src: s.src, dst: vip, syn: true, seq: 1000}))
+				s.ack, s.seq, s.ackNum = true, 1001, 9001
+			}
+			pieces := cut(build(t, s), 77, 64)
+			to := r.toBackend(0, pieces[0])
+			for i := range spec.Services {
+				if b := &spec.Services[i].Backends; len(*b) > 1 {
+					*b = slices.Delete(slices.Clone(*b), to, to+1)
+				}
+			}
+			publish(spec)
+			r.refused(0, 0, DropNoFlow, pieces[1])
+			if c := r.counts(); c.Opened != 1 || r.dp.Workers[0].Flows() != 0 {
+				t.Errorf("%d flows opened, %d left", c.Opened, r.dp.Workers[0].Flows())
 			}
 		})
 	}
