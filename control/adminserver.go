@@ -26,6 +26,7 @@ func (d *Daemon) startAdmin(_ context.Context, down *undo) error {
 	admin.HandleOutput(s, "POST "+admin.CapturePath, admin.CaptureFormat, d.capture)
 	admin.HandleOutput(s, "POST "+admin.FlowsPath, admin.FlowsFormat, d.flows)
 	admin.HandleOutput(s, "POST "+admin.KillFlowsPath, "application/json", d.killFlows)
+	admin.HandleOutput(s, "POST "+admin.DebugPath, admin.DebugFormat, d.debug)
 	d.serve(down, l, s, "no more commands are taken")
 	return nil
 }

@@ -107,6 +107,7 @@ type Daemon struct {
 	clock   dataplane.Clock                     // the workers'
 
 	capturing atomic.Bool             // a capture runs, see capture
+	debugging atomic.Bool             // the process is looked at, see debug
 	stages    []*dataplane.StageClock // by worker, who write them; none without metrics
 }
 

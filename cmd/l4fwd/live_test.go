@@ -66,6 +66,7 @@ func TestRun(t *testing.T) {
 		"status": file, "status -o json": `"reloads": 0`, "stats": "forwarded", "health": "LAST CHECK", "stats -o yaml": "handed_over:",
 		"flows": "PROTOCOL", "doctor": "new enough", "doctor -o json": `"grade": "ok"`, "flows --count --client :9": "0\n", "flows kill --protocol udp": "0 flows ended",
 		"services": "web-full-nat-", "backends": "up", "drops --interval 10ms -o json": "[", "top --once --interval 10ms": "backends by traffic", "reload --dry-run": "nothing changes",
+		"debug goroutine": "goroutine profile", "debug profile --seconds 1 -f " + filepath.Join(dir, "cpu.pprof"): "",
 		"drain " + backend: "by command since", "weight " + backend + " 3": "3 of 1", "enable " + backend: "up",
 	} {
 		args := append(strings.Fields(command), "--socket", socket)
