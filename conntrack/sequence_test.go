@@ -262,3 +262,28 @@ func FuzzSequence(f *testing.F) {
 		}
 	})
 }
+
+// TestSecondSYNOptions: of two SYNs the window and its scale are those of the one that is
+// answered.
+func TestSecondSYNOptions(t *testing.T) {
+	scale := func(shift byte) []byte { return []byte{3, 3, shift, 1} }
+	for name, want := range map[string]struct {
+		ack    uint32
+		window uint32
+		shift  uint8
+	}{"first": {1, 0x1000, 5}, "second": {5001, 0x2000, 9}} {
+		c := newPeers(t, DNAT)
+		c.t.Entry(c.r).SeqDelta = 0
+		c.window = 0x1000
+		c.send(Forward, fSYN, 0, 0, 0, scale(5)...)
+		c.window = 0x2000
+		c.send(Forward, fSYN, 5000, 0, 0, scale(9)...)
+		c.window = 0x3000
+		c.send(Reply, fSYNACK, 0, want.ack, 0, scale(7)...)
+		e := c.t.Entry(c.r)
+		if w := e.Win[Forward]; e.State != SynRecv || w.End != c.cISN+want.ack || w.Acked != w.End || w.MaxWin != want.window ||
+			e.WScale != [2]uint8{want.shift, 7} || e.Flags&WindowScaled == 0 || e.Win[Reply].MaxWin != 0x3000 {
+			t.Errorf("%s: %+v", name, *e)
+		}
+	}
+}

@@ -38,7 +38,8 @@ func (t *Table) trackSYN(r Ref, e *Entry, p *packet.Packet, frame []byte, now ui
 	switch {
 	case next == reopen:
 		if e.State == SynSent && now-e.Created < synPatience {
-			return pol.implausible(DropBadSYN)
+			e.noteSYN(p, frame)
+			return Pass
 		}
 		return Reopen
 	case e.State == None:
@@ -52,9 +53,10 @@ func (t *Table) trackSYN(r Ref, e *Entry, p *packet.Packet, frame []byte, now ui
 	return Pass
 }
 
-// synPatience is how long, in ticks, a SYN keeps SYNs of other numbers away: a
-// client that gives up and tries again from the same port is hardly quicker, and
-// who forges them must not move a flow that is about to be answered.
+// synPatience is how long, in ticks, a SYN keeps its flow: one of another number,
+// of a client that gave up and tries again or of somebody who forges it, goes to the
+// server beside it, see noteSYN, and must not move a flow that is about to be
+// answered. Later the first one will not be.
 const synPatience = TicksPerSecond
 
 // synEvent tells the SYN that begins e's connection from that of another one.
@@ -84,7 +86,7 @@ func (t *Table) trackSYNACK(r Ref, e *Entry, p *packet.Packet, frame []byte, now
 		e.noteSYNACK(p, ack)
 		return Pass
 	}
-	if before(ack, c.Acked) || before(c.End, ack) {
+	if (before(ack, c.Acked) || before(c.End, ack)) && !e.takeSecond(ack) {
 		e.expectRST(ack)
 		return Pass
 	}
@@ -171,8 +173,8 @@ func (t *Table) trackRST(r Ref, e *Entry, d Dir, p *packet.Packet, now uint32, p
 	return Pass
 }
 
-// implausible is what becomes of a RST or SYN that nobody asked for, which
-// otherwise would be dropped as why.
+// implausible is what becomes of a RST that nobody asked for, which otherwise would
+// be dropped as why.
 func (pol *Policy) implausible(why Outcome) Outcome {
 	if pol.Checks == ChecksOff {
 		return Pass

@@ -121,8 +121,46 @@ func (e *Entry) NoteServerAcked(ack uint32) {
 // expectRST notes, in SynSent, that the server answered with an ACK of an older
 // connection on this tuple. The client will clear that with a RST of just this
 // sequence number (RFC 9293 section 3.5.1) and go on with its SYN. The server's
-// window is not in use before its SYN-ACK, so the note goes there.
-func (e *Entry) expectRST(ack uint32) { e.Win[Reply] = Window{End: ack, MaxWin: 1} }
+// window is not in use before its SYN-ACK, so the note goes there. Where the ACK is
+// of a SYN that is noted there already, that will do.
+func (e *Entry) expectRST(ack uint32) {
+	if !e.ofSecond(ack) {
+		e.Win[Reply] = Window{End: ack, MaxWin: 1}
+	}
+}
+
+// secondSYN in Win[Reply].MaxWin, in SynSent, says that the window is that of another
+// SYN of the client's, see noteSYN. Below it are the window and the shift it announces.
+const secondSYN = 1 << 31
+
+// noteSYN notes, in SynSent, a SYN of another number than the one that began the flow.
+// Which of the two the server takes, its SYN-ACK says. Of any more only the latest is
+// noted: whoever forges them cannot have the first one forgotten.
+func (e *Entry) noteSYN(p *packet.Packet, frame []byte) {
+	end, isn := segmentEnd(p)+1, p.Seq+1
+	if s := &e.Win[Reply]; s.MaxWin&secondSYN != 0 && s.Acked == isn {
+		end = later(end, s.End) // again, without its data
+	}
+	e.Win[Reply] = Window{End: end, Acked: isn, MaxWin: secondSYN | uint32(scaleOf(p, frame))<<16 | uint32(p.Window)}
+}
+
+// ofSecond reports whether ack acknowledges the SYN that noteSYN noted, with or without
+// the data on it.
+func (e *Entry) ofSecond(ack uint32) bool {
+	s := &e.Win[Reply]
+	return e.State == SynSent && s.MaxWin&secondSYN != 0 && !before(ack, s.Acked) && !before(s.End, ack)
+}
+
+// takeSecond makes the SYN that noteSYN noted the flow's, if ack acknowledges it.
+func (e *Entry) takeSecond(ack uint32) bool {
+	if !e.ofSecond(ack) {
+		return false
+	}
+	s := e.Win[Reply]
+	e.Win[Forward] = Window{End: s.End, Acked: s.Acked, MaxWin: max(s.MaxWin&0xffff, 1)}
+	e.WScale[Forward] = uint8(s.MaxWin >> 16)
+	return true
+}
 
 // noteSYNACK: a SYN-ACK after the first, mostly the same again. Another
 // sequence number is another connection: a live one never answers so. In
@@ -232,11 +270,16 @@ func (e *Entry) judgeEarlyRST(d Dir, p *packet.Packet) judgement {
 		if p.TCPFlags&packet.ACK != 0 && !before(ack, c.Acked) && !before(c.End, ack) {
 			return rstExact
 		}
+		if p.TCPFlags&packet.ACK != 0 && e.ofSecond(ack) {
+			return rstHarmless // the client may believe it; the flow is the first SYN's
+		}
 		return rstStranger
 	}
 	switch {
 	case !before(p.Seq, c.Acked-1) && !before(c.End, p.Seq):
 		return rstExact // the client gives up
+	case e.ofSecond(p.Seq), e.ofSecond(p.Seq + 1):
+		return rstHarmless
 	case s.MaxWin != 0 && p.Seq == s.End:
 		return rstHarmless // clears the server's older connection; the SYN comes again
 	}

@@ -120,3 +120,38 @@ func TestHalfOpenGivesItsPort(t *testing.T) {
 		t.Errorf("%d evicted, %+v", c.Evicted, r.dp.Workers[0].BackendCounts())
 	}
 }
+
+// TestSecondSYN: a client gives up before it was answered and connects again at once,
+// from the same port. Whichever of its two SYNs the backend has got makes the connection.
+func TestSecondSYN(t *testing.T) {
+	for name, seq := range map[string]uint32{"first": 1000, "second": 0x70000000} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, 1, testSpec())
+			c := &conv{r: r, client: "198.51.100.7:40000", vip: "192.0.2.10:80"}
+			var isn uint32
+			for _, n := range []uint32{1000, 0x70000000} {
+				syn := c.fromClient(seg{syn: true, seq: n, opts: []layers.TCPOption{mss(1460)}})
+				src, dst := ipOf(syn)
+				local, backend := hostPort(src.String(), uint16(tcpOf(syn).SrcPort)), hostPort(dst.String(), uint16(tcpOf(syn).DstPort))
+				if c.local != "" && (local != c.local || backend != c.backend) {
+					t.Fatalf("by %s to %s, then by %s to %s", c.local, c.backend, local, backend)
+				}
+				if c.local, c.backend = local, backend; n == seq {
+					isn = tcpOf(syn).Seq
+				}
+			}
+			answer := c.fromServer(seg{syn: true, ack: true, seq: 9000, ackNum: isn + 1, opts: []layers.TCPOption{mss(1460)}})
+			if got := tcpOf(answer).Ack; got != seq+1 {
+				t.Errorf("the client is answered %d, want %d", got, seq+1)
+			}
+			if got := toa(c.fromClient(seg{ack: true, seq: seq + 1, ackNum: 9001})); got == nil {
+				t.Error("the backend is not told the client")
+			}
+			c.fromClient(seg{ack: true, seq: seq + 1, ackNum: 9001, payload: 10})
+			c.fromServer(seg{rst: true, ack: true, seq: 9001, ackNum: isn + 11})
+			if got := r.counts(); got.Drops() != 0 || got.Opened != 1 {
+				t.Errorf("%d flows, %d packets dropped", got.Opened, got.Drops())
+			}
+		})
+	}
+}

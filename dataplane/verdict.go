@@ -36,7 +36,7 @@ const (
 	DropTooBig                             // larger than the egress MTU
 	DropBadRST                             // RST outside the window (RFC 5961)
 	DropBadSeq                             // TCP segment outside the window, where tcp_checks is strict
-	DropBadSYN                             // SYN that cannot belong to the flow (RFC 5961)
+	DropBadSYN                             // SYN from the server, or SYN-ACK from the client
 	DropBadFlags                           // TCP flags that no host sends
 	DropIPChecksum                         // IPv4 header checksum is wrong, and the packet's new header would hide it
 	DropProxy                              // the PROXY header cannot be put where it belongs
