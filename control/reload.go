@@ -113,27 +113,12 @@ func (d *Daemon) reload(ctx context.Context, c *config.Config, dryRun bool) (r a
 	return r, nil
 }
 
-// warnings are what is legal in c and probably not meant, and what a change to it costs.
+// warnings are what is legal in c and probably not meant.
 func (d *Daemon) warnings(c *config.Config) (out []string) {
 	for _, p := range c.Warnings() {
 		out = append(out, p.String())
 	}
-	out = append(out, d.overruled(c)...)
-	if d.cfg.Workers < 2 {
-		return out
-	}
-	was := make(map[netip.AddrPort]config.Service)
-	for _, s := range d.cfg.Services {
-		was[s.Address] = s
-	}
-	for _, s := range c.Services {
-		old, ok := was[s.Address]
-		if ok && old.Protocol == s.Protocol && old.Mode != s.Mode && (old.Mode == config.DNAT) != (s.Mode == config.DNAT) {
-			out = append(out, fmt.Sprintf("service %s: with several workers its flows may be lost, since those of dnat are kept "+
-				"by other workers than those of %v", s.Name, map[bool]config.Mode{true: old.Mode, false: s.Mode}[s.Mode == config.DNAT]))
-		}
-	}
-	return out
+	return append(out, d.overruled(c)...)
 }
 
 // checkChange looks for what the host has against c and had not against the

@@ -69,17 +69,26 @@ func TestModeChanges(t *testing.T) {
 			for _, workers := range []int{1, 3} {
 				for _, family := range []int{4, 6} {
 					t.Run(fmt.Sprint(was.name, " → ", now, "/", workers, " workers, IPv", family), func(t *testing.T) {
-						changeMode(t, workers, family, from, to)
+						changeMode(t, workers, family, from, to, nil)
 					})
 				}
 			}
+			t.Run(fmt.Sprint(was.name, " → ", now, "/NICs' spreading known"), func(t *testing.T) {
+				changeMode(t, 3, 4, from, to, microsoftNIC(t, 3))
+			})
 		}
 	}
 }
 
-func changeMode(t *testing.T, workers, family, from, to int) {
+// changeMode is one of these changes. Packets arrive with any worker, in turn; where it
+// is known how the NICs spread them, servers' answers to new flows with the right one.
+func changeMode(t *testing.T, workers, family, from, to int, n *nic) {
 	const flows = 8
-	r := newRigWith(t, workers, modeSpec(from, family), func(o *Options) { o.UMEM = make([]byte, workers*1024*testFrame) })
+	r := newRigWith(t, workers, modeSpec(from, family), func(o *Options) {
+		if o.UMEM = make([]byte, workers*1024*testFrame); n != nil {
+			o.Spread = n.told(t)
+		}
+	})
 	r.dp.PublishRoutes(directRoutes(2, 1500))
 	g := NewRegistry(workers)
 	publish := func(n int) {
@@ -124,8 +133,21 @@ func changeMode(t *testing.T, workers, family, from, to int) {
 		return
 	}
 	for port := range flows {
-		if first, then := begin(5000+port), goOn(5000+port); first != then {
+		first := begin(5000 + port)
+		if then := goOn(5000 + port); first != then {
 			t.Errorf("port %d: %v, then %v", port, first, then)
+		}
+		if n == nil || modeKinds[to].mode != conntrack.FullNAT {
+			continue
+		}
+		answer := seg{src: first[1], dst: first[0], ack: true, seq: 9001}
+		from, local := endpoint(first[1], packet.ProtoTCP), endpoint(first[0], packet.ProtoTCP)
+		before := r.counts().Verdicts[HandedOver]
+		if out := r.deliver(n.worker(from.Addr, local.Addr, from.Port, local.Port), 1, build(t, answer)); len(out) != 1 || out[0].nic != 0 {
+			t.Errorf("port %d: %d frames of an answer", port, len(out))
+		}
+		if after := r.counts().Verdicts[HandedOver]; after != before {
+			t.Errorf("port %d: an answer was handed over", port)
 		}
 	}
 	if c := r.counts(); c.Opened != 2*flows {

@@ -23,9 +23,9 @@ func (w *Worker) miss(i int, handed bool) Verdict {
 		from = w.snap.answererOf(p)
 	}
 	if w.owners.workers > 1 && (from == nil || from.tracked) {
-		switch owner := w.ownerOf(p, svc, owned); {
+		switch owner := w.ownerOf(p, svc, owned, handed); {
 		case owner == w.id:
-		case handed:
+		case handed && !w.onward(p, svc):
 			// Two workers disagree while they take over a snapshot. A flow that
 			// began here would not be found where its packets will look for it.
 			return DropNoFlow
@@ -73,13 +73,18 @@ func (w *Worker) begin(i int, id int32) Verdict {
 	return w.open(i, uint32(id), nil)
 }
 
-// ownerOf is the worker that has p's flow if there is one. svc is the service
-// p is addressed to, or negative; owned is what p's destination is then.
-func (w *Worker) ownerOf(p *packet.Packet, svc, owned int32) int {
+// ownerOf is the worker that has p's flow if there is one, or, of a VIP whose flows are
+// keptByEither, that is to look next. svc is the service p is addressed to, or negative;
+// owned is what p's destination is then.
+func (w *Worker) ownerOf(p *packet.Packet, svc, owned int32, handed bool) int {
 	switch {
-	case svc >= 0 && w.snap.Services[svc].Mode != conntrack.DNAT: // what is one-way has but one direction
-		return w.owners.forward(&p.Tuple)
 	case svc >= 0:
+		kept := w.snap.Services[svc].kept
+		if kept == keptByTuple || kept == keptByEither && !handed {
+			if owner := w.owners.forward(&p.Tuple); kept == keptByTuple || owner != w.id {
+				return owner
+			}
+		}
 		return w.owners.client(p.Src, p.SrcPort)
 	case owned == ownedLocal, owned == formerLocal, owned == onceLocal:
 		return w.owners.reply(&p.Tuple)
@@ -87,6 +92,12 @@ func (w *Worker) ownerOf(p *packet.Packet, svc, owned int32) int {
 		return w.owners.client(p.Dst, p.DstPort)
 	}
 	return w.id // a VIP without such a service: nobody has
+}
+
+// onward reports whether p, which another worker has handed over to this one for its
+// tuple and which belongs to no flow here, may be handed over to the client's.
+func (w *Worker) onward(p *packet.Packet, svc int32) bool {
+	return svc >= 0 && w.snap.Services[svc].kept == keptByEither && w.owners.forward(&p.Tuple) == w.id
 }
 
 // conflictTries bounds how many backends open asks for when a DNAT tuple is

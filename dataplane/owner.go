@@ -77,3 +77,17 @@ func (o *ownership) localPort(port uint16) int {
 
 // byPort reports whether a reply's owner follows from the local port alone.
 func (o *ownership) byPort() bool { return o.spread == nil && o.workers > 1 }
+
+// keeping is by what workers keep the flows of a VIP. Where it is not known how the NICs
+// spread packets, all are the same.
+type keeping uint8
+
+// Ways of keeping. A VIP whose service has changed its mode goes on to be keptByEither for
+// as long as any service has it, since flows have begun by both: they are looked for by
+// their tuple first, where what has not changed its queue arrives anyway, and begin with
+// their client's worker.
+const (
+	keptByTuple  keeping = 1 << iota // ownership.forward: Full-NAT, and what is one-way
+	keptByClient                     // ownership.client: DNAT, whose replies carry no more
+	keptByEither = keptByTuple | keptByClient
+)

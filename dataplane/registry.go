@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/l4fwd/l4fwd/balance"
@@ -26,7 +27,8 @@ type Registry struct {
 	hasService, hasBackend []bool
 	ports                  []nat.PortRange // of local addresses, by id
 
-	sets      map[int]builtSet // by service id
+	kept      map[conntrack.Endpoint]keeping // by VIP
+	sets      map[int]builtSet               // by service id
 	loads     *balance.Loads
 	quotas    []*quota     // of backends, by id; nil without limit
 	templates []*templates // by worker; nil until there is persistence
@@ -141,6 +143,7 @@ func (r *registryOf[K]) forget(id int) {
 func NewRegistry(workers int) *Registry {
 	return &Registry{
 		workers: workers, sets: make(map[int]builtSet), loads: balance.NewLoads(workers),
+		kept:       make(map[conntrack.Endpoint]keeping),
 		handshakes: make([][]*Handshakes, workers),
 	}
 }
@@ -183,6 +186,22 @@ func (r *Registry) Forget(counts []BackendCount) {
 		for w := range r.handshakes {
 			r.handshakes[w][id] = nil
 		}
+	}
+	left := make(map[conntrack.Endpoint]bool, len(r.vips))
+	for _, vip := range r.vips {
+		left[vip] = true
+	}
+	maps.DeleteFunc(r.kept, func(vip conntrack.Endpoint, _ keeping) bool { return !left[vip] })
+}
+
+// keep notes how a service's flows are kept, beside those of what has had its VIP before.
+func (r *Registry) keep(s *ServiceSpec) {
+	switch {
+	case s.ReturnOnly: // has none
+	case s.Mode == conntrack.DNAT:
+		r.kept[s.VIP] |= keptByClient
+	default:
+		r.kept[s.VIP] |= keptByTuple
 	}
 }
 

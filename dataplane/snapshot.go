@@ -74,6 +74,7 @@ type Service struct {
 	Tunnel nat.Tunnel
 
 	Draining      bool // see ServiceSpec
+	kept          keeping
 	OnBackendDown BackendDown
 	stick         stick
 	quic          *quicRoutes // nil without a layout
@@ -244,6 +245,7 @@ func (r *Registry) Build(spec Spec) (*Snapshot, error) {
 			return nil, fmt.Errorf("service %s: %w", s.Name, err)
 		}
 		all[id] = svc
+		r.keep(s)
 	}
 	snap := &Snapshot{
 		Directory: conntrack.Directory{
@@ -262,6 +264,9 @@ func (r *Registry) Build(spec Spec) (*Snapshot, error) {
 	for id, svc := range all {
 		snap.Services[id] = svc
 		snap.dnat = snap.dnat || svc.Mode == conntrack.DNAT && !svc.ReturnOnly
+	}
+	for id := range snap.Services {
+		snap.Services[id].kept = r.kept[snap.Directory.Services[id]]
 	}
 	r.note(snap, all)
 	snap.localPorts, snap.bornServices, snap.bornBackends = r.ports, r.services.born, r.backends.born
