@@ -135,9 +135,12 @@ func trunked(t *testing.T, workers int, direct bool) (*rig, *tags) {
 	return r, g
 }
 
+// snat is the mode of trunk scenes with both of DNAT's halves.
+const snat = "snat"
+
 // trunkScenes are all modes; a part of them, each with another number of workers.
 func trunkScenes(short bool) (out []scene) {
-	for i, mode := range []string{fullNAT, dnat, dsrL2, tunnel} {
+	for i, mode := range []string{fullNAT, dnat, dsrL2, tunnel, snat} {
 		for workers := 1; workers <= 2; workers++ {
 			if !short || i%2 == workers%2 {
 				out = append(out, scene{true, workers, mode})
@@ -155,7 +158,8 @@ func TestTrunk(t *testing.T) {
 			direct := s.mode == dsrL2 || s.mode == tunnel
 			r, g := trunked(t, s.workers, direct)
 			var d *daemon
-			if s.mode == tunnel {
+			switch s.mode {
+			case tunnel:
 				wr, outer := wrappings[3], testbed.V6
 				if s.workers == 2 { // VXLAN, of which the servers' kernel is the judge
 					wr, outer = wrappings[0], testbed.V4
@@ -168,7 +172,10 @@ func TestTrunk(t *testing.T) {
 					}
 				}
 				d = program{args: []string{"--workers", fmt.Sprint(s.workers)}}.start(t, r.LB, r.Config(r.tunnelServices(wr, outer, weights...)))
-			} else {
+			case snat:
+				s.mode = dnat // as clients and servers see it
+				d = program{args: []string{"--workers", fmt.Sprint(s.workers)}}.start(t, r.LB, r.Config(halves()))
+			default:
 				d = r.start(s)
 			}
 			r.warmUp()
