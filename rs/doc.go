@@ -88,7 +88,8 @@
 // # Life
 //
 // All is attached through bpf_links whose file descriptors live in this process: however
-// it ends, the kernel detaches them, and nothing is pinned. List finds what is attached
+// it ends, the kernel detaches them. Nothing is pinned but the maps of clients that UOA
+// is to keep, in a directory whose name has the version of their layout. List finds what is attached
 // by asking the kernel, so it needs no file and cannot be out of date.
 //
 // Hazard: between the end of one TOA and the start of the next, connections are

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -34,6 +36,10 @@ type UOAOptions struct {
 	// than a balancer keeps a flow, and shorter than it takes to use a port again. 0 =
 	// DefaultUOATimeout.
 	Timeout time.Duration
+	// Keep is a directory of a BPF file system in which the clients are kept, so that
+	// the next UOA with the same directory knows them; without it they are forgotten
+	// with this one. One directory serves one UOA at a time.
+	Keep string
 	// Getsockopt answers package uoa too. It costs a little in every setsockopt and
 	// getsockopt of the cgroup.
 	Getsockopt bool
@@ -108,14 +114,45 @@ func loadUOAPrograms(o UOAOptions) (*UOA, *uoaObjects, error) {
 	spec.Maps[uoaMapWays].MaxEntries = uint32(o.Clients)
 	spec.Maps[uoaMapSources].MaxEntries = uint32(len(o.From))
 	objs := new(uoaObjects)
-	if err := spec.LoadAndAssign(objs, nil); err != nil {
+	notes, err := o.load(spec, objs)
+	if err != nil {
 		return nil, nil, permission(fmt.Errorf("load UOA programs: %w", err))
 	}
-	u := &UOA{attached: attached{stats: objs.Stats, objs: objs}, opts: o}
+	u := &UOA{attached: attached{stats: objs.Stats, objs: objs}, Notes: notes, opts: o}
 	if err := trust(objs.Sources, o.From); err != nil {
 		return nil, nil, errors.Join(err, u.Close())
 	}
 	return u, objs, nil
+}
+
+// keptAs is the directory below UOAOptions.Keep: with the layout of what is kept its
+// name changes.
+const keptAs = "l4fwd-uoa-1"
+
+// load loads the programs, with the maps of clients that were kept, if any are to be.
+func (o *UOAOptions) load(spec *ebpf.CollectionSpec, objs *uoaObjects) (notes []string, err error) {
+	if o.Keep == "" {
+		return nil, spec.LoadAndAssign(objs, nil)
+	}
+	dir := filepath.Join(o.Keep, keptAs)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("keep clients: %w", err)
+	}
+	kept := []string{uoaMapClients, uoaMapWays}
+	for _, m := range kept {
+		spec.Maps[m].Pinning = ebpf.PinByName
+	}
+	with := &ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: dir}}
+	if err = spec.LoadAndAssign(objs, with); !errors.Is(err, ebpf.ErrMapIncompatible) {
+		return nil, err
+	}
+	for _, m := range kept {
+		if err := os.Remove(filepath.Join(dir, m)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, fmt.Errorf("clients that were kept: %w", err)
+		}
+	}
+	notes = append(notes, "the clients that were kept are forgotten: there is to be another number of them")
+	return notes, spec.LoadAndAssign(objs, with)
 }
 
 // attach says what the programs are about and attaches them: first what leads answers
@@ -141,7 +178,8 @@ func (u *UOA) attach(objs *uoaObjects) (err error) {
 	if err = u.attachCgroup(u.opts.Cgroup, hooks); err != nil {
 		return err
 	}
-	u.Notes, err = u.attachXDP(objs.L4fwdUoa, u.opts.Interfaces, u.opts.Mode)
+	notes, err := u.attachXDP(objs.L4fwdUoa, u.opts.Interfaces, u.opts.Mode)
+	u.Notes = append(u.Notes, notes...)
 	return err
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -56,6 +57,16 @@ func newUOARig(t *testing.T, timeout time.Duration) *uoaRig {
 	}))
 	t.Cleanup(func() { noError(t, r.u.Close()) })
 	return r
+}
+
+// again ends the programs and attaches others.
+func (r *uoaRig) again(o UOAOptions) {
+	r.t.Helper()
+	must(r.t, r.u.Close())
+	must(r.t, r.server.Do(func() (err error) {
+		r.u, err = AttachUOA(o)
+		return err
+	}))
 }
 
 // send sends a datagram, from a balancer or whomever.
@@ -390,6 +401,47 @@ func TestUOATimeout(t *testing.T) {
 	}
 }
 
+// TestUOAKeep: who is to keep the clients knows them when it is started again, both to
+// show them and to answer them; with room for another number of them it begins afresh.
+func TestUOAKeep(t *testing.T) {
+	r := newUOARig(t, time.Hour)
+	c := r.listenUDP("udp4", ":5000")
+	x := uoaFrame{by: "protocol", client: client4, from: uoaFrom[testbed.V4], to: netip.AddrPortFrom(serverNet[testbed.V4].Addr(), 5000), payload: "x"}
+	dir := t.TempDir()
+	must(t, unix.Mount("bpf", dir, "bpf", 0, ""))
+	t.Cleanup(func() { must(t, unix.Unmount(dir, 0)) })
+	comes := func(when string, by string, want netip.AddrPort) {
+		t.Helper()
+		x.by = by
+		r.send(x)
+		if got := r.receive(c, "x"); got != want {
+			t.Errorf("%s: from %s, want %s", when, got, want)
+		}
+	}
+	o := r.u.opts
+	comes("first", "protocol", client4)
+	r.again(o)
+	comes("without", "none", x.from)
+	o.Keep = dir
+	r.again(o)
+	comes("kept", "protocol", client4)
+	r.again(o)
+	r.answer(c, client4, x.from)
+	comes("started again", "none", client4)
+	o.Clients = 500
+	r.again(o)
+	if len(r.u.Notes) != 2 {
+		t.Errorf("%q", r.u.Notes)
+	}
+	comes("with less room", "none", x.from)
+	comes("told again", "protocol", client4)
+
+	o.Keep, o.Interfaces = t.TempDir(), []string{"none"}
+	if _, err := AttachUOA(o); err == nil || !strings.Contains(err.Error(), "bpf filesystem") {
+		t.Errorf("a directory of another file system: %v", err)
+	}
+}
+
 // TestUOAStatus: what is attached can be found, and is gone afterwards.
 func TestUOAStatus(t *testing.T) {
 	r := newUOARig(t, time.Hour)
@@ -417,8 +469,5 @@ func TestUOAStatus(t *testing.T) {
 	if got := mine(); len(got) != 0 {
 		t.Errorf("still there: %+v", got)
 	}
-	must(t, r.server.Do(func() (err error) { // for the end of the test to have something to close
-		r.u, err = AttachUOA(r.u.opts)
-		return err
-	}))
+	r.again(r.u.opts) // for the end of the test to have something to close
 }

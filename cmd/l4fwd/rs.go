@@ -135,6 +135,7 @@ Servers need no change and no restart.
 Only datagrams from the balancer's addresses are looked at. Runs until SIGINT,
 SIGTERM or SIGHUP.`,
 		Example: `  l4fwd rs uoa --dev eth0 --from 10.0.1.10-10.0.1.13 --from 2001:db8:1::10
+  l4fwd rs uoa --dev eth0 --from 10.0.1.0/28 --keep /sys/fs/bpf
   l4fwd rs uoa --dev eth0 --from 10.0.1.0/28 --cgroup /sys/fs/cgroup/system.slice/named.service`,
 		Args: cobra.NoArgs,
 	}
@@ -144,11 +145,13 @@ SIGTERM or SIGHUP.`,
 	f.StringSliceVar(&from, "from", nil, "address, range or `PREFIX` of balancers, the only ones that are believed; repeatable")
 	f.IntVar(&o.Clients, "clients", rs.DefaultUOAClients, "the most clients that are known at a time, each in about 500 bytes")
 	f.DurationVar(&o.Timeout, "timeout", rs.DefaultUOATimeout, "for so long a client that is not heard of stays known")
+	f.StringVar(&o.Keep, "keep", "", "`DIRECTORY` of a BPF file system in which clients are kept for the next rs uoa; else they are forgotten")
 	f.BoolVar(&o.Getsockopt, "getsockopt", false, "answer the Go package uoa too, at a small cost for every getsockopt and setsockopt in the cgroup")
 	f.StringVar(&mode, "xdp-mode", steer.Auto.String(), "`MODE` auto, native or generic")
 	must(cmd.MarkFlagRequired("dev"))
 	must(cmd.MarkFlagRequired("from"))
 	must(cmd.MarkFlagDirname("cgroup"))
+	must(cmd.MarkFlagDirname("keep"))
 	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
 		if o.From, err = prefixes(from); err != nil {
 			return &exitError{exitUsage, err}
