@@ -1,0 +1,61 @@
+package access
+
+import (
+	"bytes"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"sync/atomic"
+
+	"go.uber.org/zap"
+)
+
+// Certificate is one with its key, in two files. Make one with NewCertificate; until Read
+// and what that gives have been called handshakes fail.
+type Certificate struct {
+	cert, key string
+	log       *zap.Logger
+	now       atomic.Pointer[tls.Certificate]
+}
+
+// NewCertificate returns the certificate in two files of PEM.
+func NewCertificate(cert, key string, log *zap.Logger) *Certificate {
+	return &Certificate{cert: cert, key: key, log: log}
+}
+
+// Read reads the files, as Guard.Read does its own.
+func (c *Certificate) Read() (changed bool, use func(), err error) {
+	cert, _, err := readSecret(c.cert)
+	if err != nil {
+		return false, nil, fmt.Errorf("certificate: %w", err)
+	}
+	key, open, err := readSecret(c.key)
+	if err != nil {
+		return false, nil, fmt.Errorf("key: %w", err)
+	}
+	if open {
+		c.log.Warn("others can read or change a key", zap.String("file", c.key), zap.String("run", "chmod o= "+c.key))
+	}
+	pair, err := tls.X509KeyPair(cert, key)
+	if err != nil {
+		return false, nil, fmt.Errorf("certificate %s with key %s: %w", c.cert, c.key, err)
+	}
+	was := c.now.Load()
+	return was == nil || !bytes.Equal(was.Certificate[0], pair.Certificate[0]), func() { c.now.Store(&pair) }, nil
+}
+
+var errNoCertificate = errors.New("there is no certificate that could be read")
+
+// Config is that of a server with the certificate as it is at each handshake, for
+// HTTP/1.1 and TLS 1.3: every client is l4fwd's own or at most a few years old.
+func (c *Certificate) Config() *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS13, NextProtos: []string{"http/1.1"},
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+			if now := c.now.Load(); now != nil {
+				return now, nil
+			}
+			return nil, errNoCertificate
+		},
+	}
+}
