@@ -69,6 +69,18 @@ type Config struct {
 	// WebListen is where the status page is served by HTTP, by default nowhere for the
 	// same reason.
 	WebListen netip.AddrPort `yaml:"web_listen"`
+	// WebTokenFile is the path of the file with the token that lets the page's buttons
+	// work, "" for a page that changes nothing, which is the default.
+	WebTokenFile string `yaml:"web_token_file"`
+	// WebHosts are names, in lower case, under which browsers find page and metrics beside
+	// those that nobody else can give to this host. Default: none.
+	WebHosts []string `yaml:"web_hosts"`
+	// AdminListen is where commands are taken by HTTPS, by default nowhere. It needs the
+	// three files below, PEM but for the token.
+	AdminListen    netip.AddrPort `yaml:"admin_listen"`
+	AdminTLSCert   string         `yaml:"admin_tls_cert"`
+	AdminTLSKey    string         `yaml:"admin_tls_key"`
+	AdminTokenFile string         `yaml:"admin_token_file"`
 
 	// LogLevel is the least severe level that is logged. Default: info.
 	LogLevel LogLevel `yaml:"log_level"`

@@ -185,7 +185,9 @@ func TestAllKeys(t *testing.T) {
 		XDPMode: XDPGeneric, ZeroCopy: ZeroCopyOff, FrameSize: 4096, FramesPerQueue: 128,
 		RingSize: 64, MaxFlows: 1000000, TOAKind: 253, TCPChecks: TCPChecksOff, Timeouts: times,
 		DrainTimeout: 0, AdminSocket: "/run/other.sock", MetricsListen: netip.MustParseAddrPort("[::1]:9464"),
-		WebListen: netip.MustParseAddrPort("127.0.0.1:9480"), LogLevel: LogError, LogFormat: LogJSON,
+		WebListen: netip.MustParseAddrPort("127.0.0.1:9480"), WebTokenFile: "/etc/l4fwd/web.token", WebHosts: []string{"lb1.example.org", "lb2"},
+		AdminListen: netip.MustParseAddrPort("[::]:9443"), AdminTLSCert: "/etc/l4fwd/cert.pem", AdminTLSKey: "/etc/l4fwd/key.pem",
+		AdminTokenFile: "/etc/l4fwd/admin.token", LogLevel: LogError, LogFormat: LogJSON,
 	}
 	withoutTunnels(want)
 	if diff := cmp.Diff(want, mustLoad(t, "testdata/good/all.yaml"), same); diff != "" {
@@ -284,6 +286,9 @@ func TestWarnings(t *testing.T) {
 		warnings  []string
 	}{
 		{"nothing", service("192.0.2.1:1", "dnat", "rr", `{address: "10.0.0.1:1"}`), nil},
+		{"a token at home", "web_listen: \"[::1]:1\"\nweb_token_file: /t\n" + service("192.0.2.1:1", "dnat", "rr", `{address: "10.0.0.1:1"}`), nil},
+		{"a token for all to read", "web_listen: 10.0.0.9:1\nweb_token_file: /t\n" + service("192.0.2.1:1", "dnat", "rr", `{address: "10.0.0.1:1"}`),
+			[]string{"f:1:13: web_listen: a browser sends the token of web_token_file as it is, for everybody on the way to read: listen on 127.0.0.1, behind ssh or a proxy with TLS"}},
 		{"all drained", service("192.0.2.1:1", "dnat", "wrr", `{address: "10.0.0.1:1", weight: 0}`),
 			[]string{"f:5:16: services[0].backends: all weights are 0: the service takes no new flows"}},
 		{"rr weighs nothing", service("192.0.2.1:1", "dnat", "rr", `{address: "10.0.0.1:1", weight: 2}, {address: "10.0.0.2:1"}`),

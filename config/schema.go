@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"regexp"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/goccy/go-yaml/ast"
@@ -162,6 +163,21 @@ var topFields = []field[Config]{
 	plain("web_listen", anyPlain, wantListen, func(c *Config) *netip.AddrPort { return &c.WebListen },
 		parseListen, formatListen,
 		"Address and port of the status page for browsers, such as 127.0.0.1:9480. off:\nnowhere.").needsRestart(),
+	plain("web_token_file", anyPlain, wantFile, func(c *Config) *string { return &c.WebTokenFile },
+		parseFile, formatSocket,
+		"File with the token that lets the page's buttons work. off: it has none.").needsRestart(),
+	plain("web_hosts", anyPlain, wantHosts, func(c *Config) *[]string { return &c.WebHosts },
+		parseHosts, func(names []string) string { return strconv.Quote(strings.Join(names, ",")) },
+		"Names with dots by which browsers reach page and metrics, such as\n\"lb1.example.org,lb2.example.org\". Addresses and the host's own name need none."),
+	plain("admin_listen", anyPlain, wantListen, func(c *Config) *netip.AddrPort { return &c.AdminListen },
+		parseListen, formatListen,
+		"Address and port where commands are taken by HTTPS, such as 127.0.0.1:9443. It\nneeds certificate, key and token. off: nowhere.").needsRestart(),
+	plain("admin_tls_cert", anyPlain, wantFile, func(c *Config) *string { return &c.AdminTLSCert },
+		parseFile, formatSocket, "Certificate of admin_listen, and those between it and the root, as PEM.").needsRestart(),
+	plain("admin_tls_key", anyPlain, wantFile, func(c *Config) *string { return &c.AdminTLSKey },
+		parseFile, formatSocket, "Its key, as PEM.").needsRestart(),
+	plain("admin_token_file", anyPlain, wantFile, func(c *Config) *string { return &c.AdminTokenFile },
+		parseFile, formatSocket, "File with the token that whoever gives commands has to send.").needsRestart(),
 	enum("log_level", logLevelNames, func(c *Config) *LogLevel { return &c.LogLevel },
 		"debug, info, warn or error."),
 	enum("log_format", logFormatNames, func(c *Config) *LogFormat { return &c.LogFormat },

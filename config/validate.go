@@ -44,6 +44,7 @@ func (c *Config) validate(told Errors) Errors {
 	}
 	v.hashTables()
 	v.listeners()
+	v.secrets()
 	return v.errs
 }
 
@@ -425,27 +426,6 @@ func (v *validator) families(s Service, base, path string, backend netip.Addr) {
 	}
 }
 
-// listeners checks that what is served to the host's network is where the kernel gets
-// packets, and that each has a port of its own.
-func (v *validator) listeners() {
-	v.listener("metrics_listen", v.c.MetricsListen)
-	v.listener("web_listen", v.c.WebListen)
-	if at := v.c.WebListen; at.IsValid() && at == v.c.MetricsListen {
-		v.fail("web_listen", "%v is metrics_listen", at)
-	}
-}
-
-func (v *validator) listener(path string, at netip.AddrPort) {
-	if i, ok := v.locals[at.Addr()]; ok {
-		v.fail(path, "%v is a local address (local_addresses[%d]), which the kernel does not have", at.Addr(), i)
-	}
-	for i, s := range v.c.Services {
-		if at.IsValid() && s.Address == at && s.Protocol == TCP {
-			v.fail(path, "%v is the address of services[%d]", at, i)
-		}
-	}
-}
-
 func family(a netip.Addr) string {
 	if a.Is4() {
 		return "IPv4"
@@ -457,6 +437,9 @@ func family(a netip.Addr) string {
 func (c *Config) Warnings() []Problem {
 	var out []Problem
 	warn := func(path, message string) { out = append(out, c.Problem(path, "%s", message)) }
+	if c.WebTokenFile != "" && c.WebListen.IsValid() && !c.WebListen.Addr().IsLoopback() {
+		warn("web_listen", "a browser sends the token of web_token_file as it is, for everybody on the way to read: listen on 127.0.0.1, behind ssh or a proxy with TLS")
+	}
 	for i, s := range c.Services {
 		path := fmt.Sprintf("services[%d]", i)
 		live, alike := 0, true

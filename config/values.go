@@ -27,6 +27,8 @@ const (
 	wantMSSClamp  = "off, mtu or a whole number from 536 to 65495"
 	wantListen    = "off or address:port such as 127.0.0.1:9464 or [::]:9464"
 	wantSocket    = "off or a path from / on of at most 90 bytes"
+	wantFile      = "off or a path from / on"
+	wantHosts     = "at most 64 host names without ports, with commas between them"
 	wantTOAKind   = "a TCP option kind from 2 to 255 that nobody else uses, such as 254"
 )
 
@@ -215,6 +217,37 @@ func parseSocket(s string) (string, error) {
 		return "", expected(wantSocket, s, "")
 	}
 	return s, nil
+}
+
+// parseFile reads the path of a file, off as none.
+func parseFile(s string) (string, error) {
+	if s == "off" {
+		return "", nil
+	}
+	if !strings.HasPrefix(s, "/") || strings.HasSuffix(s, "/") || strings.ContainsRune(s, 0) {
+		return "", expected(wantFile, s, "")
+	}
+	return s, nil
+}
+
+// parseHosts reads host names, the empty string as none.
+func parseHosts(s string) (out []string, err error) {
+	const most, longest = 64, 253 // RFC 1035 section 2.3.4, without the last dot
+	if s == "" {
+		return nil, nil
+	}
+	for name := range strings.SplitSeq(s, ",") {
+		name = strings.ToLower(strings.TrimSpace(name))
+		bad := func(r rune) bool { return !alphanumeric(r) && !strings.ContainsRune("._-", r) }
+		if name == "" || len(name) > longest || strings.ContainsFunc(name, bad) || strings.HasPrefix(name, ".") || strings.HasSuffix(name, ".") {
+			return nil, expected(wantHosts, s, "")
+		}
+		out = append(out, name)
+	}
+	if len(out) > most {
+		return nil, expected(wantHosts, s, "")
+	}
+	return out, nil
 }
 
 func formatSocket(s string) string {

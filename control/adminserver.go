@@ -13,7 +13,14 @@ var _ admin.Daemon = (*Daemon)(nil)
 
 // startAdmin listens for commands. Without them l4fwd forwards all the same, so that
 // failure is no end; the socket may be that of another l4fwd, in another namespace.
-func (d *Daemon) startAdmin(_ context.Context, down *undo) error {
+func (d *Daemon) startAdmin(ctx context.Context, down *undo) error {
+	s := admin.New(d, d.log.Named("admin"))
+	admin.HandleOutput(s, "POST "+admin.CapturePath, admin.CaptureFormat, d.capture)
+	admin.HandleOutput(s, "POST "+admin.FlowsPath, admin.FlowsFormat, d.flows)
+	admin.HandleOutput(s, "POST "+admin.KillFlowsPath, "application/json", d.killFlows)
+	admin.HandleOutput(s, "POST "+admin.DebugPath, admin.DebugFormat, d.debug)
+	d.gates.open(d.log)
+	d.startRemote(ctx, down, s)
 	if d.cfg.AdminSocket == "" {
 		return nil
 	}
@@ -22,11 +29,6 @@ func (d *Daemon) startAdmin(_ context.Context, down *undo) error {
 		d.log.Warn("no commands will be taken", zap.Error(err))
 		return nil
 	}
-	s := admin.New(d, d.log.Named("admin"))
-	admin.HandleOutput(s, "POST "+admin.CapturePath, admin.CaptureFormat, d.capture)
-	admin.HandleOutput(s, "POST "+admin.FlowsPath, admin.FlowsFormat, d.flows)
-	admin.HandleOutput(s, "POST "+admin.KillFlowsPath, "application/json", d.killFlows)
-	admin.HandleOutput(s, "POST "+admin.DebugPath, admin.DebugFormat, d.debug)
 	d.serve(down, l, s, "no more commands are taken")
 	return nil
 }

@@ -106,6 +106,7 @@ type Daemon struct {
 	closed  bool                                // dp has no memory any more; under inPlace
 	clock   dataplane.Clock                     // the workers'
 
+	gates     gates                   // from any goroutine
 	capturing atomic.Bool             // a capture runs, see capture
 	debugging atomic.Bool             // the process is looked at, see debug
 	stages    []*dataplane.StageClock // by worker, who write them; none without metrics
@@ -124,7 +125,7 @@ func New(cfg *config.Config, opt Options) (*Daemon, error) {
 		opt.napi = (*afxdp.Socket).NAPI
 	}
 	return &Daemon{
-		cfg: withWorkers(cfg), opt: opt, log: opt.Log,
+		cfg: withWorkers(cfg), opt: opt, log: opt.Log, gates: newGates(cfg, opt.Log),
 		first:  make(chan struct{}),
 		orders: make(map[health.Key]admin.Ordered),
 		hosts:  make(chan []netip.Addr, 16),

@@ -157,7 +157,7 @@ func TestDebugEnds(t *testing.T) {
 func TestDebugNowhereElse(t *testing.T) {
 	d, _ := debugClient(t)
 	serve := map[string]server{
-		"metrics": metrics.New(d.sample, zap.NewNop()), "page": web.New(d, zap.NewNop()),
+		"metrics": metrics.New(d.sample, nil, zap.NewNop()), "page": web.New(d, web.Options{}),
 	}
 	for name, s := range serve {
 		l := httptest.NewUnstartedServer(nil).Listener

@@ -66,16 +66,25 @@ func (d *Daemon) noteReload(err error) {
 // it, or with an error nothing. Flows go on; what is removed drains. With dryRun it only
 // says what would change. From any goroutine but that of Run.
 func (d *Daemon) Reload(ctx context.Context, c *config.Config, dryRun bool) (r admin.ReloadReport, err error) {
-	e := d.onLoop(ctx, func() {
-		began := time.Now()
-		r, err = d.reload(ctx, withWorkers(c), dryRun)
-		r.Seconds = time.Since(began).Seconds()
-	})
-	if err = errors.Join(e, err); err != nil {
+	changes, use, err := d.gates.read() // not on the loop, which waits for no disk
+	if err == nil {
+		e := d.onLoop(ctx, func() {
+			began := time.Now()
+			r, err = d.reload(ctx, withWorkers(c), dryRun)
+			r.Seconds = time.Since(began).Seconds()
+		})
+		err = errors.Join(e, err)
+	} else {
+		err = admin.Refusal(admin.ErrConflict, err)
+	}
+	r.Changes = append(r.Changes, changes...)
+	if err != nil {
 		d.log.Error("not reloaded: all stays as it was", zap.Error(err))
 		return r, err
 	}
 	if !dryRun {
+		use()
+		d.gates.hosts.Set(c.WebHosts)
 		d.log.Info("reloaded", zap.Int("changes", len(r.Changes)), zap.Float64("seconds", r.Seconds))
 	}
 	return r, nil

@@ -18,6 +18,7 @@ func (d *Daemon) sample(ctx context.Context) (*metrics.Sample, error) {
 	err := d.onLoop(ctx, func() {
 		s.Started, s.Loaded, s.Reloads = d.started, d.loaded, uint64(d.reloads)
 		s.ReloadsRefused, s.LastRefused = d.reloadsRefused.Load(), d.lastRefused.Load()
+		s.WrongTokens = metrics.WrongTokens{Web: d.gates.web.Wrong(), Admin: d.gates.admin.Wrong()}
 		s.Services = d.sampleServices()
 		for _, l := range d.links {
 			s.NICs = append(s.NICs, l.sample())

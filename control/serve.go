@@ -19,7 +19,7 @@ const goodbye = time.Second
 // startMetrics serves metrics.
 func (d *Daemon) startMetrics(ctx context.Context, down *undo) error {
 	if at := d.cfg.MetricsListen; at.IsValid() {
-		d.serveAt(ctx, down, at, metrics.New(d.sample, d.log.Named("metrics")), "no metrics will be served", "no more metrics are served")
+		d.serveAt(ctx, down, at, metrics.New(d.sample, d.gates.hosts, d.log.Named("metrics")), "no metrics will be served", "no more metrics are served")
 	}
 	return nil
 }
@@ -27,7 +27,7 @@ func (d *Daemon) startMetrics(ctx context.Context, down *undo) error {
 // startWeb serves the status page.
 func (d *Daemon) startWeb(ctx context.Context, down *undo) error {
 	if at := d.cfg.WebListen; at.IsValid() {
-		d.serveAt(ctx, down, at, web.New(d, d.log.Named("web")), "no status page will be served", "the status page is served no more")
+		d.serveAt(ctx, down, at, web.New(d, d.webOptions()), "no status page will be served", "the status page is served no more")
 	}
 	return nil
 }

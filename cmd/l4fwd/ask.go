@@ -16,16 +16,17 @@ import (
 
 // asker is a command that asks the running daemon.
 type asker struct {
-	socket, format string
+	*target
+	format string
 }
 
-// askFlags adds the flags that all commands have which ask the daemon.
-func askFlags(cmd *cobra.Command) *asker {
-	a := &asker{}
-	f := cmd.Flags()
-	f.StringVar(&a.socket, "socket", admin.DefaultSocket, "the daemon's `PATH`, its admin_socket")
-	f.StringVarP(&a.format, "output", "o", "table", "`FORMAT` table, json or yaml")
-	must(cmd.MarkFlagFilename("socket", "sock"))
+// askFlags adds the flags that all commands have which ask a daemon.
+func askFlags(cmd *cobra.Command) *asker { return newAsker(cmd, targetFlags(cmd)) }
+
+// newAsker adds the flag that says how the answer is shown.
+func newAsker(cmd *cobra.Command, t *target) *asker {
+	a := &asker{target: t}
+	cmd.Flags().StringVarP(&a.format, "output", "o", "table", "`FORMAT` table, json or yaml")
 	return a
 }
 
@@ -36,7 +37,10 @@ func (a *asker) ask(ctx context.Context, f func(context.Context, *admin.Client) 
 	default:
 		return &exitError{exitUsage, fmt.Errorf("--output %q: expected table, json or yaml", a.format)}
 	}
-	c := admin.NewClient(a.socket)
+	c, err := a.client()
+	if err != nil {
+		return err
+	}
 	defer c.Close()
 	return f(ctx, c)
 }

@@ -23,7 +23,7 @@ const captureGrace = 100 * time.Millisecond
 
 func captureCommand() *cobra.Command {
 	var q admin.CaptureRequest
-	var socket, file string
+	var file string
 	cmd := &cobra.Command{
 		Use:   "capture [FILTER]",
 		Short: "See the packets that the running daemon forwards and drops",
@@ -45,7 +45,7 @@ that find no room are missed, and counted.`,
 		Args: cobra.ArbitraryArgs,
 	}
 	f := cmd.Flags()
-	f.StringVar(&socket, "socket", admin.DefaultSocket, "the daemon's `PATH`, its admin_socket")
+	daemon := targetFlags(cmd)
 	f.StringVarP(&file, "write", "w", "", "pcapng `FILE` to write, - for standard output")
 	f.StringVar(&q.Point, "point", "both", "`POINT` rx (as received), tx (as sent) or both")
 	f.StringVar(&q.Service, "service", "", "only packets of the service of this `NAME`")
@@ -56,7 +56,6 @@ that find no room are missed, and counted.`,
 	f.Uint64Var(&q.Count, "count", 0, "end after `N` frames")
 	f.DurationVar(&q.Duration, "duration", 0, "end after `TIME`, such as 30s")
 	must(cmd.MarkFlagFilename("write", "pcapng"))
-	must(cmd.MarkFlagFilename("socket", "sock"))
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		q.Filter = strings.Join(args, " ")
 		told, stop := signal.NotifyContext(cmd.Context(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
@@ -65,7 +64,10 @@ that find no room are missed, and counted.`,
 		defer end()
 		// What had been forwarded by then is on its way.
 		context.AfterFunc(told, func() { time.AfterFunc(captureGrace, end) })
-		c := admin.NewClient(socket)
+		c, err := daemon.client()
+		if err != nil {
+			return err
+		}
 		defer c.Close()
 		in, err := c.Capture(ctx, q)
 		if err != nil {

@@ -24,7 +24,7 @@ type capturing struct {
 	daemon       *testbed.Process
 }
 
-func newCapturing(t *testing.T) *capturing {
+func newCapturing(t *testing.T, more ...string) *capturing {
 	t.Helper()
 	topo, err := testbed.NewTopology(testbed.TopologyOptions{Servers: 1})
 	if err != nil {
@@ -45,7 +45,7 @@ func newCapturing(t *testing.T) *capturing {
 	dir := t.TempDir()
 	c := &capturing{Topology: topo, t: t, ctx: ctx, path: path, socket: filepath.Join(dir, "a.sock"), dir: dir}
 	file := filepath.Join(dir, "l4fwd.yaml")
-	text := topo.Config(testbed.Services(0, "full-nat", "toa", "wrr"), "admin_socket: "+c.socket, "max_flows: 4096", "frames_per_queue: 1024", "ring_size: 256")
+	text := topo.Config(testbed.Services(0, "full-nat", "toa", "wrr"), append(more, "admin_socket: "+c.socket, "max_flows: 4096", "frames_per_queue: 1024", "ring_size: 256")...)
 	noError(t, os.WriteFile(file, []byte(text), 0o644))
 	p, err := topo.LB.StartProcess(ctx, testbed.ProcessOptions{Path: path, Ready: `"msg":"ready"`, Args: []string{"run", "-c", file, "--log-format", "json"}})
 	if err != nil {

@@ -21,8 +21,8 @@ func debugCommand() *cobra.Command {
 		Use:   "debug",
 		Short: "Look into the running daemon's process",
 		Long: `Profiles, traces and stacks of the running daemon, for those who work on l4fwd or
-report what it does wrong. One at a time. Whoever may open the admin socket may ask;
-nothing of this is served anywhere else.`,
+report what it does wrong. One at a time. Whoever may command the daemon may ask;
+nobody else is told.`,
 		Example: `  l4fwd debug profile --seconds 30 -f cpu.pprof && go tool pprof -http : cpu.pprof
   l4fwd debug goroutine`,
 		Args: cobra.NoArgs,
@@ -47,18 +47,17 @@ tool pprof". Flows and packets lie outside of it.`),
 
 // debugOf is one of the commands. seconds is its default, 0 for what takes no time.
 func debugOf(what string, seconds int, short, long string) *cobra.Command {
-	var socket, file string
+	var file string
 	cmd := &cobra.Command{
 		Use: what, Short: short, Args: cobra.NoArgs,
 		Long: long + " Without -f it goes to standard output.",
 	}
 	f := cmd.Flags()
-	f.StringVar(&socket, "socket", admin.DefaultSocket, "the daemon's `PATH`, its admin_socket")
+	daemon := targetFlags(cmd)
 	f.StringVarP(&file, "file", "f", "-", "`FILE` to write, - for standard output")
 	if seconds > 0 {
 		f.IntVar(&seconds, "seconds", seconds, fmt.Sprintf("how many seconds it takes, at most %.0f", admin.DebugMax.Seconds()))
 	}
-	must(cmd.MarkFlagFilename("socket", "sock"))
 	must(cmd.MarkFlagFilename("file"))
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if o, ok := cmd.OutOrStdout().(*os.File); ok && file == "-" && what != admin.DebugGoroutine && term.IsTerminal(int(o.Fd())) {
@@ -66,7 +65,10 @@ func debugOf(what string, seconds int, short, long string) *cobra.Command {
 		}
 		ctx, stop := signal.NotifyContext(cmd.Context(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 		defer stop()
-		c := admin.NewClient(socket)
+		c, err := daemon.client()
+		if err != nil {
+			return err
+		}
 		defer c.Close()
 		in, err := c.Debug(ctx, admin.DebugRequest{What: what, Duration: time.Duration(seconds) * time.Second})
 		if err != nil {

@@ -28,7 +28,7 @@ those of l4fwd. The exit status is 1 if something fails.`,
   l4fwd doctor -c l4fwd.yaml -o json`,
 		Args: cobra.NoArgs,
 	}
-	a := askFlags(cmd)
+	a := newAsker(cmd, localFlags(cmd))
 	cmd.Flags().StringVarP(&file, "config", "c", "", "configuration `FILE`; without, the running daemon's")
 	must(cmd.MarkFlagFilename("config", "yaml", "yml"))
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

@@ -30,14 +30,17 @@ a worker had packets; one that polls always takes its whole core.`,
 		Args: cobra.NoArgs,
 	}
 	f := cmd.Flags()
-	socket := f.String("socket", admin.DefaultSocket, "the daemon's `PATH`, its admin_socket")
+	daemon := targetFlags(cmd)
 	f.DurationVar(&interval, "interval", time.Second, "`TIME` between two looks")
 	f.BoolVar(&once, "once", false, "look twice, print one screen and end")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if interval <= 0 {
 			return &exitError{exitUsage, errors.New("--interval: expected more than 0")}
 		}
-		c := admin.NewClient(*socket)
+		c, err := daemon.client()
+		if err != nil {
+			return err
+		}
 		defer c.Close()
 		w := &watcher{client: c, interval: interval, out: cmd.OutOrStdout()}
 		if once {

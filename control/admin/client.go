@@ -15,14 +15,16 @@ import (
 
 // Client asks a daemon. It may be used by several goroutines at once.
 type Client struct {
-	path string
-	http http.Client
+	base  string // of URLs
+	at    string // for people
+	token string // "" for none
+	http  http.Client
 }
 
 // NewClient returns a client of the daemon that listens at a socket. Nothing is opened
 // before the first request.
 func NewClient(path string) *Client {
-	c := &Client{path: path}
+	c := &Client{base: "http://l4fwd", at: path}
 	c.http.Transport = &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			var d net.Dialer
@@ -82,9 +84,12 @@ func (c *Client) Stream(ctx context.Context, method, path string, q any) (io.Rea
 		}
 		in = bytes.NewReader(b)
 	}
-	r, err := http.NewRequestWithContext(ctx, method, "http://l4fwd"+path, in)
+	r, err := http.NewRequestWithContext(ctx, method, c.base+path, in)
 	if err != nil {
 		return nil, fmt.Errorf("request: %w", err)
+	}
+	if c.token != "" {
+		r.Header.Set("Authorization", "Bearer "+c.token)
 	}
 	res, err := c.http.Do(r)
 	if err != nil {
@@ -110,10 +115,11 @@ func (c *Client) Stream(ctx context.Context, method, path string, q any) (io.Rea
 // explain says what it means that a request did not get through.
 func (c *Client) explain(err error) error {
 	switch {
+	case c.token != "":
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf("nobody listens at %s: is l4fwd running, and is admin_socket this one? (%w)", c.path, err)
+		return fmt.Errorf("nobody listens at %s: is l4fwd running, and is admin_socket this one? (%w)", c.at, err)
 	case errors.Is(err, os.ErrPermission):
-		return fmt.Errorf("%s is its owner's only: run this as the user that l4fwd runs as (%w)", c.path, err)
+		return fmt.Errorf("%s is its owner's only: run this as the user that l4fwd runs as (%w)", c.at, err)
 	}
-	return fmt.Errorf("asking l4fwd at %s: %w", c.path, err)
+	return fmt.Errorf("asking l4fwd at %s: %w", c.at, err)
 }

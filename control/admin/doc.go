@@ -1,5 +1,6 @@
 // Package admin is the daemon's admin API, both ends of it: HTTP/1.1 with JSON over a
-// unix socket, the requests and answers as Go types, the server and the client.
+// unix socket, or over TLS for who has a token; the requests and answers as Go types, the
+// servers and the client.
 //
 // It must never know the daemon's insides: it is given a Daemon, and what it sends are
 // types of its own.
@@ -13,7 +14,8 @@
 // # Hazards
 //
 // Whoever can open the socket commands the daemon. Its mode is 0600 from the moment it
-// has its name, and nothing else guards it: the directory must be its owner's, too.
+// has its name, and nothing else guards it: the directory must be its owner's, too. By
+// network the token does, and before it the bounds on connections and their patience.
 //
 // A handler runs on a goroutine of its own, and any number of them at a time; a client
 // that goes away ends the context of its request.

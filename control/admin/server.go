@@ -79,10 +79,12 @@ func (s *Server) Serve(l net.Listener) error {
 
 // Shutdown takes no request any more and waits for those that run, until ctx is done;
 // then it ends them.
-func (s *Server) Shutdown(ctx context.Context) error {
-	err := s.http.Shutdown(ctx)
+func (s *Server) Shutdown(ctx context.Context) error { return shutdown(ctx, &s.http) }
+
+func shutdown(ctx context.Context, s *http.Server) error {
+	err := s.Shutdown(ctx)
 	if err != nil {
-		err = errors.Join(err, s.http.Close())
+		err = errors.Join(err, s.Close())
 	}
 	return err
 }
@@ -108,8 +110,13 @@ func post[Q, A any](s *Server, path string, f func(context.Context, Q) (A, error
 	})
 }
 
-// request is what the body asks for; no body is the zero value.
+// request is what the body asks for; no body is the zero value. It has a minute to come.
 func request[Q any](w http.ResponseWriter, r *http.Request) (q Q, err error) {
+	c := http.NewResponseController(w)
+	if err := c.SetReadDeadline(time.Now().Add(stuck)); err != nil {
+		return q, fmt.Errorf("request: %w", err)
+	}
+	defer func() { err = errors.Join(err, c.SetReadDeadline(time.Time{})) }() // or it would end a long answer
 	in := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
 	in.DisallowUnknownFields()
 	if err := in.Decode(&q); err != nil && !errors.Is(err, io.EOF) {

@@ -200,7 +200,7 @@ func TestSeriesFromTheStart(t *testing.T) {
 func TestLabelsClosed(t *testing.T) {
 	closed := []string{
 		"service", "backend", "worker", "nic", "queue", "reason", "outcome", "direction", "side", "state", "decision", "result",
-		"ring", "call", "what", "stage", "version", "go_version",
+		"ring", "call", "what", "stage", "version", "go_version", "at",
 	}
 	seen := map[string]bool{}
 	for _, f := range concat(totals, detail) {
@@ -231,6 +231,7 @@ func TestFigures(t *testing.T) {
 		w.Services[1].PortsExhausted = n
 	}
 	s.Reloads, s.ReloadsRefused, s.LastRefused = 3, 2, true
+	s.WrongTokens = WrongTokens{Web: 4, Admin: 5}
 	s.NICs[0].Queues[0].Kernel.RxRingFull, s.NICs[0].Queues[1].Kernel.RxRingFull = 4, 5
 	got := seriesOf(t, text(t, totals, s)+text(t, detail, s))
 	for name, want := range map[string]string{
@@ -254,7 +255,7 @@ func TestFigures(t *testing.T) {
 		`l4fwd_worker_drops_total{worker="1",reason="ttl_exceeded"}`:                                                 "14",
 		`process_start_time_seconds`:                                                                                 "1e+09", `l4fwd_config_loaded_time_seconds`: "1.000000001e+09",
 		`l4fwd_config_last_reload_successful`: "0", `l4fwd_config_reloads_total{result="applied"}`: "3",
-		`l4fwd_config_reloads_total{result="refused"}`: "2",
+		`l4fwd_config_reloads_total{result="refused"}`: "2", `l4fwd_wrong_tokens_total{at="web"}`: "4", `l4fwd_wrong_tokens_total{at="admin"}`: "5",
 	} {
 		if got[name] != want {
 			t.Errorf("%s is %q, want %s", name, got[name], want)

@@ -39,7 +39,7 @@ func startPrometheus(t *testing.T, source func(context.Context) (*Sample, error)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, done := New(source, nil), make(chan error, 1)
+	s, done := New(source, nil, nil), make(chan error, 1)
 	go func() { done <- s.Serve(l) }()
 	dir := t.TempDir()
 	conf := filepath.Join(dir, "prometheus.yml")

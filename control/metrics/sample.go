@@ -18,7 +18,11 @@ type Sample struct {
 	// Reloads since the start, and those that were refused; the last one may have been.
 	Reloads, ReloadsRefused uint64
 	LastRefused             bool
+	WrongTokens             WrongTokens
 }
+
+// WrongTokens is how many have come, by what for.
+type WrongTokens struct{ Web, Admin uint64 }
 
 // Worker is what one worker has counted. The lists are by the data plane's ids.
 type Worker struct {

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/l4fwd/l4fwd/control/access"
 )
 
 const (
@@ -37,8 +39,9 @@ type Server struct {
 	now   func() time.Time
 }
 
-// New returns a server that asks source for samples, one at a time. log may be nil.
-func New(source func(context.Context) (*Sample, error), log *zap.Logger) *Server {
+// New returns a server that asks source for samples, one at a time. Browsers are answered
+// by names that hosts knows, everybody else by any. log may be nil.
+func New(source func(context.Context) (*Sample, error), hosts *access.Hosts, log *zap.Logger) *Server {
 	if log == nil {
 		log = zap.NewNop()
 	}
@@ -48,7 +51,7 @@ func New(source func(context.Context) (*Sample, error), log *zap.Logger) *Server
 	mux.HandleFunc("GET /metrics/detail", func(w http.ResponseWriter, r *http.Request) { s.serve(w, r, detail) })
 	mux.HandleFunc("GET /{$}", front)
 	s.http = http.Server{
-		Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 5 * time.Second,
+		Handler: hosts.Handler(mux, access.Browser), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 5 * time.Second,
 		WriteTimeout: slowest + patience, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
 		ErrorLog: zap.NewStdLog(log),
 	}

@@ -34,7 +34,7 @@ func serve(t *testing.T, source func(context.Context) (*Sample, error)) *served 
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &served{Server: New(source, nil), t: t, url: "http://" + l.Addr().String(), done: make(chan error, 1)}
+	s := &served{Server: New(source, nil, nil), t: t, url: "http://" + l.Addr().String(), done: make(chan error, 1)}
 	go func() { s.done <- s.Serve(l) }()
 	t.Cleanup(func() {
 		http.DefaultClient.CloseIdleConnections()
@@ -178,7 +178,7 @@ func TestShutdownWaits(t *testing.T) {
 		<-ctx.Done() // the reader is cut off
 		asking = false
 		return nil, ctx.Err()
-	}, nil)
+	}, nil, nil)
 	served, read := make(chan error, 1), make(chan struct{})
 	go func() { served <- s.Serve(l) }()
 	go func() {

@@ -45,6 +45,12 @@ var totals = concat(trafficTotals, flowTotals, workerTotals, nicTotals, []family
 			w.count(s.Reloads, "applied")
 			w.count(s.ReloadsRefused, "refused")
 		}},
+	{name: "l4fwd_wrong_tokens_total", kind: counter, labels: []string{"at"},
+		help: "Wrong tokens, sent to the status page's buttons or with commands by network.",
+		emit: func(w *writer, s *Sample) {
+			w.count(s.WrongTokens.Web, "web")
+			w.count(s.WrongTokens.Admin, "admin")
+		}},
 	{name: "l4fwd_build_info", kind: gauge, labels: []string{"version", "go_version"},
 		help: "Which l4fwd this is. Always 1.",
 		emit: func(w *writer, _ *Sample) { w.count(1, version(), runtime.Version()) }},

@@ -3,7 +3,8 @@
 // workers and NICs.
 //
 // It must never know the daemon's insides: it is given a Source, and what it sends are
-// the types of control/admin. Everything is read, nothing can be changed.
+// the types of control/admin. Everything is read; with Options.Orders there are buttons,
+// for who has a token, that order how a backend is treated.
 //
 // # Cost
 //
@@ -14,7 +15,7 @@
 //
 // # Hazards
 //
-// Whoever reaches the port can read it. Names come from the configuration and are
+// Whoever reaches the port by a name of this host's can read it. Names come from the configuration and are
 // nevertheless never taken for HTML: the script sets text only, and the policy that is
 // sent with each answer lets a browser run that script and nothing else.
 package web

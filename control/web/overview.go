@@ -70,7 +70,8 @@ type drop struct {
 
 // overview is the answer that a page draws itself from.
 type overview struct {
-	At       int64        `json:"at"` // Unix milliseconds
+	At       int64        `json:"at"`      // Unix milliseconds
+	Buttons  bool         `json:"buttons"` // there are some, for who has the token
 	Status   admin.Status `json:"status"`
 	Flows    int          `json:"flows"`
 	Services []service    `json:"services"`
@@ -128,7 +129,7 @@ func take(ctx context.Context, source Source) (*snapshot, error) {
 // find in it.
 func (s *Server) overview(n *snapshot, find string) overview {
 	o := overview{
-		At: n.at.UnixMilli(), Status: n.status, Flows: n.stats.Flows, Points: s.history.list(),
+		At: n.at.UnixMilli(), Buttons: s.guard.Ready(), Status: n.status, Flows: n.stats.Flows, Points: s.history.list(),
 		Services: []service{}, Workers: []worker{}, NICs: []nic{}, Drops: dropsOf(&n.stats),
 	}
 	for _, row := range n.services {

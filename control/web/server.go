@@ -12,6 +12,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/l4fwd/l4fwd/control/access"
 	"github.com/l4fwd/l4fwd/control/admin"
 )
 
@@ -56,6 +57,7 @@ type Server struct {
 	life    context.Context // ends with Shutdown
 	end     context.CancelFunc
 	turns   chan struct{} // whoever writes an answer has one of atATime
+	guard   *access.Guard // of the buttons, nil if there are none
 	noting  sync.WaitGroup
 
 	mu    sync.Mutex // held while a snapshot is taken, so that all others wait for that one
@@ -63,8 +65,17 @@ type Server struct {
 	taken time.Time
 }
 
-// New returns a server that nothing listens for yet. log may be nil.
-func New(source Source, log *zap.Logger) *Server {
+// Options of New. The zero value is a page that changes nothing, under any name.
+type Options struct {
+	Hosts  *access.Hosts // the names that the page is found by; nil: all
+	Orders Orderer       // who carries out what buttons say; nil: there are none
+	Guard  *access.Guard // who may press them, not nil with Orders
+	Log    *zap.Logger   // nil: silent
+}
+
+// New returns a server that nothing listens for yet.
+func New(source Source, o Options) *Server {
+	log := o.Log
 	if log == nil {
 		log = zap.NewNop()
 	}
@@ -87,8 +98,11 @@ func New(source Source, log *zap.Logger) *Server {
 	mux.HandleFunc("GET /api/backends", func(w http.ResponseWriter, r *http.Request) {
 		s.answer(w, r, func(n *snapshot) any { return n.backendsOf(r.URL.Query()["service"]) })
 	})
+	if o.Orders != nil {
+		s.buttons(mux, o.Orders, o.Guard)
+	}
 	s.http = http.Server{
-		Handler: guarded(mux), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 5 * time.Second,
+		Handler: guarded(o.Hosts.Handler(mux, nil)), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 5 * time.Second,
 		WriteTimeout: slowest + patience, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 		ErrorLog: zap.NewStdLog(log), BaseContext: func(net.Listener) context.Context { return s.life },
 	}

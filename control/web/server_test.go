@@ -78,8 +78,9 @@ func (s *site) Health(context.Context, string) ([]admin.CheckedBackend, error) {
 
 // ask sends a request to a server that nothing listens for.
 func ask(s *Server, method, path string) *httptest.ResponseRecorder {
-	w := httptest.NewRecorder()
-	s.http.Handler.ServeHTTP(w, httptest.NewRequestWithContext(context.Background(), method, path, nil))
+	w, r := httptest.NewRecorder(), httptest.NewRequestWithContext(context.Background(), method, path, nil)
+	r.Host = "127.0.0.1:9480"
+	s.http.Handler.ServeHTTP(w, r)
 	return w
 }
 
@@ -96,7 +97,7 @@ func decoded[T any](t *testing.T, w *httptest.ResponseRecorder) (out T) {
 
 // TestFiles: what there is is served with its type and the policy, and nothing else is.
 func TestFiles(t *testing.T) {
-	s := New(&site{}, nil)
+	s := New(&site{}, Options{})
 	for path, want := range map[string]string{
 		"/": "200 text/html; charset=utf-8", "/style.css": "200 text/css; charset=utf-8", "/page.js": "200 text/javascript; charset=utf-8",
 		"/icon.svg": "200 image/svg+xml", "/api/overview": "200 application/json", "/api/backends": "200 application/json",
@@ -121,7 +122,7 @@ func TestFiles(t *testing.T) {
 // TestNoHTML: the script makes no HTML out of text, and the page has nothing that the
 // policy would refuse.
 func TestNoHTML(t *testing.T) {
-	s := New(&site{}, nil)
+	s := New(&site{}, Options{})
 	for _, f := range files {
 		path := strings.TrimSuffix(f.path, "{$}")
 		body := ask(s, http.MethodGet, path).Body.String()
@@ -137,7 +138,7 @@ func TestNoHTML(t *testing.T) {
 }
 
 func TestOverview(t *testing.T) {
-	got := decoded[overview](t, ask(New(&site{}, nil), http.MethodGet, "/api/overview"))
+	got := decoded[overview](t, ask(New(&site{}, Options{}), http.MethodGet, "/api/overview"))
 	if len(got.Drops) != 2 || got.Drops[0].Reason != "no_flow" || got.Drops[0].Count != 5 || got.Drops[0].Means == "" || got.Drops[1].Do == "" {
 		t.Errorf("drops %+v", got.Drops)
 	}
@@ -155,7 +156,7 @@ func TestOverview(t *testing.T) {
 
 // TestFind: many services are found by name and address, and so many are sent at most.
 func TestFind(t *testing.T) {
-	s := New(&site{services: 1000}, nil)
+	s := New(&site{services: 1000}, Options{})
 	for find, want := range map[string][2]int{"": {500, 1002}, "192.0.2.1": {2, 2}, "dns": {1, 1}, "more-99": {11, 11}, "nobody": {0, 0}} {
 		got := decoded[overview](t, ask(s, http.MethodGet, "/api/overview?find="+find))
 		if (len(got.Services) != want[0]) || got.Found != want[1] || got.Services == nil {
@@ -166,7 +167,7 @@ func TestFind(t *testing.T) {
 
 // TestBackends: a backend's history is that of its service.
 func TestBackends(t *testing.T) {
-	got := decoded[map[string][]backend](t, ask(New(&site{}, nil), http.MethodGet, "/api/backends?service=dns&service=nobody&service=%3Cimg+src=x+onerror=alert(1)%3E"))
+	got := decoded[map[string][]backend](t, ask(New(&site{}, Options{}), http.MethodGet, "/api/backends?service=dns&service=nobody&service=%3Cimg+src=x+onerror=alert(1)%3E"))
 	all, _ := (&site{}).Backends(context.Background(), "")
 	want := map[string][]backend{hostile: {{all[0], nil}, {all[1], changes}}, "dns": {{all[2], nil}}, "nobody": {}}
 	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
@@ -177,7 +178,7 @@ func TestBackends(t *testing.T) {
 // TestCost: ten readers at a time ask the daemon once.
 func TestCost(t *testing.T) {
 	src := &site{}
-	s := New(src, nil)
+	s := New(src, Options{})
 	done := make(chan int)
 	for range 10 {
 		go func() { done <- ask(s, http.MethodGet, "/api/overview").Code }()
@@ -194,7 +195,7 @@ func TestCost(t *testing.T) {
 
 // TestNoBackends: that there are none is no failure.
 func TestNoBackends(t *testing.T) {
-	got := decoded[map[string][]backend](t, ask(New(&site{bare: true}, nil), http.MethodGet, "/api/backends?service=dns"))
+	got := decoded[map[string][]backend](t, ask(New(&site{bare: true}, Options{}), http.MethodGet, "/api/backends?service=dns"))
 	if diff := cmp.Diff(map[string][]backend{"dns": {}}, got); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
 	}
@@ -203,7 +204,7 @@ func TestNoBackends(t *testing.T) {
 // TestRefused: what the daemon says reaches the reader, and whoever comes when too many
 // are there is told so.
 func TestRefused(t *testing.T) {
-	s := New(&site{fails: errors.New("not now")}, nil)
+	s := New(&site{fails: errors.New("not now")}, Options{})
 	if w := ask(s, http.MethodGet, "/api/overview"); w.Code != http.StatusServiceUnavailable || w.Body.String() != "status: not now\n" {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
@@ -221,7 +222,7 @@ func TestServe(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := New(&site{}, nil)
+	s := New(&site{}, Options{})
 	done := make(chan error)
 	go func() { done <- s.Serve(l) }()
 	r, err := http.Get("http://" + l.Addr().String() + "/")
