@@ -24,6 +24,10 @@ type Cmd struct {
 	// the namespace's devices, as `ip netns exec` does, with bpffs mounted
 	// again. Set before Start.
 	PrivateSysfs bool
+	// Binds shows the child other directories in the places of some of this machine's:
+	// by the place, what is there instead, such as a /run/l4fwd that no other process
+	// has. A place that does not exist is made. It implies PrivateSysfs. Set before Start.
+	Binds map[string]string
 
 	ns     *Namespace
 	done   chan struct{} // closed when the child has been waited for
@@ -73,16 +77,17 @@ func (c *Cmd) startHere() error {
 	if err := unix.Setns(int(c.ns.file.Fd()), unix.CLONE_NEWNET); err != nil {
 		return fmt.Errorf("enter: %w", err)
 	}
-	if c.PrivateSysfs {
-		if err := privateSysfs(); err != nil {
+	if c.PrivateSysfs || len(c.Binds) > 0 {
+		if err := privateMounts(c.Binds); err != nil {
 			return err
 		}
 	}
 	return c.Cmd.Start()
 }
 
-// privateSysfs mounts /sys afresh for the calling thread and its children.
-func privateSysfs() error {
+// privateMounts gives the calling thread and its children a /sys that shows the
+// namespace's devices, and binds directories over others.
+func privateMounts(binds map[string]string) (err error) {
 	if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("unshare mounts: %w", err)
 	}
@@ -91,11 +96,39 @@ func privateSysfs() error {
 	if err := unix.Mount("none", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
 		return fmt.Errorf("make mounts slaves: %w", err)
 	}
+	// What is bound may lie below /sys. That one goes, since what it has mounted below
+	// it would still be listed in /proc/self/mountinfo.
+	trees := make(map[string]int, len(binds))
+	defer func() {
+		for _, fd := range trees {
+			err = errors.Join(err, unix.Close(fd))
+		}
+	}()
+	for place, dir := range binds {
+		fd, err := unix.OpenTree(unix.AT_FDCWD, dir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+		if err != nil {
+			return fmt.Errorf("clone the mount of %s: %w", dir, err)
+		}
+		trees[place] = fd
+	}
+	if len(binds) > 0 {
+		if err := unix.Unmount("/sys", unix.MNT_DETACH); err != nil {
+			return fmt.Errorf("unmount /sys: %w", err)
+		}
+	}
 	if err := unix.Mount("sysfs", "/sys", "sysfs", 0, ""); err != nil {
 		return fmt.Errorf("mount sysfs: %w", err)
 	}
 	if err := unix.Mount("bpf", "/sys/fs/bpf", "bpf", 0, ""); err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("mount bpffs: %w", err)
+	}
+	for place, fd := range trees {
+		if err := os.MkdirAll(place, 0o755); err != nil {
+			return err
+		}
+		if err := unix.MoveMount(fd, "", unix.AT_FDCWD, place, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+			return fmt.Errorf("bind at %s: %w", place, err)
+		}
 	}
 	return nil
 }

@@ -289,6 +289,41 @@ func TestCommandOutputAndSysfs(t *testing.T) {
 	}
 }
 
+// TestBinds: a command sees other directories than this process, a cgroup as the root
+// of all included, and nobody else does.
+func TestBinds(t *testing.T) {
+	a, _ := pair(t, VethOptions{})
+	group, err := NewCgroup("binds")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := group.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	dir, place := t.TempDir(), filepath.Join(t.TempDir(), "made")
+	if err := os.WriteFile(filepath.Join(dir, "inner"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	c := a.NS.Command(t.Context(), "sh", "-c", "ls "+place+" /sys/class/net; grep -c cgroup2 /proc/self/mountinfo; cat /sys/fs/cgroup/cgroup.events")
+	c.Binds = map[string]string{place: dir, "/sys/fs/cgroup": group.Path}
+	out, err := c.CombinedOutput()
+	for _, want := range []string{"inner\n", "a0\n", "\n1\n", "populated 0\n"} {
+		if err != nil || !strings.Contains(string(out), want) {
+			t.Errorf("no %q: %v: %s", want, err, out)
+		}
+	}
+	if left, err := os.ReadDir(place); err != nil || len(left) != 0 {
+		t.Errorf("it shows here, too: %v, %v", left, err)
+	}
+	c = a.NS.Command(t.Context(), "true")
+	c.Binds = map[string]string{place: "/nonexistent"}
+	if err := c.Run(); err == nil || !strings.Contains(err.Error(), "nonexistent") {
+		t.Errorf("a directory that is not there: %v", err)
+	}
+}
+
 func TestProcess(t *testing.T) {
 	ns := newNamespace(t, "proc")
 	run := func(script string, ready string) (*Process, error) {
