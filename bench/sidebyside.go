@@ -115,37 +115,41 @@ func (b *sideBySide) thread(q int) (sh share) {
 		sh.bytes += s.batches[q].make(s, q, b.each)
 		b.begun[i].meet(all)
 		busy, from := s.busy.Now(), s.clock.Now()
-		to := b.feed(q, i)
-		waited := s.clock.Now() - to
-		sh.wall += to - from
-		sh.busy += s.busy.Since(busy) - waited
+		moved, used := b.feed(q, i)
+		sh.wall += moved - from
+		sh.busy += used - busy
 	}
 	return sh
 }
 
 // feed is what of batch i counts in worker q's thread. It returns when the last
-// packet was moved, by the clock of the wall; then it has waited for the others.
-func (b *sideBySide) feed(q, i int) (moved int64) {
+// packet was moved, by the clock of the wall and by that of the thread; then it has
+// waited for the others. By each clock of its own: a thread that waits may have lost
+// its core to somebody else.
+func (b *sideBySide) feed(q, i int) (moved, used int64) {
 	s, all := b.s, len(b.shares)
 	if b.limits != nil {
 		b.limits[q].feed(s.batches[q].frames)
-		moved = s.clock.Now()
+		moved, used = s.clock.Now(), s.busy.Now()
 		b.fed[i].meet(all)
-		return moved
+		return moved, used
 	}
 	w, end := s.r.dp.Workers[q], b.start(i+1)
 	s.drive(q, b.start(i))
-	moved = s.clock.Now()
+	moved, used = s.clock.Now(), s.busy.Now()
 	b.fed[i].arrive()
-	for last := false; ; {
-		switch {
-		case w.Poll(end) > 0:
-			moved = s.clock.Now()
-		case last:
-			return moved
-		default:
-			last = b.fed[i].over(all) // what they have handed over comes with the next look
+	for last, more := false, false; ; {
+		if w.Poll(end) > 0 {
+			moved, more = s.clock.Now(), true
+			continue
 		}
+		if more { // the thread's clock is too slow to be read after each burst
+			used, more = s.busy.Now(), false
+		}
+		if last {
+			return moved, used
+		}
+		last = b.fed[i].over(all) // what they have handed over comes with the next look
 	}
 }
 
