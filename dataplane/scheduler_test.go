@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/l4fwd/l4fwd/balance"
 	"github.com/l4fwd/l4fwd/conntrack"
@@ -128,8 +129,19 @@ func TestOpenAllocatesNothing(t *testing.T) {
 	}
 }
 
+// processorTime is what the process has had of all processors.
+func processorTime(t *testing.T) time.Duration {
+	t.Helper()
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
 // TestManyServices: a snapshot of 10,000 services with 10 backends each, of all
-// schedulers that need no size of their own, is built within 2 s, and the next one too.
+// schedulers that need no size of their own, is built within 2 s of processor time, the
+// garbage collector's included, and the next one too.
 func TestManyServices(t *testing.T) {
 	kinds := []balance.Kind{balance.RoundRobin, balance.WeightedRoundRobin, balance.LeastConn, balance.WeightedLeastConn,
 		balance.SourceHash, balance.Maglev, balance.TwoChoices}
@@ -151,12 +163,12 @@ func TestManyServices(t *testing.T) {
 	}
 	measure := func(what string, g *Registry) {
 		best := time.Hour
-		for range 5 { // other work shares the machine
-			start := time.Now()
+		for range 5 { // what others do in its caches counts still
+			start := processorTime(t)
 			if _, err := g.Build(spec); err != nil {
 				t.Fatal(err)
 			}
-			if best = min(best, time.Since(start)); best < 2*time.Second || raceDetector {
+			if best = min(best, processorTime(t)-start); best < 2*time.Second || raceDetector {
 				break
 			}
 			if what == "first" {
