@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/l4fwd/l4fwd/control/nic"
 	"github.com/l4fwd/l4fwd/internal/testbed"
 )
 
@@ -29,13 +30,15 @@ func TestRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { noError(t, testbed.CloseServers(servers)) })
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	path, err := testbed.Build(ctx, "./cmd/l4fwd", false)
+	path, err := testbed.Build(t.Context(), "./cmd/l4fwd", false)
 	if err != nil {
 		t.Fatal(err)
 	}
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute) // some seconds, but on a busy machine
+	defer cancel()
 	dir := t.TempDir()
+	// The journals of NICs' settings are there, which every l4fwd of the machine repairs.
+	own := map[string]string{nic.DefaultDir: t.TempDir()}
 	file, ready, stats := filepath.Join(dir, "l4fwd.yaml"), filepath.Join(dir, "ready"), filepath.Join(dir, "stats.json")
 	socket := filepath.Join(dir, "admin.sock")
 	text := topo.Config(testbed.Services(0, "full-nat", "toa", "wrr"), "admin_socket: "+socket, "max_flows: 4096", "frames_per_queue: 1024", "ring_size: 256")
@@ -44,12 +47,13 @@ func TestRun(t *testing.T) {
 	start := func() *testbed.Process {
 		p, err := topo.LB.StartProcess(ctx, testbed.ProcessOptions{
 			Path: path, Ready: `"msg":"ready"`,
-			Args: []string{"run", "-c", file, "--log-format", "json", "--busy-poll", "--ready-file", ready, "--stats-file", stats},
+			Args:    []string{"run", "-c", file, "--log-format", "json", "--busy-poll", "--ready-file", ready, "--stats-file", stats},
+			Prepare: func(c *testbed.Cmd) { c.Binds = own },
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
-		waitFor(t, ready)
+		waitFor(ctx, t, ready)
 		return p
 	}
 	ask := func() {
@@ -115,7 +119,9 @@ func TestRun(t *testing.T) {
 	}
 	p = start()
 	p.Kill()
-	out, err = topo.LB.Command(ctx, path, "cleanup").Output()
+	cleanup := topo.LB.Command(ctx, path, "cleanup")
+	cleanup.Binds = own
+	out, err = cleanup.Output()
 	if err != nil || !strings.Contains(string(out), "put back the settings of l0") {
 		t.Errorf("%v %s", err, out)
 	}
@@ -124,9 +130,9 @@ func TestRun(t *testing.T) {
 	noError(t, p.Terminate(10*time.Second))
 }
 
-func waitFor(t *testing.T, path string) {
+func waitFor(ctx context.Context, t *testing.T, path string) {
 	t.Helper()
-	for range 1000 {
+	for ctx.Err() == nil {
 		if _, err := os.Stat(path); err == nil {
 			return
 		}
