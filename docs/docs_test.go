@@ -305,16 +305,52 @@ func TestFoldersDocumented(t *testing.T) {
 	}
 }
 
-var link = regexp.MustCompile(`\]\(([^)#:]+)(#[^)]*)?\)`)
+var (
+	link    = regexp.MustCompile(`\]\(([^)#:]*)(#[^)]*)?\)`)
+	heading = regexp.MustCompile("(?m)^#+ (.*)$")
+	blocks  = regexp.MustCompile("(?ms)^```.*?^```$")
+	dropped = regexp.MustCompile(`[^\p{L}\p{N}_ -]`)
+)
 
-// A link to a file of the repository leads to one.
+// anchors are what links to a page's headings end in: GitHub leaves out what is
+// neither letter, digit, underscore, hyphen nor space, and numbers what comes again.
+func anchors(page string) map[string]bool {
+	out := map[string]bool{}
+	for _, m := range heading.FindAllStringSubmatch(blocks.ReplaceAllString(page, ""), -1) {
+		words := strings.ToLower(dropped.ReplaceAllString(m[1], ""))
+		a := "#" + strings.ReplaceAll(words, " ", "-")
+		for n, first := 1, a; out[a]; n++ {
+			a = fmt.Sprintf("%s-%d", first, n)
+		}
+		out[a] = true
+	}
+	return out
+}
+
+// A link to a file of the repository leads to one, and to a heading of its if it
+// names one.
 func TestLinks(t *testing.T) {
-	for name, page := range pages(t) {
-		for _, m := range link.FindAllStringSubmatch(page, -1) {
-			if _, err := os.Stat(filepath.Join(filepath.Dir(name), m[1])); err != nil {
+	all, named := pages(t), 0
+	for name, page := range all {
+		for _, m := range link.FindAllStringSubmatch(blocks.ReplaceAllString(page, ""), -1) {
+			target := name
+			if m[1] != "" {
+				target = strings.TrimPrefix(filepath.Join(filepath.Dir(name), m[1]), "../docs/")
+			}
+			if _, err := os.Stat(target); err != nil {
 				t.Errorf("%s: %v", name, err)
+				continue
+			}
+			if m[2] == "" {
+				continue
+			}
+			if named++; !anchors(all[target])[m[2]] {
+				t.Errorf("%s: %s has no heading %s", name, target, m[2])
 			}
 		}
+	}
+	if named < 50 {
+		t.Errorf("only %d links to headings found", named)
 	}
 }
 

@@ -1,17 +1,12 @@
 package main
 
 import (
-	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"testing"
-
-	"github.com/rogpeppe/go-internal/testscript"
 )
 
 // snippet is a command line that a page shows.
@@ -21,8 +16,7 @@ type snippet struct {
 	args []string // without l4fwd itself
 	// whole is one in a block, to be typed as it is; else it stands in a sentence
 	// and may lack what the sentence is not about.
-	whole  bool
-	output string // what the page shows beneath it
+	whole bool
 }
 
 func (s snippet) String() string {
@@ -63,10 +57,10 @@ func pages(t *testing.T) map[string]string {
 
 // snippets are all of a page's.
 func snippets(page, text string) (all []snippet) {
-	block, yaml, answered := false, false, false // answered: beneath a command with a prompt
+	block, yaml := false, false
 	for i, line := range strings.Split(text, "\n") {
 		if m := fence.FindStringSubmatch(line); m != nil {
-			block, yaml, answered = !block, m[1] == "yaml", false
+			block, yaml = !block, m[1] == "yaml"
 			continue
 		}
 		if yaml && block {
@@ -78,16 +72,8 @@ func snippets(page, text string) (all []snippet) {
 			}
 			continue
 		}
-		asks := prompt.MatchString(line)
-		m := typed.FindStringSubmatch(prompt.ReplaceAllString(line, ""))
-		switch {
-		case m != nil:
+		if m := typed.FindStringSubmatch(prompt.ReplaceAllString(line, "")); m != nil {
 			all = append(all, snippet{page: page, line: i + 1, args: words(m[1]), whole: true})
-			answered = asks
-		case answered && !asks:
-			all[len(all)-1].output += line + "\n"
-		default:
-			answered = false
 		}
 	}
 	return all
@@ -149,84 +135,6 @@ func TestShownCommands(t *testing.T) {
 	if whole < 20 {
 		t.Errorf("only %d command lines found", whole)
 	}
-}
-
-// quick are the commands that need neither root nor a NIC, and what makes their work
-// small.
-var quick = map[string]string{
-	"check": "", "version": "",
-	"bench matrix": "--flows 100 --packets 1000 --rounds 1",
-	"bench replay": "--flows 100 --packets 1000 --rounds 3",
-	"bench lives":  "--lives 1000 --kept 1000 --rounds 1",
-	"bench flood":  "--live 100 --rate 100000 --duration 100ms",
-	"bench limit":  "--flows 100 --packets 1000 --rounds 1",
-}
-
-// script is a page as a testscript: its commands, as far as they are quick, beside its
-// first configuration, or that of the README.
-func script(page, text, readme string) string {
-	var b strings.Builder
-	expected := map[string]string{}
-	for _, s := range snippets(page, text) {
-		cmd, _, err := root().Find(s.args)
-		if err != nil || !s.whole {
-			continue
-		}
-		smaller, ok := quick[strings.TrimPrefix(cmd.CommandPath(), "l4fwd ")]
-		if !ok {
-			continue
-		}
-		line := "l4fwd '" + strings.Join(s.args, "' '") + "' " + smaller
-		if fmt.Fprintf(&b, "# line %d\n", s.line); s.output == "" {
-			fmt.Fprintf(&b, "exec %s\n", line)
-			continue
-		}
-		name := fmt.Sprintf("line-%d", s.line)
-		expected[name] = s.output
-		fmt.Fprintf(&b, "exec sh -c '%s 2>&1 || true'\ncmp stdout %s\n", strings.ReplaceAll(line, "'", "\""), name)
-	}
-	if b.Len() == 0 {
-		return ""
-	}
-	_, example, ok := strings.Cut(text, "```yaml\n")
-	if !ok {
-		_, example, _ = strings.Cut(readme, "```yaml\n")
-	}
-	expected["l4fwd.yaml"], _, _ = strings.Cut(example, "```")
-	for _, name := range slices.Sorted(maps.Keys(expected)) {
-		fmt.Fprintf(&b, "-- %s --\n%s", name, expected[name])
-	}
-	return b.String()
-}
-
-// TestShownCommandsRun runs what a page shows beside the page's own configuration,
-// with less work, and compares the output where the page shows some.
-func TestShownCommandsRun(t *testing.T) {
-	dir := t.TempDir()
-	var scripts []string
-	all := pages(t)
-	for page, text := range all {
-		if s := script(page, text, all["README.md"]); s != "" {
-			name := filepath.Join(dir, strings.ReplaceAll(page, "/", "-")+".txtar")
-			if err := os.WriteFile(name, []byte(s), 0o644); err != nil {
-				t.Fatal(err)
-			}
-			scripts = append(scripts, name)
-		}
-	}
-	testscript.Run(t, testscript.Params{
-		Files:               scripts,
-		RequireExplicitExec: true,
-		Setup: func(e *testscript.Env) error {
-			matrix := filepath.Join(e.WorkDir, "bench/testdata/matrix.yaml")
-			return errors.Join(
-				os.MkdirAll(filepath.Dir(matrix), 0o755),
-				bring("../../bench/testdata/matrix.yaml", matrix, "max_flows: 65536\n"), // a small table is soon made
-				// Of which a page shows the errors.
-				bring("testdata/docs/bad.yaml", filepath.Join(e.WorkDir, "bad.yaml"), ""),
-			)
-		},
-	})
 }
 
 // bring copies a file and puts more at its end.
