@@ -157,6 +157,9 @@ var treatments = map[string]treatment{
 	"l4fwd capture --reason no_flow --duration":    {},
 	"l4fwd check -c bad.yaml":                      {status: exitUsage, exact: true},
 	"l4fwd cleanup":                                {before: (*site).crash, exact: true},
+	"l4fwd backends --server":                      {before: (*site).reload}, // the token has been made since the start
+	"curl":                                         {before: (*site).start},
+	"printf 'Authorization":                        {before: (*site).start},
 	"l4fwd health":                                 {before: (*site).flap},
 	"tcpdump":                                      {before: (*site).start},
 	"l4fwd bench matrix":                           {more: "--flows 100 --packets 1000 --rounds 1"},
@@ -244,7 +247,7 @@ func TestShownCommandsRun(t *testing.T) {
 				config = readme
 			}
 			config, _, _ = strings.Cut(config, "```")
-			s := newSite(t, binary, config)
+			s := newSite(t, binary, config+fragments(config, text))
 			s.follow(t, cmds)
 			if _, example, ok := strings.Cut(text, "```json\n"); ok {
 				s.hasKeys(t, page, example)
@@ -252,6 +255,21 @@ func TestShownCommandsRun(t *testing.T) {
 			noError(t, s.stop(interrupt))
 		})
 	}
+}
+
+var topLevel = regexp.MustCompile(`(?m)^\w+:`)
+
+// fragments are those of a page whose keys the configuration, or one before, has not.
+func fragments(config, page string) (added string) {
+	for _, part := range strings.Split(page, "```yaml fragment\n")[1:] {
+		part, _, _ = strings.Cut(part, "```")
+		if !slices.ContainsFunc(topLevel.FindAllString(part, -1), func(key string) bool {
+			return strings.Contains("\n"+config+added, "\n"+key)
+		}) {
+			added += part
+		}
+	}
+	return added
 }
 
 // follow runs a page's commands in their order.

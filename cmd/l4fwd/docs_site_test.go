@@ -50,6 +50,9 @@ const patience = time.Minute
 // serverAddrs are the servers' IPv4 addresses.
 var serverAddrs = [2]netip.Addr{netip.MustParseAddr("10.0.1.20"), netip.MustParseAddr("10.0.1.21")}
 
+// ownAddr is l4fwd's host's, where it takes commands by network.
+var ownAddr = netip.MustParseAddr("192.0.2.5")
+
 // prefixesAt are addresses with the length that all subnets of their family have.
 func prefixesAt(addrs ...string) (all []netip.Prefix) {
 	for _, s := range addrs {
@@ -95,7 +98,7 @@ func (s *site) wireOutside() (err error) {
 	if err != nil {
 		return err
 	}
-	_, _, mgmt := testbed.Veth(s.client, "mgmt", s.lb, "eth0", testbed.VethOptions{})
+	_, _, mgmt := testbed.Veth(s.client, "mgmt", s.lb, "eth0", testbed.VethOptions{AddrsB: []netip.Prefix{netip.PrefixFrom(ownAddr, 32)}})
 	return errors.Join(mgmt,
 		s.outside.AddRoute(netip.MustParsePrefix("192.0.2.0/24"), s.inside.Addr(testbed.V4)),
 		s.outside.AddRoute(netip.MustParsePrefix("2001:db8::/64"), s.inside.Addr(testbed.V6)),
@@ -160,10 +163,20 @@ func (s *site) fill(binary, config string) error {
 		return err
 	}
 	s.cgroup = group
+	etc := filepath.Join(s.dir, "etc/l4fwd")
+	if err := os.MkdirAll(etc, 0o755); err != nil {
+		return err
+	}
+	cert, _, err := testbed.Certificate(etc, ownAddr)
+	if err != nil {
+		return err
+	}
+	config = strings.ReplaceAll(config, "/etc/l4fwd", etc)
 	small := "max_flows: 4096\nframes_per_queue: 1024\nring_size: 256\n" // soon made
 	matrix := filepath.Join(s.dir, "bench/testdata/matrix.yaml")
 	return errors.Join(
-		os.MkdirAll(filepath.Join(s.dir, "bin"), 0o755), os.MkdirAll(filepath.Join(s.dir, "etc/l4fwd"), 0o755),
+		os.MkdirAll(filepath.Join(s.dir, "bin"), 0o755),
+		os.Symlink(cert, filepath.Join(s.dir, "ca.pem")), os.Symlink(filepath.Join(etc, "admin.token"), filepath.Join(s.dir, "admin.token")),
 		os.MkdirAll(filepath.Dir(matrix), 0o755),
 		os.Symlink(binary, filepath.Join(s.dir, "bin/l4fwd")),
 		os.WriteFile(filepath.Join(s.dir, "l4fwd.yaml"), []byte(small+config), 0o644),
@@ -250,6 +263,18 @@ func (s *site) start() error {
 		return err
 	}
 	return s.flow(ctx)
+}
+
+// reload has the daemon read its files again.
+func (s *site) reload() error {
+	if err := s.start(); err != nil {
+		return err
+	}
+	out, err := s.does(s.lb, "l4fwd reload")
+	if err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	return nil
 }
 
 // stop ends the daemon by a signal, if one runs.
