@@ -32,6 +32,21 @@ func (l *Loads) Grow(id int) *Loads {
 	return out
 }
 
+// Copy has the same numbers, and goes on by itself.
+func (l *Loads) Copy() *Loads {
+	out := NewLoads(len(l.of))
+	for w, chunks := range l.of {
+		for _, c := range chunks {
+			n := new(loadChunk)
+			for i := range c {
+				n[i].Store(c[i].Load())
+			}
+			out.of[w] = append(out.of[w], n)
+		}
+	}
+	return out
+}
+
 // Set says that a worker, the caller, has n flows of backend id.
 func (l *Loads) Set(worker int, id uint32, n int64) {
 	l.of[worker][id/chunkIDs][id%chunkIDs].Store(int32(n))

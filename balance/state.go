@@ -1,6 +1,9 @@
 package balance
 
-import "math/bits"
+import (
+	"math/bits"
+	"slices"
+)
 
 // State is what one worker remembers of one service between flows. The zero
 // value is a valid start for the kinds whose Set does not look; Start spreads the
@@ -64,6 +67,21 @@ func apart[T any](n, distance int) []T {
 // Carry takes over what old remembers that is of use with another Set: its place
 // in the turns.
 func (st *State) Carry(old *State) { st.next = old.next }
+
+// Copy is a State that goes on by itself, for something to be tried out; loads stand in
+// for those of st.
+func (st *State) Copy(loads *Loads) State {
+	out := *st
+	if st.view == nil {
+		return out
+	}
+	v := &new(lonely).view
+	*v = *st.view
+	v.refused, v.loads = slices.Clone(st.view.refused), loads
+	v.least.leaves, v.least.nodes = slices.Clone(st.view.least.leaves), slices.Clone(st.view.least.nodes)
+	out.view = v
+	return out
+}
 
 // turn returns the next place below n.
 func (st *State) turn(n uint32) uint32 {

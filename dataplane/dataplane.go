@@ -40,6 +40,8 @@ type Options struct {
 	// Unpopulated leaves the flow table's memory to be faulted in by use:
 	// quick to start, slower to run.
 	Unpopulated bool
+
+	refused refused // all workers', of a Trial; nil: to each its own
 }
 
 // Dataplane is a set of workers over one UMEM.
@@ -48,6 +50,7 @@ type Dataplane struct {
 	mesh    *mesh
 	umem    []byte
 	frame   uint64
+	opt     Options // of New
 }
 
 // New makes the workers, each with its table and its frames. They receive
@@ -64,7 +67,7 @@ func New(o Options) (*Dataplane, error) {
 	span := frames * uint64(o.FrameSize)
 	dp := &Dataplane{
 		mesh: newMesh(o.Workers, frames, uint64(o.FrameSize)),
-		umem: o.UMEM, frame: uint64(o.FrameSize),
+		umem: o.UMEM, frame: uint64(o.FrameSize), opt: o,
 	}
 	for id := range o.Workers {
 		w, err := newWorker(dp, id, o, span)
@@ -113,11 +116,14 @@ func newWorker(dp *Dataplane, id int, o Options, span uint64) (*Worker, error) {
 		tooBigs:      nat.NewBucket(errorsPerSecond, refusalBurst),
 		farewells:    nat.NewBucket(farewellsPerSecond, farewellBurst),
 		ipID:         binary.LittleEndian.Uint32(idKey[:])&^0xffff | uint32(id),
-		refused:      make(refused, refusedLines),
+		refused:      o.refused,
 		ports: nat.NewPorts(nat.PortOptions{
 			Worker: id, Workers: o.Workers, Seed: binary.LittleEndian.Uint64(portKey[:]), Ranges: o.LocalPorts, Spread: o.Spread,
 		}),
 		pool: newPool(uint64(id)*span, uint64(id+1)*span, uint64(o.FrameSize)),
+	}
+	if w.refused == nil {
+		w.refused = make(refused, refusedLines)
 	}
 	w.wakeFD, w.events = wakeFD, newEvents()
 	for i := range w.egress {

@@ -52,20 +52,22 @@ func (w *Worker) CopyFlows(s *FlowSlice) {
 }
 
 // Flow is the i-th of the slice.
-func (s *FlowSlice) Flow(i int) Flow {
-	e, dir := &s.entries[i], &s.snap.Directory
-	svc := &s.snap.Services[e.Service]
+func (s *FlowSlice) Flow(i int) Flow { return s.snap.flow(&s.entries[i], s.tick) }
+
+// flow is what people are shown of an entry at a tick.
+func (s *Snapshot) flow(e *conntrack.Entry, tick uint32) Flow {
+	dir, svc := &s.Directory, &s.Services[e.Service]
 	f := Flow{
 		Service: svc.Name, Mode: e.Mode, State: e.State,
 		Client: conntrack.Endpoint{Addr: e.Client, Port: e.ClientPort, Proto: e.Proto},
 		VIP:    dir.Services[e.Service], Backend: dir.Backends[e.Backend],
-		Age: ticks(s.tick - e.Created), Left: ticks(e.Expires - s.tick),
+		Age: ticks(tick - e.Created), Left: ticks(e.Expires - tick),
 		Packets: e.Packets, Bytes: [2]uint64{e.Bytes[conntrack.Forward], e.ReplyBytes()},
 	}
 	if e.Mode == conntrack.FullNAT {
 		f.Local = conntrack.Endpoint{Addr: dir.Locals[e.Local], Port: e.LocalPort, Proto: e.Proto}
 	}
-	f.Idle = min(ticks(s.tick-(e.Expires-svc.Policy.Timeouts[e.State])), f.Age)
+	f.Idle = min(ticks(tick-(e.Expires-svc.Policy.Timeouts[e.State])), f.Age)
 	return f
 }
 

@@ -146,6 +146,22 @@ func (s *Ports) SetRanges(ranges []PortRange) {
 	}
 }
 
+// CopyTo makes to what s is. Each goes on by itself from there.
+func (s *Ports) CopyTo(to *Ports) { *to = *s }
+
+// Offer makes a port of a local address the one that the next Pick towards backend
+// finds, if it is in the worker's share and no flow has it.
+func (s *Ports) Offer(dir *conntrack.Directory, locals []uint16, backend uint32, local, port uint16) {
+	at := slices.Index(locals, local)
+	if at < 0 || int(backend) >= len(dir.Backends) {
+		return
+	}
+	server := s.hash(&dir.Backends[backend])
+	s.turns[server%localCursors].next = uint16(at)
+	ports, cursor := s.round(local, server)
+	*cursor = (port - ports.first) / s.own.Modulus
+}
+
 // Own returns the set of ports this worker uses; all of them, where a Spread
 // decides.
 func (s *Ports) Own() Residue { return s.own }
