@@ -18,6 +18,7 @@ func (d *Daemon) startAdmin(ctx context.Context, down *undo) error {
 	admin.HandleOutput(s, "POST "+admin.CapturePath, admin.CaptureFormat, d.capture)
 	admin.HandleOutput(s, "POST "+admin.FlowsPath, admin.FlowsFormat, d.flows)
 	admin.HandleOutput(s, "POST "+admin.KillFlowsPath, "application/json", d.killFlows)
+	admin.HandleOutput(s, "POST "+admin.WhyPath, "application/json", d.why)
 	admin.HandleOutput(s, "POST "+admin.DebugPath, admin.DebugFormat, d.debug)
 	d.gates.open(d.log)
 	d.startRemote(ctx, down, s)

@@ -138,7 +138,7 @@ func (t *Trial) part(w *Worker, l *lent) (ids []uint32) {
 	if svc < 0 {
 		owned = w.snap.names.owner(p.Dst)
 	}
-	mine := w.ownerOf(p, svc, owned) == w.id
+	mine := w.ownerOf(p, svc, owned, false) == w.id || w.ownerOf(p, svc, owned, true) == w.id
 	if a := w.snap.answererOf(p); a != nil {
 		ids = append(ids, a.service)
 	}

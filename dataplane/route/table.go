@@ -137,6 +137,15 @@ func (t *Table) OnLink(id HopID, a packet.Addr) bool {
 	return n.IsZero() || n == a
 }
 
+// Gateway returns the neighbour that is next on the way of hop id; zero if that is the
+// packet's destination itself, or nothing is known of the hop.
+func (t *Table) Gateway(id HopID) packet.Addr {
+	if int(id) >= len(t.peers) {
+		return packet.Addr{}
+	}
+	return t.peers[id].Addr
+}
+
 // Source returns the host's own address, of one family, on the link of hop id; zero if
 // it has none, or nothing is known of the hop.
 func (t *Table) Source(id HopID, v4 bool) packet.Addr {

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
 
 	"github.com/l4fwd/l4fwd/packet"
 )
@@ -75,11 +76,25 @@ func outerDst(f []byte, p *packet.Packet) netip.Addr {
 func checkFrame(t testing.TB, b *bench, r Rules, f []byte) (agreed bool) {
 	t.Helper()
 	got := b.outcome(t, f)
+	checkDecide(t, r, f, got)
 	want, ok := byParse(r, f)
 	if ok && got != want {
 		t.Errorf("%x: %s, by packet.Parse %s", f, got, want)
 	}
 	return ok
+}
+
+// checkDecide compares the program with Decide.
+func checkDecide(t rapid.TB, r Rules, f []byte, got Counter) {
+	t.Helper()
+	d := r.Decide(f, [6]byte(nicMAC))
+	followed := d.Counter == PassFragment && (got == TakeService || got == TakeRange) // its first fragment has been seen
+	if d.Counter != got && !followed {
+		t.Errorf("%x: %s, by Decide %s", f, got, d.Counter)
+	}
+	if d.Taken() != d.Addr.IsValid() && d.Counter != PassFragment {
+		t.Errorf("%x: %s by rule %+v", f, got, d)
+	}
 }
 
 // seeds are the frames of the tables, with and without a tag, in an order that

@@ -173,6 +173,7 @@ func TestAgainstTwin(t *testing.T) {
 			f := tagged(s.datagram(t).frame(t), s.tags...)
 			want := twin(r, s)
 			seen[want]++
+			checkDecide(rt, r, f, want)
 			if got := b.outcome(t, f); got != want {
 				rt.Fatalf("%s, want %s: %+v quoting %+v\nrules %+v", got, want, s, s.quoted, r)
 			}
