@@ -86,7 +86,7 @@ func (x *explainer) tell(a *admin.Why, frame []byte, o *dataplane.Outcome) error
 	}
 	a.Verdict, a.Dropped = o.Verdict.String(), o.Verdict.IsDrop()
 	for _, d := range docs.Drops() {
-		if d.Reason == a.Verdict {
+		if a.Dropped && d.Reason == a.Verdict {
 			a.Means, a.Cause, a.Do = d.Means, d.Cause, d.Do
 		}
 	}

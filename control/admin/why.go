@@ -43,7 +43,7 @@ type Why struct {
 	// Verdict is as in the statistics; "" where the packet is the kernel's, or waits.
 	Verdict string `json:"verdict,omitempty"`
 	Dropped bool   `json:"dropped"`
-	// Means, Cause and Do are what drops.md says of the verdict.
+	// Means, Cause and Do are what drops.md says of why it is dropped.
 	Means string `json:"means,omitempty"`
 	Cause string `json:"cause,omitempty"`
 	Do    string `json:"do,omitempty"`
@@ -99,9 +99,9 @@ type WhySent struct {
 
 // WhyHop is where the packet goes, or would.
 type WhyHop struct {
-	To        netip.Addr  `json:"to"`                // whom the way leads to
-	State     string      `json:"state"`             // resolved, or why it is no way
-	Interface string      `json:"interface"`         //
+	To        netip.Addr  `json:"to"`    // whom the way leads to
+	State     string      `json:"state"` // resolved, or why it is no way
+	Interface string      `json:"interface,omitempty"`
 	Gateway   *netip.Addr `json:"gateway,omitempty"` // nil where it is a neighbour
 	MTU       int         `json:"mtu,omitempty"`
 }
