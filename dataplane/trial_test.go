@@ -151,7 +151,7 @@ func TestTrial(t *testing.T) {
 			tried.now += int64(rnd.IntN(1e9))
 		}
 	})
-	for _, v := range []Verdict{Forwarded, Replied, DropNoFlow, DropBackendsFull, DropTooBig, DropTTL} {
+	for _, v := range []Verdict{Forwarded, Replied, DropNoFlow, DropTooBig, DropTTL} {
 		if seen[v.String()] == 0 {
 			t.Errorf("no packet was %v", v)
 		}
