@@ -133,6 +133,13 @@ func fitsOneWay(s State, w *Window, p *packet.Packet) bool {
 	return !before(w.End+blindSlack, p.Seq) && !before(p.Seq, w.End-blindSlack)
 }
 
+// HasSent reports whether a segment of the client's that began at seq can have come by not
+// long ago, in a flow of which only the client's do.
+func (e *Entry) HasSent(seq uint32) bool {
+	sent := func(w *Window) bool { return !before(w.End, seq) && !before(seq, w.End-blindSlack) }
+	return sent(&e.Win[Forward]) || e.otherState() != None && sent(&e.Win[Reply])
+}
+
 // moveOneWay lets the current connection enter state s, and goes over to the
 // other if that is more alive then.
 func (t *Table) moveOneWay(r Ref, e *Entry, s State, now uint32, pol *Policy) {

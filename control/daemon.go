@@ -82,6 +82,7 @@ type Daemon struct {
 	reloading      sync.Mutex     // held by ReloadFile, on any goroutine
 	pathMTU        *pathmtu.Listener
 	tunnelEnds     pathmtu.Ends // which it listens for
+	quotes         perSecond    // by which it asks workers for flows
 	zeroCopy       afxdp.ZeroCopy
 	follower       *follow.Follower
 	health         *health.Engine

@@ -5,6 +5,7 @@ import (
 
 	"github.com/l4fwd/l4fwd/conntrack"
 	"github.com/l4fwd/l4fwd/nat"
+	"github.com/l4fwd/l4fwd/packet"
 )
 
 // FlowSliceLen is how many flows a FlowSlice holds: 32 KiB, some microseconds of
@@ -119,4 +120,16 @@ func (w *Worker) canSayFarewell() bool {
 	}
 	b.Take(w.nanos)
 	return b.Has(w.nanos)
+}
+
+// HasSent reports whether a flow of this tuple has gone to a server at this address by
+// direct return, of TCP with such a sequence number not long ago. In a function for Do.
+func (w *Worker) HasSent(tuple *packet.Tuple, seq uint32, server packet.Addr) bool {
+	r, dir, ok := w.table.Lookup(tuple, &w.snap.Directory)
+	if !ok || dir != conntrack.Forward {
+		return false
+	}
+	e := w.table.Entry(r)
+	return e.Mode == conntrack.DirectReturn && w.snap.Directory.Backends[e.Backend].Addr == server &&
+		(e.Proto != packet.ProtoTCP || e.HasSent(seq))
 }

@@ -56,6 +56,50 @@ func TestTunnel(t *testing.T) {
 	}
 }
 
+// TestHasSent: a worker knows which packets its flows can have sent through a tunnel: of
+// TCP those of either connection that a client may have begun.
+func TestHasSent(t *testing.T) {
+	tn := tunnelKinds["gue"]
+	r := newTunnelRig(t, 1, tn)
+	w := r.dp.Workers[0]
+	const client, vip = "198.51.100.7:4000", "192.0.2.20:80"
+	syn := seg{src: client, dst: vip, syn: true, seq: 1000}
+	server := addr(r.byTunnel(0, &tn, build(t, syn)).dst)
+	r.byTunnel(0, &tn, build(t, seg{src: client, dst: vip, ack: true, seq: 1001, ackNum: 1, payload: 500}))
+	syn.seq = 0x50000000
+	r.byTunnel(0, &tn, build(t, syn))
+	other := addr(map[string]string{"10.0.5.20": "10.0.5.21", "10.0.5.21": "10.0.5.20"}[server.String()])
+	u := seg{src: "198.51.100.7:4000", dst: "192.0.2.20:5000", udp: true}
+	udpServer := addr(r.byTunnel(0, &tn, build(t, u)).dst)
+	tuple := func(src, dst string, proto uint8) *packet.Tuple {
+		a, b := endpoint(src, proto), endpoint(dst, proto)
+		return &packet.Tuple{Src: a.Addr, SrcPort: a.Port, Dst: b.Addr, DstPort: b.Port, Proto: proto}
+	}
+	const tcp, udp = packet.ProtoTCP, packet.ProtoUDP
+	for name, c := range map[string]struct {
+		tuple  *packet.Tuple
+		seq    uint32
+		server packet.Addr
+		want   bool
+	}{
+		"SYN":              {tuple(client, vip, tcp), 1000, server, true},
+		"data":             {tuple(client, vip, tcp), 1001, server, true},
+		"the next":         {tuple(client, vip, tcp), 1501, server, true},
+		"after that":       {tuple(client, vip, tcp), 1502, server, false},
+		"another SYN":      {tuple(client, vip, tcp), 0x50000000, server, true},
+		"between":          {tuple(client, vip, tcp), 0x20000000, server, false},
+		"other server":     {tuple(client, vip, tcp), 1001, other, false},
+		"other port":       {tuple("198.51.100.7:4001", vip, tcp), 1001, server, false},
+		"backwards":        {tuple(vip, client, tcp), 1001, server, false},
+		"datagram":         {tuple(u.src, u.dst, udp), 4711, udpServer, true},
+		"other's datagram": {tuple("198.51.100.8:4000", u.dst, udp), 0, udpServer, false},
+	} {
+		if got := w.HasSent(c.tuple, c.seq, c.server); got != c.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
 // TestTunnelMarks: DSCP and ECN are copied, and so is DF, without which a packet has an
 // identification of its own.
 func TestTunnelMarks(t *testing.T) {

@@ -3,10 +3,12 @@
 // of the host, and so to its kernel, which knows nothing of the tunnel; but a raw
 // socket gets a copy.
 //
-// It must never know what a tunnel carries, or what becomes of what it tells.
+// It must never know flows, or what becomes of what it tells.
 //
 // Hazard: such errors can be forged by anybody who knows the two ends of a tunnel. So
-// only a packet to a configured end counts, and nothing below what every path carries
-// is believed ([Least4], [Least6]), nor what would shut out all that is IPv6 within
-// ([End.Least]).
+// only a packet to a configured end counts; what the error quotes of the packet within is
+// told too, for the listener's owner to ask whether there is such a flow ([Quote]); where
+// it quotes too little nothing below [LeastBlind] is believed. In any case nothing is
+// below what every path carries ([Least4], [Least6]), nor what would shut out all that is
+// IPv6 within ([End.Least]).
 package pathmtu

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"sync"
 	"syscall"
 	"time"
@@ -24,13 +23,12 @@ type Listener struct {
 
 // Listen opens raw sockets for both families in the calling thread's network
 // namespace; it needs CAP_NET_RAW. told is called, by either of two goroutines, with
-// the address of an end and the bytes of IP packet that the way to it carries, again
-// and again while it does not heed that.
-func Listen(ends Ends, told func(end netip.Addr, mtu int)) (*Listener, error) {
+// what is said of the way to an end, again and again while it does not heed that.
+func Listen(ends Ends, told func(Report)) (*Listener, error) {
 	l := &Listener{}
 	for _, f := range []struct {
 		network string
-		read    func([]byte) (Report, bool)
+		read    func([]byte) (Report, []byte, bool)
 		filter  func(fd int) error
 	}{{"ip4:icmp", Parse4, onlyUnreachable}, {"ip6:ipv6-icmp", Parse6, onlyTooBig}} {
 		var failed error
@@ -54,8 +52,8 @@ func Listen(ends Ends, told func(end netip.Addr, mtu int)) (*Listener, error) {
 					time.Sleep(pause) // not for ever so
 					continue
 				}
-				if r, ok := f.read(buf[:n]); ok && ends.heed(&r) {
-					told(r.Dst, r.MTU)
+				if r, rest, ok := f.read(buf[:n]); ok && ends.heed(&r, rest) {
+					told(r)
 				}
 			}
 		})

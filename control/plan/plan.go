@@ -129,7 +129,7 @@ func TunnelEnds(c *config.Config) pathmtu.Ends {
 		for _, b := range s.Backends {
 			a, six := b.Address.Addr(), s.Address.Addr().Is6()
 			end := ends[a]
-			if l := (pathmtu.Look{Proto: t.Protocol(!six), Port: t.Port}); !slices.Contains(end.Looks, l) {
+			if l := (pathmtu.Look{Proto: t.Protocol(!six), Port: t.Port, Head: t.Overhead(true) - packet.IPv4MinLen}); !slices.Contains(end.Looks, l) {
 				end.Looks = append(end.Looks, l)
 			}
 			if six {

@@ -332,9 +332,9 @@ services:
 		t.Fatal(err)
 	}
 	want := pathmtu.Ends{
-		netip.MustParseAddr("10.0.5.20"):      {Looks: []pathmtu.Look{{Proto: 4}, {Proto: 41}, {Proto: 17, Port: 6080}}, Least: 1280 + 20},
+		netip.MustParseAddr("10.0.5.20"):      {Looks: []pathmtu.Look{{Proto: 4}, {Proto: 41}, {Proto: 17, Port: 6080, Head: 12}}, Least: 1280 + 20},
 		netip.MustParseAddr("10.0.5.21"):      {Looks: []pathmtu.Look{{Proto: 4}}},
-		netip.MustParseAddr("2001:db8:5::20"): {Looks: []pathmtu.Look{{Proto: 17, Port: 4789}}, Least: 1280 + 70},
+		netip.MustParseAddr("2001:db8:5::20"): {Looks: []pathmtu.Look{{Proto: 17, Port: 4789, Head: 30}}, Least: 1280 + 70},
 	}
 	if diff := cmp.Diff(want, TunnelEnds(c), cmpopts.EquateComparable(netip.Addr{})); diff != "" {
 		t.Errorf("-want +got\n%s", diff)

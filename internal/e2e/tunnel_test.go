@@ -2,10 +2,13 @@ package e2e
 
 import (
 	"fmt"
+	"net"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/gopacket"
+	"github.com/google/gopacket/layers"
 
 	"github.com/l4fwd/l4fwd/internal/testbed"
 )
@@ -130,8 +133,45 @@ func TestTunnelPathMTU(t *testing.T) {
 	}
 }
 
+// forgeTooBig has a host tell l4fwd that a packet in a tunnel of UDP was too big, which
+// nobody has sent.
+func (r *rig) forgeTooBig(t *testing.T, from *testbed.Namespace, wr wrapping, outer testbed.Family) {
+	t.Helper()
+	lb, server := r.LBServer.Addr(outer), r.ServerAddr(outer, 0)
+	head := make([]byte, wr.size[0]-28)
+	within := &layers.IPv4{Version: 4, TTL: 60, Protocol: layers.IPProtocolTCP, SrcIP: r.ClientAddr(testbed.V4, 0).AsSlice(), DstIP: r.VIP(testbed.V4, 0).AsSlice()}
+	tcp := gopacket.Payload{0x17, 0x70, 0, 80, 1, 2, 3, 4}
+	udp := &layers.UDP{SrcPort: 50000, DstPort: layers.UDPPort(wr.port)}
+	var ls []gopacket.SerializableLayer
+	network := "ip4:icmp"
+	if outer == testbed.V4 {
+		ip := &layers.IPv4{Version: 4, TTL: 60, Flags: layers.IPv4DontFragment, Protocol: layers.IPProtocolUDP, SrcIP: lb.AsSlice(), DstIP: server.AsSlice()}
+		_ = udp.SetNetworkLayerForChecksum(ip)
+		ls = append(ls, &layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(3, 4), Seq: 600}, ip)
+	} else {
+		network = "ip6:ipv6-icmp"
+		ip := &layers.IPv6{Version: 6, HopLimit: 60, NextHeader: layers.IPProtocolUDP, SrcIP: lb.AsSlice(), DstIP: server.AsSlice()}
+		_ = udp.SetNetworkLayerForChecksum(ip)
+		ls = append(ls, gopacket.Payload{2, 0, 0, 0, 0, 0, 5, 0}, ip)
+	}
+	b := gopacket.NewSerializeBuffer()
+	o := gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}
+	if err := gopacket.SerializeLayers(b, o, append(ls, udp, gopacket.Payload(head), within, tcp)...); err != nil {
+		t.Fatal(err)
+	}
+	c, err := from.ListenPacket(network, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	if _, err := c.WriteTo(b.Bytes(), &net.IPAddr{IP: lb.AsSlice()}); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestTunnelLearnsPathMTU: the router before the server is the narrowest, which l4fwd
-// learns from its ICMP errors about the tunnel's packets, and tells the client.
+// learns from its ICMP errors about the tunnel's packets, and tells the client. Of one
+// about a packet that it has not sent it believes nothing.
 func TestTunnelLearnsPathMTU(t *testing.T) {
 	const mtu = 1400
 	size := int64(10 << 20)
@@ -148,6 +188,7 @@ func TestTunnelLearnsPathMTU(t *testing.T) {
 			server.narrowHost(mtu)
 			d := program{args: []string{"--workers", "2"}}.start(t, r.LB, r.Config(r.tunnelServices(wr, outer, 1, 0)))
 			r.warmUp()
+			r.forgeTooBig(t, server.host.NS, wr, outer)
 			for _, f := range testbed.Families {
 				client.forgetPaths()
 				tr := testbed.Transfer{To: r.vip(f, 0, testbed.PortHash), Up: size, Down: 1000, Timeout: limit}
