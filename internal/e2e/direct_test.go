@@ -79,8 +79,8 @@ func (r *rig) checkPast(d *daemon, before stats) {
 // the VIP.
 func TestDirectPathMTU(t *testing.T) {
 	for _, row := range []narrowing{
-		{"download, a router before the client", false, false, 2},
-		{"upload, l4fwd's way to the server", true, true, 1},
+		{name: "download, a router before the client", workers: 2},
+		{name: "upload, l4fwd's way to the server", upload: true, lb: true, workers: 1},
 	} {
 		t.Run(fmt.Sprintf("%s/%d workers", row.name, row.workers), func(t *testing.T) { row.past(t) })
 	}

@@ -10,7 +10,7 @@ import (
 )
 
 // halves are the services of a DNAT whose two halves know nothing of each other.
-func halves() []testbed.Service {
+func halves(weights ...int) []testbed.Service {
 	out := testbed.Services(0, dnat, "", "wrr", weights...)
 	for i := range out {
 		back := out[i]
@@ -34,7 +34,7 @@ func TestHalves(t *testing.T) {
 		t.Run(s.String(), func(t *testing.T) {
 			z := load()
 			r := network(t, testbed.TopologyOptions{OneArm: s.oneArm, Queues: s.workers}, testbed.SnifferOptions{Every: z.sampled})
-			d := program{args: []string{"--workers", fmt.Sprint(s.workers)}}.start(r.t, r.LB, r.Config(halves()))
+			d := program{args: []string{"--workers", fmt.Sprint(s.workers)}}.start(r.t, r.LB, r.Config(halves(weights...)))
 			r.warmUp()
 			before := d.stats()
 			for _, f := range testbed.Families {

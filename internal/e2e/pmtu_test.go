@@ -60,6 +60,7 @@ type narrowing struct {
 	lb     bool // l4fwd itself must tell, else a router does
 	// workers of l4fwd; what a router says may reach another than the flow's.
 	workers int
+	halves  bool // of DNAT, in place of every kind
 }
 
 // TestPathMTU: path MTU discovery works through l4fwd in both directions,
@@ -67,10 +68,15 @@ type narrowing struct {
 // or MSS says anything of the narrow place.
 func TestPathMTU(t *testing.T) {
 	rows := []narrowing{
-		{"upload, a router before the server", true, false, 2},
-		{"download, a router before the client", false, false, 1},
-		{"upload, l4fwd's way to the server", true, true, 1},
-		{"download, l4fwd's way to the client", false, true, 2},
+		{name: "upload, a router before the server", upload: true, workers: 2},
+		{name: "download, a router before the client", workers: 1},
+		{name: "upload, l4fwd's way to the server", upload: true, lb: true, workers: 1},
+		{name: "download, l4fwd's way to the client", lb: true, workers: 2},
+	}
+	for _, row := range rows {
+		if row.halves = true; !testing.Short() || !row.upload {
+			rows = append(rows, row)
+		}
 	}
 	if !testing.Short() {
 		for _, row := range rows {
@@ -79,11 +85,15 @@ func TestPathMTU(t *testing.T) {
 		}
 	}
 	for _, row := range rows {
-		t.Run(fmt.Sprintf("%s/%d workers", row.name, row.workers), func(t *testing.T) { row.discover(t) })
+		of := "every kind"
+		if row.halves {
+			of = "halves"
+		}
+		t.Run(fmt.Sprintf("%s/%d workers/%s", row.name, row.workers, of), func(t *testing.T) { row.discover(t) })
 	}
 }
 
-// discover uses every kind.
+// discover uses every kind, or the halves of DNAT in both families.
 func (row narrowing) discover(t *testing.T) {
 	const mtu = 1400
 	r, at, server := routed(t, row.workers, testbed.SnifferOptions{Every: 20})
@@ -99,15 +109,18 @@ func (row narrowing) discover(t *testing.T) {
 	ear := &sender{}
 	sniff(t, from.host.NS, from.host.Name, testbed.SnifferOptions{Every: 20, Watch: ear.watch})
 	r.relay()
-	all := r.allKinds(1, 0)
+	used, all := pairKinds, r.allKinds(1, 0)
 	for _, k := range proxyKinds[:3] {
 		s := r.service(k, "hash", testbed.PortHash, portRelay)
 		s.Weights = []int{1, 0}
 		all = append(all, s)
 	}
+	if row.halves {
+		used, all = []kind{{mode: dnat, client: testbed.V4, server: testbed.V4}, {mode: dnat, client: testbed.V6, server: testbed.V6}}, halves(1, 0)
+	}
 	d := program{args: []string{"--workers", fmt.Sprint(row.workers)}}.start(t, r.LB, r.Config(all))
 	r.warmUp()
-	for _, k := range pairKinds {
+	for _, k := range used {
 		if t.Failed() { // each failure takes its time
 			break
 		}
@@ -149,11 +162,9 @@ func (p path) told(r *rig, client netip.AddrPort) (most, least int) {
 // discover sends bulk through the narrow place.
 func (p path) discover(t *testing.T, r *rig, ear *sender) {
 	most, _ := p.told(r, netip.AddrPort{})
-	tr := testbed.Transfer{To: r.vip(p.client, p.vip, testbed.PortHash), Up: 1000, Down: 5 << 20, Timeout: limit}
-	if p.mode == dsrL2 || p.mode == tunnel {
-		if tr.Down = 10 << 20; !testing.Short() {
-			tr.Down = 100 << 20
-		}
+	tr := testbed.Transfer{To: r.vip(p.client, p.vip, testbed.PortHash), Up: 1000, Down: 10 << 20, Timeout: limit}
+	if !testing.Short() {
+		tr.Down = 100 << 20
 	}
 	if p.upload {
 		tr.Up, tr.Down = tr.Down, tr.Up

@@ -174,7 +174,7 @@ func TestTrunk(t *testing.T) {
 				d = program{args: []string{"--workers", fmt.Sprint(s.workers)}}.start(t, r.LB, r.Config(r.tunnelServices(wr, outer, weights...)))
 			case snat:
 				s.mode = dnat // as clients and servers see it
-				d = program{args: []string{"--workers", fmt.Sprint(s.workers)}}.start(t, r.LB, r.Config(halves()))
+				d = program{args: []string{"--workers", fmt.Sprint(s.workers)}}.start(t, r.LB, r.Config(halves(weights...)))
 			default:
 				d = r.start(s)
 			}

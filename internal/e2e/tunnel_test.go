@@ -110,7 +110,7 @@ func tunnelRouted(t *testing.T, wr wrapping, outer testbed.Family) (r *rig, clie
 // with the tunnel is told what does fit; with 1,400 bytes on that way, too.
 func TestTunnelPathMTU(t *testing.T) {
 	const mtu = 1400
-	row := narrowing{"upload, l4fwd's way to the server", true, true, 2}
+	row := narrowing{name: "upload, l4fwd's way to the server", upload: true, lb: true, workers: 2}
 	for i, wr := range wrappings[:2] {
 		outer := testbed.Families[i]
 		if testing.Short() && i > 0 {
