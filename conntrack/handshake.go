@@ -9,6 +9,7 @@ package conntrack
 const (
 	timedServer = 1 << 30 // the SYN has been sent, its SYN-ACK is waited for
 	timedClient = 2 << 30 // the SYN-ACK has been sent, its ACK is waited for
+	timedHeard  = 3 << 30 // as timedServer, but nobody is to complain any more, see Late
 	timedSince  = 1<<30 - 1
 )
 
@@ -29,6 +30,31 @@ func (e *Entry) setTimer(w uint32) {
 func (e *Entry) SYNSent(now uint32) {
 	if e.State == SynSent && e.timer() == 0 {
 		e.setTimer(timedServer | now&timedSince)
+	}
+}
+
+// patience is for how long, in microseconds, a server's SYN-ACK is not late: a little
+// less than clients wait before they send a SYN again (RFC 6298 section 2), which may be
+// on its way for less long than the first one was. Who sends two at once, to have a
+// server that is about to answer complained of, finds it early.
+const patience = 900_000
+
+// Late reports whether the server of e, a flow of TCP, has left the SYN without any word
+// for longer than it should, once a flow. now is in microseconds.
+func (e *Entry) Late(now uint32) bool {
+	w := e.timer()
+	if e.State != SynSent || w&timedHeard != timedServer || (now-w)&timedSince < patience {
+		return false
+	}
+	e.Heard()
+	return true
+}
+
+// Heard takes note that the server of e has sent something, whatever becomes of that: it
+// is not Late from now on.
+func (e *Entry) Heard() {
+	if w := e.timer(); w&timedHeard == timedServer {
+		e.setTimer(w | timedHeard)
 	}
 }
 
@@ -53,7 +79,7 @@ func (e *Entry) HandshakeOver(now uint32) (took uint32, ok bool) {
 		return 0, false // what is there may be bytes
 	}
 	e.setTimer(0)
-	if w&timedClient == 0 {
+	if w&timedHeard != timedClient {
 		return 0, false
 	}
 	return (now - w) & timedSince, true

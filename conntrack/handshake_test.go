@@ -15,6 +15,7 @@ func TestHandshakeTimer(t *testing.T) {
 		since uint32 // who is waited for since when
 		wait  int    // for: 0 nobody yet, 1 the server, 2 the client
 		bytes uint32
+		heard bool // something of the server's, or the wait was found late
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		m := model{state: SynSent}
@@ -28,11 +29,11 @@ func TestHandshakeTimer(t *testing.T) {
 				OK   bool
 			}
 			var got, want result
-			switch rapid.IntRange(0, 4).Draw(t, "what") {
+			switch rapid.IntRange(0, 6).Draw(t, "what") {
 			case 0:
 				e.SYNSent(now)
 				if m.state == SynSent && m.wait == 0 {
-					m.wait, m.since = 1, now
+					m.wait, m.since, m.heard = 1, now, false
 				}
 			case 1:
 				m.state = SynRecv
@@ -52,6 +53,13 @@ func TestHandshakeTimer(t *testing.T) {
 				n := rapid.Uint32Range(0, 1<<20).Draw(t, "bytes")
 				e.Bytes[Reply] += uint64(n)
 				m.bytes += n
+			case 5:
+				got.OK = e.Late(now)
+				want.OK = m.state == SynSent && m.wait == 1 && !m.heard && now-m.since >= patience
+				m.heard = m.heard || want.OK
+			case 6:
+				e.Heard()
+				m.heard = true
 			}
 			if d := cmp.Diff(want, got); d != "" {
 				t.Fatalf("%+v: %s", m, d)

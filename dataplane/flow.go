@@ -101,6 +101,10 @@ func (w *Worker) reply(i int, r conntrack.Ref) Verdict {
 	if w.ways[e.Backend].marks&left != 0 && svc.OnBackendDown != BackendDownReschedule {
 		return w.orphaned(i, r, conntrack.Reply)
 	}
+	was, half := e.State, e.Flags&conntrack.HalfOpen
+	if half != 0 && was == conntrack.SynSent {
+		e.Heard() // even if the client is not to be reached
+	}
 	hop, v := w.clientHop(e)
 	if hop == nil {
 		return v
@@ -126,9 +130,14 @@ func (w *Worker) reply(i int, r conntrack.Ref) Verdict {
 	} else if out := w.table.Track(r, conntrack.Reply, p, frame, w.tick, &svc.Policy); out != conntrack.Pass {
 		return untracked[out]
 	}
-	if p.Kind == packet.KindTCP && p.TCPFlags&packet.SYN != 0 {
+	switch {
+	case p.Kind == packet.KindTCP && p.TCPFlags&packet.SYN != 0:
 		w.timeServer(e)
 		w.leaveRoom(frame, p, e, svc)
+	case p.Kind == packet.KindTCP && p.TCPFlags&packet.RST != 0:
+		w.rejected(e, was)
+	case p.Kind == packet.KindUDP && half != 0:
+		w.here.signs[e.Backend].Answered++
 	}
 	if v := w.sendAsPlain(i, e, conntrack.Reply, hop, ipLen); v != undecided {
 		return v
@@ -198,6 +207,9 @@ func (w *Worker) relayError(i int, e *conntrack.Entry, dir conntrack.Dir) Verdic
 		return DropTooBig
 	}
 	svc := &w.snap.Services[e.Service]
+	if dir == conntrack.Reply && e.Proto == packet.ProtoUDP {
+		w.complained(frame, p, e)
+	}
 	room, ok := unquoteUOA(frame, p, e)
 	switch {
 	case !ok:

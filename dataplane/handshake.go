@@ -109,6 +109,9 @@ func (w *Worker) trackClient(r conntrack.Ref, e *conntrack.Entry, p *packet.Pack
 func (w *Worker) timeClient(e *conntrack.Entry) {
 	if e.Flags&conntrack.HalfOpen != 0 {
 		e.SYNSent(w.micros())
+		if e.Late(w.micros()) && !e.Mode.OneWay() {
+			w.here.signs[e.Backend].Unanswered++
+		}
 		return
 	}
 	if took, ok := e.HandshakeOver(w.micros()); ok {
@@ -122,6 +125,7 @@ func (w *Worker) timeClient(e *conntrack.Entry) {
 // timeServer times the handshake of e after a server's SYN-ACK.
 func (w *Worker) timeServer(e *conntrack.Entry) {
 	if took, ok := e.SYNACKSent(w.micros()); ok {
+		w.here.signs[e.Backend].Answered++
 		w.shaken.Server.add(took)
 		if h := w.here.handshakes[e.Service]; h != nil {
 			h.Server.add(took)

@@ -385,6 +385,7 @@ func (w *Worker) deserted(e *conntrack.Entry, svc *Service) bool {
 // serves.
 func (w *Worker) reopen(i int, r conntrack.Ref) Verdict {
 	w.former = *w.table.Entry(r)
+	w.unanswered(r)
 	w.close(r)
 	w.count.Reopened++
 	id := int32(w.former.Service)

@@ -94,6 +94,7 @@ type Locality struct {
 	heads      []directHead    // by backend id; nil without direct return
 	Backends   []BackendCount  // by backend id
 	Services   []ServiceCount  // by service id
+	signs      []Signs         // by backend id
 	former     BackendCount    // of backends whose ids are others' now
 	handshakes []*Handshakes   // by service id; nil unless they come by
 	templates  *templates      // nil until there is persistence
@@ -425,6 +426,7 @@ func (r *Registry) localities(s *Snapshot, seed uint64) []Locality {
 			}
 		}
 		l.Services = apart[ServiceCount](len(s.Services))
+		l.signs = apart[Signs](len(s.Directory.Backends))
 		l.held = apart[int64](len(s.leases))
 		l.handshakes = r.handshakesOf(w)
 		if r.templates != nil {
@@ -449,11 +451,12 @@ func (l *Locality) adopt(s *Snapshot, old *Locality, was *Snapshot) {
 	}
 	copy(l.Backends, old.Backends)
 	copy(l.Services, old.Services)
+	copy(l.signs, old.signs)
 	l.former = old.former
 	for id := range min(len(was.bornBackends), len(s.bornBackends)) {
 		if s.bornBackends[id] != was.bornBackends[id] {
 			l.former.Add(&l.Backends[id])
-			l.Backends[id] = BackendCount{}
+			l.Backends[id], l.signs[id] = BackendCount{}, Signs{}
 		}
 	}
 	for id := range min(len(was.bornServices), len(s.bornServices)) {

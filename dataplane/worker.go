@@ -270,6 +270,7 @@ func (w *Worker) expire() {
 	flows := due[:w.table.Advance(w.tick, due[:])]
 	w.table.PrefetchRemoval(flows)
 	for _, r := range flows {
+		w.unanswered(r)
 		w.giveUp(r)
 		w.close(r)
 		w.count.Expired++
