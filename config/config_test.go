@@ -103,6 +103,7 @@ func withoutTunnels(c *Config) {
 		if s := &c.Services[i]; s.HealthCheck.Type == 0 {
 			s.HealthCheck = defaultHealthCheck()
 			s.HealthCheck.inherit(s.Protocol)
+			s.HealthCheck.Passive.Action = PassiveOff
 		}
 		if s := &c.Services[i]; s.Encapsulation == 0 {
 			s.Encapsulation, s.VXLANMAC = EncapsulationNone, defaultService().VXLANMAC

@@ -18,7 +18,8 @@ import (
 
 // HealthCheck is how a service's backends are checked, and what follows.
 type HealthCheck struct {
-	// Type of check. Default: none, with which the rest means nothing.
+	// Type of check. Default: none, with which the rest means nothing unless
+	// Passive.Action is PassiveDown.
 	Type CheckType `yaml:"type"`
 	// Interval is from the beginning of a check to that of the next. Default: 2s.
 	Interval time.Duration `yaml:"interval"`
@@ -39,6 +40,8 @@ type HealthCheck struct {
 	// PanicThreshold is the percentage of live backends below which all are used.
 	// Default: 0, never.
 	PanicThreshold int `yaml:"panic_threshold"`
+	// Passive is what clients' connections say.
+	Passive Passive `yaml:"passive"`
 	// Source is where checks come from. Default: none, the host's choice.
 	Source netip.Addr `yaml:"source"`
 	// Port that is checked. Default: 0, the backend's.
@@ -321,6 +324,7 @@ var healthFields = []field[HealthCheck]{
 		parsePersistence, formatDuration, "How long a backend that comes up takes to its full weight, in ten steps."),
 	integer("panic_threshold", 0, 100, func(h *HealthCheck) *int { return &h.PanicThreshold },
 		"Percentage of live backends below which all are used. 0: never."),
+	passiveField,
 	plain("source", text, wantOptional, func(h *HealthCheck) *netip.Addr { return &h.Source }, parseOptionalAddr, formatOptionalAddr,
 		"An address of the host that checks come from. Empty: the kernel's choice."),
 	plain("port", number, wantInt(0, 65535), func(h *HealthCheck) *uint16 { return &h.Port }, parseWeight,
@@ -351,7 +355,7 @@ func defaultHealthCheck() HealthCheck {
 	return HealthCheck{
 		Type: CheckNone, Interval: 2 * time.Second, Timeout: time.Second, Rise: 2, Fall: 3,
 		Method: "GET", Path: "/", ExpectStatus: Statuses{{200, 399}},
-		DNSName: ".", DNSType: 2, DNSRCode: 1,
+		DNSName: ".", DNSType: 2, DNSRCode: 1, Passive: defaultPassive(),
 	}
 }
 
@@ -387,13 +391,23 @@ var checksWith = map[string][]CheckType{
 	"source":        {CheckTCP, CheckHTTP, CheckHTTPS, CheckUDP, CheckDNS, CheckPing},
 }
 
+// unprobed are the keys that mean something where nothing but passive finds backends
+// down.
+var unprobed = []string{"on_down", "slow_start", "panic_threshold"}
+
+// Finds reports whether anything may find backends down.
+func (h *HealthCheck) Finds() bool { return h.Type > CheckNone || h.Passive.Action == PassiveDown }
+
 // means reports that a key means something for the type.
-func (c CheckType) means(key string) bool {
-	if key == "type" {
+func (h *HealthCheck) means(key string) bool {
+	switch {
+	case key == "type", key == passiveField.key:
 		return true
+	case h.Type == CheckNone:
+		return h.Finds() && slices.Contains(unprobed, key)
 	}
 	types, some := checksWith[key]
-	return c != CheckNone && (!some || slices.Contains(types, c))
+	return !some || slices.Contains(types, h.Type)
 }
 
 // healthCheck checks how a service's backends are.
@@ -404,10 +418,11 @@ func (v *validator) healthCheck(path string, s Service) {
 	}
 	plain := defaultHealthCheck()
 	plain.inherit(s.Protocol)
-	plain.FastInterval = h.Interval
+	plain.FastInterval, plain.Passive = h.Interval, h.Passive
+	v.passive(path, &s)
 	for _, f := range healthFields {
 		switch {
-		case h.Type.means(f.key) || f.text(h) == f.text(&plain):
+		case h.means(f.key) || f.text(h) == f.text(&plain):
 		case h.Type == CheckNone:
 			v.fail(path+".health_check", "%s means nothing without a type", f.key)
 			return
@@ -446,13 +461,13 @@ func joinTypes(types []CheckType) string {
 
 // healthCheck writes the keys that mean something.
 func (w *writer) healthCheck(s *Service, key string) {
-	if s.HealthCheck.Type == CheckNone && !w.comments {
+	if !s.HealthCheck.Finds() && !w.comments {
 		w.line(2, "%s: {type: none}", key)
 		return
 	}
 	w.line(2, "%s:", key)
 	for _, f := range healthFields {
-		if w.comments || s.HealthCheck.Type.means(f.key) {
+		if w.comments || s.HealthCheck.means(f.key) {
 			w.doc(3, f.doc)
 			w.line(3, "%s: %s", f.key, f.text(&s.HealthCheck))
 		}

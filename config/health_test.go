@@ -13,6 +13,7 @@ func TestHealthCheckKeys(t *testing.T) {
 	c := mustLoad(t, "testdata/good/health.yaml")
 	like := func(p Protocol, change func(*HealthCheck)) HealthCheck {
 		h := defaultHealthCheck()
+		h.Passive.Action = PassiveCheck
 		change(&h)
 		h.inherit(p)
 		return h
@@ -26,6 +27,7 @@ func TestHealthCheckKeys(t *testing.T) {
 			ExpectStatus: Statuses{{200, 200}, {204, 204}, {300, 399}}, ExpectBody: `"status": *"(ok|fine)"`,
 			ServerName: "sni.example.org", TLSVerify: true,
 			DNSName: ".", DNSType: 2, DNSRCode: 1,
+			Passive: Passive{PassiveDown, 20, 33, time.Minute, 2 * time.Hour},
 		},
 		like(UDP, func(h *HealthCheck) { h.Type, h.Send, h.Expect = CheckUDP, Bytes{0, 255, 42}, Bytes("hello") }),
 		like(UDP, func(h *HealthCheck) {
@@ -34,7 +36,10 @@ func TestHealthCheckKeys(t *testing.T) {
 		like(TCP, func(h *HealthCheck) {
 			h.Type, h.Command = CheckExec, []string{"/usr/local/bin/check", "-x", `a "quoted" word`, "7"}
 		}),
-		like(TCP, func(h *HealthCheck) { h.Type, h.Source = CheckPing, addr("2001:db8:1::1") }),
+		like(TCP, func(h *HealthCheck) {
+			h.Type, h.Source, h.Passive.Action = CheckPing, addr("2001:db8:1::1"), PassiveOff
+		}),
+		like(TCP, func(h *HealthCheck) { h.Type, h.Passive.Action, h.PanicThreshold = CheckNone, PassiveDown, 10 }),
 	}
 	var got []HealthCheck
 	for _, s := range c.Services {
@@ -84,6 +89,14 @@ func drawHealthCheck(t *rapid.T, p Protocol) HealthCheck {
 		h.Timeout = min(h.Interval, minTimeout+timeDraw(t, "of a check"))
 		h.FastInterval = min(h.Interval, minTimeout+timeDraw(t, "fast"))
 		h.Rise, h.PanicThreshold = rapid.IntRange(1, 100).Draw(t, "rise"), rapid.IntRange(0, 100).Draw(t, "panic")
+	}
+	if draw := rapid.IntRange(0, 2).Draw(t, "passive"); draw > 0 || h.Type == CheckNone {
+		h.Passive.Action = rapid.SampledFrom([]PassiveAction{PassiveOff, PassiveDown}).Draw(t, "action")
+		if h.Passive.Action == PassiveDown {
+			h.Passive.Share, h.Passive.DownFor = rapid.IntRange(1, 100).Draw(t, "share"), minTimeout+timeDraw(t, "down for")
+		}
+	} else {
+		h.Passive.Action = PassiveCheck
 	}
 	visible := rapid.StringMatching(`[ -~é☃]{0,30}`)
 	switch h.Type {

@@ -89,6 +89,7 @@ func (d *decoder) inherit(c *Config) {
 			}
 		}
 		s.HealthCheck.inherit(s.Protocol)
+		s.HealthCheck.Passive.inherit(s)
 		if s.DrainTimeout < 0 {
 			s.DrainTimeout = c.DrainTimeout
 		}

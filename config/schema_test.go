@@ -44,6 +44,7 @@ func TestSchemaComplete(t *testing.T) {
 		{"Persistence", keys(persistenceFields), tags(Persistence{})},
 		{"QUIC", keys(quicFields), tags(QUIC{})},
 		{"HealthCheck", keys(healthFields), tags(HealthCheck{})},
+		{"Passive", keys(passiveFields), tags(Passive{})},
 		{"Timeouts", keys(timeoutFields), tags(Timeouts{})},
 	}
 	for _, tt := range tests {
@@ -78,7 +79,7 @@ func TestShowDefaults(t *testing.T) {
 		t.Errorf("defaults (-want +got):\n%s", diff)
 	}
 	for _, key := range slices.Concat(keys(topFields), keys(interfaceFields), keys(vlanFields), keys(localFields),
-		keys(serviceFields), keys(persistenceFields), keys(quicFields), keys(healthFields), keys(backendFields), keys(timeoutFields)) {
+		keys(serviceFields), keys(persistenceFields), keys(quicFields), keys(healthFields), keys(passiveFields), keys(backendFields), keys(timeoutFields)) {
 		if !strings.Contains(out.String(), key+": ") && !strings.Contains(out.String(), key+":\n") {
 			t.Errorf("the key %s is not shown", key)
 		}
