@@ -72,6 +72,7 @@ func (d *Daemon) startHealth(ctx context.Context, down *undo) error {
 		}
 	})
 	running.Go(func() { d.hearHealth(living, news) })
+	running.Go(func() { d.watchConnections(living) })
 	down.add(func() error {
 		cancel()
 		running.Wait()
@@ -213,7 +214,7 @@ func (d *Daemon) healthStats(k health.Key) *admin.BackendHealth {
 	}
 	return &admin.BackendHealth{
 		State: s.State, Since: s.Since, Reason: s.Reason, Percent: s.Percent,
-		Took: s.Took.Seconds(), Checks: s.Checks, Failed: s.Failed,
+		Took: s.Took.Seconds(), Checks: s.Checks, Failed: s.Failed, Suspect: s.Suspect,
 	}
 }
 

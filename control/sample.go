@@ -52,7 +52,7 @@ func (d *Daemon) sampleServices() []metrics.Service {
 	effective := plan.Healthy(d.cfg, d.view, d.healthOf)
 	out := make([]metrics.Service, 0, len(d.names))
 	for _, n := range d.names {
-		s := metrics.Service{Name: n.name, ID: n.id, QUIC: n.quic, Handshakes: n.handshakes}
+		s := metrics.Service{Name: n.name, ID: n.id, QUIC: n.quic, Handshakes: n.handshakes, Answers: n.answers}
 		for j, b := range n.backends {
 			s.Backends = append(s.Backends, d.sampleBackend(n.name, &n.of.Backends[j], effective))
 			s.Backends[j].ID = b.id
@@ -67,7 +67,8 @@ func (d *Daemon) sampleBackend(service string, b *config.Backend, effective plan
 	now := effective(service, b)
 	out := metrics.Backend{Name: b.Address.String(), Weight: now.Weight}
 	status, checked := d.healthOf(health.Key{Service: service, Backend: b.Address})
-	if checked {
+	out.Judged, out.Suspect = checked, status.Suspect != nil
+	if checked && !status.Observed {
 		out.Checks = &metrics.Checks{Passed: status.Checks - status.Failed, Failed: status.Failed, Took: status.Took}
 	}
 	switch said := d.view(service, b); {
@@ -122,6 +123,9 @@ func (d *Daemon) sampleWorkers(ctx context.Context) ([]metrics.Worker, error) {
 			s.Services, err = copied(ctx, d, i, 1024, func(w *dataplane.Worker, at int, to []dataplane.ServiceCount) int {
 				return copy(to, w.ServiceCounts()[at:])
 			})
+		}
+		if err == nil {
+			s.Signs, err = d.copySigns(ctx, i)
 		}
 		if err != nil {
 			return nil, err

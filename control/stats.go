@@ -42,6 +42,7 @@ type serviceNames struct {
 	quic bool // it routes by connection ID
 	// handshakes come by: it is of TCP, and its backends answer through l4fwd
 	handshakes bool
+	answers    bool // of its backends come by
 	backends   []backendName
 }
 
@@ -62,7 +63,8 @@ func namesOf(c *config.Config, s *dataplane.Snapshot) []serviceNames {
 		svc := &c.Services[i]
 		n := serviceNames{name: svc.Name, of: svc, id: ids[svc.Name], quic: svc.QUIC.Layout != config.QUICNone}
 		at := &s.Services[n.id]
-		n.handshakes = svc.Protocol == config.TCP && !at.Mode.OneWay() && !at.ReturnOnly
+		n.answers = !at.Mode.OneWay() && !at.ReturnOnly
+		n.handshakes = n.answers && svc.Protocol == config.TCP
 		for i, b := range svc.Backends {
 			n.backends = append(n.backends, backendName{b.Address, int(s.Services[n.id].Backends[i])})
 		}

@@ -88,6 +88,8 @@ func backendsTable(w io.Writer, all []admin.BackendInfo) {
 			note = fmt.Sprintf("%s by command since %s", b.Ordered.Action, b.Ordered.Since.Format(time.DateTime))
 		case b.Health != nil && b.State == admin.BackendDown:
 			note = fmt.Sprintf("since %s: %s", b.Health.Since.Format(time.DateTime), b.Health.Reason)
+		case b.Health != nil && b.Health.Suspect != nil:
+			note = fmt.Sprintf("suspect since %s: %s", b.Health.Suspect.Since.Format(time.DateTime), b.Health.Suspect.Reason)
 		}
 		row(w, b.Service, b.Address, b.State, weight, b.Active, b.Flows, note)
 	}

@@ -15,8 +15,9 @@ func healthCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "health [SERVICE]",
 		Short: "Show what health checks have found, and when",
-		Long: `Show for each backend that is checked whether it is up, since when, and what the
-last check found. With --history the last changes of each, 32 at most.`,
+		Long: `Show for each backend that is checked, or judged by clients' connections, whether
+it is up, since when, and what the last check found; whether it is suspect, since
+when and why. With --history the last changes of each, 32 at most.`,
 		Args: cobra.MaximumNArgs(1),
 	}
 	a := askFlags(cmd)
@@ -42,9 +43,16 @@ func healthTable(w io.Writer, all []admin.CheckedBackend, history bool) {
 	for _, b := range all {
 		h := b.Health
 		row(w, b.Service, b.Address, h.State, h.Since.Format(time.DateTime), fmt.Sprintf("%d %%", h.Percent), h.Failed, h.Reason)
+		if h.Suspect != nil {
+			row(w, "", "", "suspect", h.Suspect.Since.Format(time.DateTime), "", "", h.Suspect.Reason)
+		}
 		for _, c := range b.History {
 			if history {
-				row(w, "", "", c.To, c.At.Format(time.DateTime), "", "", c.Reason)
+				what := c.To.String()
+				if c.From == c.To {
+					what = "suspect"
+				}
+				row(w, "", "", what, c.At.Format(time.DateTime), "", "", c.Reason)
 			}
 		}
 	}

@@ -61,7 +61,7 @@ type BackendStats struct {
 	BytesFrom   uint64 `json:"bytes_from"`
 }
 
-// BackendHealth is what checks have found of one real server.
+// BackendHealth is what checks, and clients' connections, have found of one real server.
 type BackendHealth struct {
 	State   health.State `json:"state"`   // unknown, up or down
 	Since   time.Time    `json:"since"`   // when it came into the state
@@ -70,6 +70,8 @@ type BackendHealth struct {
 	Took    float64      `json:"took"`    // by the last check, seconds
 	Checks  uint64       `json:"checks"`  // that have ended
 	Failed  uint64       `json:"failed"`  // of these
+	// Suspect is why it is, for what clients' connections meet with; nil if it is not.
+	Suspect *health.Suspicion `json:"suspect,omitempty"`
 }
 
 // WorkerStats counts one worker.

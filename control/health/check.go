@@ -12,16 +12,19 @@ type Kind uint8
 
 // Kinds.
 const (
-	TCP   Kind = iota + 1 // connects
-	HTTP                  // asks and looks at status and body, HTTP/1.1
-	HTTPS                 // the same within TLS
-	UDP                   // sends, and may expect an answer
-	DNS                   // asks for a name and looks at the response code
-	Ping                  // ICMP echo
-	Exec                  // runs a command
+	// Observed backends are not probed: they are up unless TakeDown says otherwise. Of
+	// Check only SlowStart means something then.
+	Observed Kind = iota
+	TCP           // connects
+	HTTP          // asks and looks at status and body, HTTP/1.1
+	HTTPS         // the same within TLS
+	UDP           // sends, and may expect an answer
+	DNS           // asks for a name and looks at the response code
+	Ping          // ICMP echo
+	Exec          // runs a command
 )
 
-var kindNames = [...]string{"", "tcp", "http", "https", "udp", "dns", "ping", "exec"}
+var kindNames = [...]string{"observed", "tcp", "http", "https", "udp", "dns", "ping", "exec"}
 
 // String is the kind's name in the configuration.
 func (k Kind) String() string {

@@ -54,8 +54,11 @@ type Status struct {
 	Reason  string
 	Checked time.Time
 	Took    time.Duration
-	// Checks that ended, and how many of them failed.
+	// Checks that ended, and how many of them failed. Observed backends have none.
 	Checks, Failed uint64
+	Observed       bool
+	// Suspect is nil for one that nobody suspects, or that is Down.
+	Suspect *Suspicion
 }
 
 // entry is a target with what is known of it. All belongs to Engine.mu.
@@ -64,7 +67,8 @@ type entry struct {
 	machine
 	ramp
 	history history
-	status  Status // but for State and Percent
+	status  Status    // but for State and Percent
+	until   time.Time // TakeDown holds it down so long
 	due     time.Time
 	started time.Time
 	running bool
@@ -74,14 +78,17 @@ type entry struct {
 }
 
 // next is when something is to be done with it; false if nothing is.
-func (t *entry) next() (time.Time, bool) {
-	switch {
-	case t.running && t.step == 0:
-		return time.Time{}, false
-	case t.running || t.step != 0 && t.ramp.next.Before(t.due):
-		return t.ramp.next, true
+func (t *entry) next() (at time.Time, some bool) {
+	if !t.running && t.Check.Kind != Observed {
+		at, some = t.due, true
 	}
-	return t.due, true
+	if t.step != 0 && (!some || t.ramp.next.Before(at)) {
+		at, some = t.ramp.next, true
+	}
+	if t.lapses() && (!some || t.until.Before(at)) {
+		at, some = t.until, true
+	}
+	return at, some
 }
 
 // Engine checks backends. Its methods may be called by any goroutine.
@@ -126,8 +133,11 @@ func (e *Engine) Set(targets []Target) {
 			t = &entry{Target: target, at: -1, status: Status{Key: target.Key, Since: now}}
 		}
 		t.Target = target
-		// New, or of an interval that is shorter now.
-		if t.due.IsZero() || t.due.After(now.Add(target.Check.Interval)) {
+		t.status.Observed = target.Check.Kind == Observed
+		switch {
+		case t.status.Observed: // nothing is due
+			t.due, t.against = time.Time{}, 0
+		case t.due.IsZero() || t.due.After(now.Add(target.Check.Interval)): // new, or of an interval that is shorter now
 			t.due = now.Add(time.Duration(rand.Float64() * float64(target.Check.Interval)))
 		}
 		e.entries[target.Key] = t
@@ -138,25 +148,6 @@ func (e *Engine) Set(targets []Target) {
 		e.queue.remove(t)
 	}
 	e.rouse()
-}
-
-// Suspect has a backend checked now, or once more as soon as a check that is under
-// way has ended: somebody has reason to think that it is not what it is taken for.
-// Between the beginnings of two checks lies a tenth of FastInterval all the same.
-// Backends that are not checked are passed over.
-func (e *Engine) Suspect(k Key) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	t := e.entries[k]
-	switch {
-	case t == nil:
-	case t.running:
-		t.again = true
-	default:
-		t.hurry(time.Now())
-		e.queue.set(t)
-		e.rouse()
-	}
 }
 
 // hurry makes the next check due as early as it may be.
@@ -228,9 +219,7 @@ func (e *Engine) turn(ctx context.Context) (events []Event, wait time.Duration) 
 			wait = max(at.Sub(now), grain)
 			break
 		}
-		if t.step != 0 && !t.ramp.next.After(now) {
-			t.advance(now, t.Check.SlowStart)
-			e.note(t, t.state)
+		if e.overdue(t, now) {
 			e.queue.set(t)
 			continue
 		}
@@ -247,6 +236,21 @@ func (e *Engine) turn(ctx context.Context) (events []Event, wait time.Duration) 
 	e.armed = now.Add(wait)
 	events, e.events = e.events, nil
 	return events, wait
+}
+
+// overdue does for t what needs no check and is due, if anything is.
+func (e *Engine) overdue(t *entry, now time.Time) bool {
+	switch {
+	case t.step != 0 && !t.ramp.next.After(now):
+		t.advance(now, t.Check.SlowStart)
+		e.note(t, t.state)
+	case t.lapses() && !t.until.After(now):
+		t.status.Reason = "nothing is known against it any more"
+		e.enter(t, Up, now)
+	default:
+		return false
+	}
+	return true
 }
 
 // check probes a target once. It has a copy of it, since the entry's may be replaced.
@@ -287,26 +291,29 @@ func (e *Engine) finish(t *entry, ok bool, reason string, began time.Time) {
 	defer e.mu.Unlock()
 	e.running--
 	t.running = false
-	if t.gone {
+	if t.gone || t.Check.Kind == Observed {
+		e.queue.set(t)
 		e.rouseIf(e.full)
 		return
 	}
 	now := time.Now()
-	t.status.Reason, t.status.Checked, t.status.Took = reason, now, now.Sub(began)
+	held := now.Before(t.until)
+	t.status.Checked, t.status.Took = now, now.Sub(began)
+	if !held {
+		t.status.Reason = reason
+	}
 	t.status.Checks++
 	if !ok {
 		t.status.Failed++
 	}
-	from := t.state
-	changed := t.result(ok, t.Check.Rise, t.Check.Fall)
-	if changed {
-		t.status.Since = now
-		t.history = t.history.add(Change{At: now, From: from, To: t.state, Reason: reason})
-		t.ramp = ramp{}
-		if from == Down {
-			t.begin(now, t.Check.SlowStart)
+	changed := false
+	if !held {
+		from := t.state
+		if changed = t.result(ok, t.Check.Rise, t.Check.Fall); changed {
+			to := t.state
+			t.state = from
+			e.enter(t, to, now)
 		}
-		e.note(t, from)
 	}
 	t.schedule(now)
 	e.queue.set(t)
@@ -320,12 +327,27 @@ func (t *entry) schedule(now time.Time) {
 		every = min(every, t.Check.FastInterval)
 	}
 	t.due = t.started.Add(time.Duration((1 - rand.Float64()/10) * float64(every)))
-	if t.again {
+	if t.again || t.changing() && t.status.Suspect != nil {
 		t.hurry(now)
 	}
 	if t.due.Before(now) {
 		t.due = now
 	}
+}
+
+// enter brings t into another state, for the reason that its status has.
+func (e *Engine) enter(t *entry, to State, now time.Time) {
+	from := t.state
+	t.state, t.against, t.status.Since = to, 0, now
+	t.history = t.history.add(Change{At: now, From: from, To: to, Reason: t.status.Reason})
+	t.ramp = ramp{}
+	switch {
+	case to == Down:
+		t.status.Suspect = nil // it is no suspicion any more
+	case from == Down:
+		t.begin(now, t.Check.SlowStart)
+	}
+	e.note(t, from)
 }
 
 func (e *Engine) note(t *entry, from State) {

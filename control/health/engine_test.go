@@ -286,13 +286,13 @@ func TestSuspect(t *testing.T) {
 		c := usual()
 		c.Interval, c.FastInterval, c.Fall = time.Hour, 10*time.Second, 1
 		w.engine.Set(targets(c, web))
-		w.engine.Suspect(other) // nobody knows it
-		w.engine.Suspect(web)
+		w.engine.Suspect(other, "") // nobody knows it
+		w.engine.Suspect(web, "a word")
 		if e := w.heard(); len(e) != 1 || e[0].To != Up {
 			t.Fatalf("suspected before its first check: %v", e)
 		}
 		w.set(web, errRefused)
-		w.engine.Suspect(web)
+		w.engine.Suspect(web, "a word")
 		time.Sleep(time.Second - time.Millisecond)
 		if n := w.checks(web); n != 1 {
 			t.Fatalf("%d checks within a second", n)
@@ -308,10 +308,10 @@ func TestSuspect(t *testing.T) {
 		w.mu.Unlock()
 		time.Sleep(10 * time.Second)
 		n := w.checks(web)
-		w.engine.Suspect(web)
+		w.engine.Suspect(web, "a word")
 		synctest.Wait()
-		w.engine.Suspect(web)
-		w.engine.Suspect(web)
+		w.engine.Suspect(web, "a word")
+		w.engine.Suspect(web, "a word")
 		time.Sleep(2 * time.Second)
 		if n = w.checks(web) - n; n != 2 {
 			t.Errorf("%d checks after suspicions", n)
@@ -408,7 +408,7 @@ func TestTakenAwayWhileChecked(t *testing.T) {
 		w.took = 900 * time.Millisecond
 		w.set(web, errRefused)
 		w.engine.Set(targets(usual(), web))
-		w.engine.Suspect(web)
+		w.engine.Suspect(web, "a word")
 		synctest.Wait()
 		w.engine.Set(nil)
 		w.set(web, nil)

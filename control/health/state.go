@@ -69,12 +69,19 @@ func (m *machine) result(ok bool, rise, fall int) bool {
 // changing reports that results speak against the state.
 func (m *machine) changing() bool { return m.against > 0 }
 
-// Change is one change of a backend's state.
+// Change is one change of a backend's state, or, with From and To equal, a suspicion
+// about it.
 type Change struct {
 	At     time.Time `json:"at"`
 	From   State     `json:"from"`
 	To     State     `json:"to"`
 	Reason string    `json:"reason"` // of the result that made it
+}
+
+// Suspicion is why a backend may not be what it is taken for.
+type Suspicion struct {
+	Since  time.Time `json:"since"`
+	Reason string    `json:"reason"` // the latest
 }
 
 // maxHistory is how many changes are kept of a backend.
@@ -84,6 +91,10 @@ const maxHistory = 32
 type history []Change
 
 func (h history) add(c Change) history {
+	if n := len(h); n > 0 && c.From == c.To && h[n-1].From == h[n-1].To {
+		h[n-1] = c // suspicions alone do not fill it
+		return h
+	}
 	if len(h) == maxHistory {
 		copy(h, h[1:])
 		h = h[:maxHistory-1]

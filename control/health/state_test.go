@@ -85,10 +85,17 @@ func lastAre(results []bool, ok bool, n int) bool {
 func TestHistoryKeepsTheLast(t *testing.T) {
 	var h history
 	for i := range 100 {
-		h = h.add(Change{At: time.Unix(int64(i), 0)})
+		h = h.add(Change{At: time.Unix(int64(i), 0), To: Up})
 	}
 	if len(h) != maxHistory || h[0].At.Unix() != 100-maxHistory || h[maxHistory-1].At.Unix() != 99 {
 		t.Errorf("%d changes from %v to %v", len(h), h[0].At, h[len(h)-1].At)
+	}
+	// Suspicions alone, with nothing between them, are one entry.
+	for i := range 100 {
+		h = h.add(Change{At: time.Unix(int64(100+i), 0), From: Up, To: Up})
+	}
+	if h[maxHistory-2].At.Unix() != 99 || h[maxHistory-1].At.Unix() != 199 {
+		t.Errorf("after suspicions: %v", h)
 	}
 }
 

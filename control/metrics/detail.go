@@ -84,6 +84,35 @@ var backendDetail = []family{
 				}
 			})
 		}},
+	{name: "l4fwd_backend_suspect", kind: gauge, labels: []string{"service", "backend"},
+		help: "1 while clients' connections speak against a backend that is not down.",
+		emit: func(w *writer, s *Sample) {
+			s.eachBackend(func(x *Service, b *Backend) {
+				if b.Judged {
+					w.count(number(b.Suspect), x.Name, b.Name)
+				}
+			})
+		}},
+	{name: "l4fwd_backend_connections_total", kind: counter, labels: []string{"service", "backend", "worker", "result"},
+		help: "What new connections of a backend met with; reset ones are answered, too.",
+		emit: func(w *writer, s *Sample) {
+			for i := range s.Workers {
+				signs, worker := s.Workers[i].Signs, strconv.Itoa(i)
+				s.eachBackend(func(x *Service, b *Backend) {
+					if !x.Answers {
+						return
+					}
+					var c dataplane.Signs
+					if b.ID < len(signs) { // else the worker does not know it yet
+						c = signs[b.ID]
+					}
+					w.count(c.Answered, x.Name, b.Name, worker, "answered")
+					w.count(c.Unanswered, x.Name, b.Name, worker, "unanswered")
+					w.count(c.Refused, x.Name, b.Name, worker, "refused")
+					w.count(c.Reset, x.Name, b.Name, worker, "reset")
+				})
+			}
+		}},
 	perBackend("l4fwd_backend_flows", gauge, "Flows of a backend that a worker has now.",
 		func(w *writer, c *dataplane.BackendCount, of []string) { w.number(float64(c.Active), of...) }),
 	perBackend("l4fwd_backend_flows_opened_total", counter, "Flows that a worker has opened to a backend.",

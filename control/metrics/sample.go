@@ -33,6 +33,7 @@ type Worker struct {
 	Stages           [dataplane.NumStages]time.Duration // of rounds with packets, by samples
 	Backends         []dataplane.BackendCount
 	Services         []dataplane.ServiceCount
+	Signs            []dataplane.Signs      // of backends
 	Handshakes       []dataplane.Handshakes // of services that have none, zero
 	// What lists forget when services and backends go, so that totals never fall.
 	Former        dataplane.BackendCount // not in Backends any more
@@ -45,6 +46,7 @@ type Service struct {
 	ID         int  // in the data plane
 	QUIC       bool // it routes by connection ID
 	Handshakes bool // they come by
+	Answers    bool // of its backends come by
 	Backends   []Backend
 }
 
@@ -55,6 +57,9 @@ type Backend struct {
 	Weight uint32
 	State  State
 	Checks *Checks // nil where nobody checks
+	// Judged is whether anything may find it down, Suspect whether clients' connections
+	// speak against it.
+	Judged, Suspect bool
 }
 
 // Checks is what health checks of a backend have come to.

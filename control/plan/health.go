@@ -45,11 +45,14 @@ var kinds = map[config.CheckType]health.Kind{
 	config.CheckExec:  health.Exec,
 }
 
-// checkOf is nil for a service whose backends nobody checks.
+// checkOf is nil for a service whose backends nothing finds down.
 func checkOf(s *config.Service) *health.Check {
 	h := &s.HealthCheck
-	if h.Type == config.CheckNone || s.Mode == config.SNAT {
+	switch {
+	case !h.Finds() || s.Mode == config.SNAT:
 		return nil
+	case h.Type == config.CheckNone:
+		return &health.Check{Kind: health.Observed, SlowStart: h.SlowStart}
 	}
 	c := &health.Check{
 		Kind: kinds[h.Type], Interval: h.Interval, FastInterval: h.FastInterval, Timeout: h.Timeout,
@@ -64,6 +67,19 @@ func checkOf(s *config.Service) *health.Check {
 		c.HTTP.Body = regexp.MustCompile(h.ExpectBody) // which config has compiled once
 	}
 	return c
+}
+
+// Passive is how the connections of a service's clients speak about its backends, nil if
+// they do not.
+func Passive(s *config.Service) *health.Passive {
+	p := &s.HealthCheck.Passive
+	if p.Action <= config.PassiveOff {
+		return nil
+	}
+	return &health.Passive{
+		Failures: p.Failures, Share: p.Share, Window: p.Window,
+		TakeDown: p.Action == config.PassiveDown, DownFor: p.DownFor,
+	}
 }
 
 // Healthy is view and what checks have found: a backend that is down gets nothing new,
@@ -86,7 +102,7 @@ func Healthy(c *config.Config, view View, look func(health.Key) (health.Status, 
 }
 
 func concernsHealth(s *config.Service) bool {
-	if s.HealthCheck.Type > config.CheckNone {
+	if s.HealthCheck.Finds() {
 		return true
 	}
 	for i := range s.Backends {
@@ -110,7 +126,7 @@ func judge(s *config.Service, view View, look func(health.Key) (health.Status, b
 		}
 		// The engine may still know of checks that a reload has just taken away.
 		status, ok := look(health.Key{Service: s.Name, Backend: b.Address})
-		if ok && s.HealthCheck.Type != config.CheckNone {
+		if ok && s.HealthCheck.Finds() {
 			m.Live, m.Percent = status.State != health.Down, status.Percent
 		}
 		members[i] = m

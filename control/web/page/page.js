@@ -187,13 +187,14 @@ function backendRow() {
     const h = b.health, notes = [];
     if (b.ordered) notes.push(`${b.ordered.action} by command, for ${age(nowAt - Date.parse(b.ordered.since))}`);
     if (h) notes.push(`${h.state} for ${age(nowAt - Date.parse(h.since))}` + (h.reason && h.state !== 'up' ? `: ${h.reason}` : ''));
+    if (h && h.suspect) notes.push(`suspect for ${age(nowAt - Date.parse(h.suspect.since))}: ${h.suspect.reason}`);
     text(note, notes.join(' \u00b7 '));
     const history = b.history || [];
     past.hidden = !history.length;
     text(title, history.length === 1 ? '1 change of health' : `${history.length} changes of health`);
     list(changes, [...history].reverse(), c => c.at + c.to, () => {
       const line = el('li');
-      line.set = c => text(line, `${new Date(c.at).toLocaleString()}: ${c.from} \u2192 ${c.to}` + (c.reason ? `, ${c.reason}` : ''));
+      line.set = c => text(line, `${new Date(c.at).toLocaleString()}: ${c.from === c.to ? 'suspect' : `${c.from} \u2192 ${c.to}`}` + (c.reason ? `, ${c.reason}` : ''));
       return line;
     }, '');
   };
