@@ -152,7 +152,7 @@ func (e *Engine) Set(targets []Target) {
 
 // hurry makes the next check due as early as it may be.
 func (t *entry) hurry(now time.Time) {
-	at := t.started.Add(t.Check.FastInterval / 10)
+	at := t.started.Add(min(t.Check.FastInterval/10, time.Second))
 	if at.Before(now) {
 		at = now
 	}

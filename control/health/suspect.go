@@ -5,8 +5,9 @@ import "time"
 // Suspect has a backend checked now, or once more as soon as a check that is under
 // way has ended: somebody has reason to think that it is not what it is taken for. As
 // long as checks find the same, until it is Down, the next one follows soon. Between the
-// beginnings of two checks lies a tenth of FastInterval all the same. Backends that are
-// not checked are passed over; of Observed ones the suspicion is noted.
+// beginnings of two checks lies a tenth of FastInterval, or a second if that is less, all
+// the same. Backends that are not checked are passed over; of Observed ones the suspicion
+// is noted.
 func (e *Engine) Suspect(k Key, reason string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

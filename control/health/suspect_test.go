@@ -32,7 +32,11 @@ func TestSuspectFails(t *testing.T) {
 		if d := cmp.Diff(&Suspicion{began, "passive: 5 of 5 connections unanswered"}, s.Suspect); d != "" {
 			t.Error(d)
 		}
-		time.Sleep(20 * time.Minute) // two tenths of the interval, and some
+		time.Sleep(2*time.Second - grain)
+		if e := w.heard(); len(e) != 0 {
+			t.Fatalf("sooner than three checks a second apart: %v", e)
+		}
+		time.Sleep(2 * grain)
 		if e := w.heard(); len(e) != 1 || e[0].To != Down {
 			t.Fatalf("%v", e)
 		}
