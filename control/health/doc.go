@@ -21,6 +21,12 @@
 // checked at the same moment, and one that dies is known to be down after Fall
 // intervals and a timeout at most, unless more checks hang than may run at a time.
 //
+// # Suspects
+//
+// A Watch is told what clients' connections meet with, and finds out which backends are
+// suspect; the Engine checks those at once, see Suspect, or takes them down, see
+// TakeDown. Backends may be Observed and nothing else.
+//
 // # Hazards
 //
 // A socket belongs to the network namespace of the thread that opens it. Checks
