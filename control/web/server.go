@@ -35,6 +35,7 @@ var files = []struct{ path, name, kind string }{
 	{"/{$}", "page/index.html", "text/html; charset=utf-8"},
 	{"/style.css", "page/style.css", "text/css; charset=utf-8"},
 	{"/page.js", "page/page.js", "text/javascript; charset=utf-8"},
+	{"/orders.js", "page/orders.js", "text/javascript; charset=utf-8"},
 	{"/icon.svg", "page/icon.svg", "image/svg+xml"},
 }
 

@@ -99,7 +99,7 @@ func decoded[T any](t *testing.T, w *httptest.ResponseRecorder) (out T) {
 func TestFiles(t *testing.T) {
 	s := New(&site{}, Options{})
 	for path, want := range map[string]string{
-		"/": "200 text/html; charset=utf-8", "/style.css": "200 text/css; charset=utf-8", "/page.js": "200 text/javascript; charset=utf-8",
+		"/": "200 text/html; charset=utf-8", "/style.css": "200 text/css; charset=utf-8", "/page.js": "200 text/javascript; charset=utf-8", "/orders.js": "200 text/javascript; charset=utf-8",
 		"/icon.svg": "200 image/svg+xml", "/api/overview": "200 application/json", "/api/backends": "200 application/json",
 		"/page": "404 text/plain; charset=utf-8", "/page/": "404 text/plain; charset=utf-8", "/api/": "404 text/plain; charset=utf-8",
 		"/v1/status": "404 text/plain; charset=utf-8",

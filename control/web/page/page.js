@@ -112,7 +112,7 @@ function drawGraphs(o) {
     const top = Math.max(...values, 0);
     g.card.classList.toggle('bad', !!g.bad && top > 0);
     text(g.value, g.name === 'Flows' ? scale(o.flows) : values.length ? scale(values[values.length - 1]) : '\u2013');
-    text(g.peak, values.length ? 'most ' + scale(top) : 'no figures yet');
+    text(g.peak, values.length ? 'most ' + scale(top) : 'none yet');
     g.svg.setAttribute('aria-label', `${g.name}, at most ${scale(top)} ${g.unit} in 10 minutes`);
     const xy = o.points.map(p => [600 - (o.at - p.at) / 1000, 51 - 48 * (top ? g.of(p) / top : 0)]).filter(p => p[0] >= 0);
     const line = xy.map(p => p[0].toFixed(1) + ',' + p[1].toFixed(1)).join('L');
@@ -164,6 +164,8 @@ function serviceRow(s) {
 
 const stateClass = {up: 'good', down: 'bad', disabled: 'bad', gone: 'bad', drained: 'warn', leaving: 'warn'};
 
+const byOperator = {drain: 'drained', disable: 'disabled', weight: 'weight set'};
+
 function backendRow() {
   const row = el('div', 'row backend-row'), what = el('div', 'what'), name = el('span'), note = el('span', 'faint');
   what.append(name, note);
@@ -173,8 +175,14 @@ function backendRow() {
   const weight = cell(row, '', 'weight'), active = cell(row, '', 'flows'), opened = cell(row, '', 'new/s'), bits = cell(row, '', 'bit/s');
   const past = el('details', 'health faint'), title = el('summary'), changes = el('ol');
   past.append(title, changes);
-  row.append(past);
+  const button = el('button', 'change', 'Change');
+  button.type = 'button';
+  button.addEventListener('click', () => change(row.backend));
+  row.append(past, button);
   row.set = b => {
+    row.backend = b;
+    button.setAttribute('aria-label', `Change ${b.address} in ${b.service}`);
+    button.hidden = !!b.until; // a reload has removed it: it takes no orders
     const k = b.service + ' ' + b.address;
     text(name, b.address);
     pill.className = 'pill ' + (stateClass[b.state] || '');
@@ -185,7 +193,7 @@ function backendRow() {
     const r = rate('bb ' + k, b.bytes_to + b.bytes_from);
     text(bits, shown(r === null ? null : 8 * r));
     const h = b.health, notes = [];
-    if (b.ordered) notes.push(`${b.ordered.action} by command, for ${age(nowAt - Date.parse(b.ordered.since))}`);
+    if (b.ordered) notes.push(`${byOperator[b.ordered.action] || b.ordered.action} by an operator ${age(nowAt - Date.parse(b.ordered.since))} ago`);
     if (h) notes.push(`${h.state} for ${age(nowAt - Date.parse(h.since))}` + (h.reason && h.state !== 'up' ? `: ${h.reason}` : ''));
     if (h && h.suspect) notes.push(`suspect for ${age(nowAt - Date.parse(h.suspect.since))}: ${h.suspect.reason}`);
     text(note, notes.join(' \u00b7 '));
@@ -223,10 +231,10 @@ function workerRow() {
 function nicRow() {
   const row = el('div', 'row nic-row'), what = el('div', 'what'), name = el('b'), queues = el('span', 'faint');
   what.append(name, queues);
-  const state = el('div'), pill = el('span');
+  const state = el('div', 'state'), pill = el('span');
   state.append(pill);
-  const figures = [el('div', 'num'), el('div', 'num'), el('div', 'num')];
-  row.append(what, state, ...figures);
+  row.append(what, state);
+  const figures = [cell(row, '', 'in/s'), cell(row, '', 'out/s'), cell(row, '', 'lost/s')];
   row.set = n => {
     text(name, n.name);
     text(queues, n.queues === 1 ? '1 queue' : n.queues + ' queues');
@@ -262,6 +270,7 @@ function draw(o, backends) {
     nowAt = o.at;
   }
   const s = o.status;
+  document.body.classList.toggle('with-buttons', o.buttons);
   text($('who'), [`up ${age(o.at - Date.parse(s.started))}`, `pid ${s.pid}`, s.config, `${s.reloads} reloads`].filter(Boolean).join(' \u00b7 '));
   drawGraphs(o);
   few = o.found <= 10;
@@ -275,7 +284,7 @@ function draw(o, backends) {
   });
   head($('workers'), 'worker-row', [['#'], ['Busy'], ['', 1], ['Packets/s', 1], ['Flows', 1]]);
   list($('workers'), o.workers.map((w, i) => ({...w, i})), w => w.i, workerRow, 'No workers.');
-  head($('nics'), 'nic-row', [['Name'], ['State'], ['In/s', 1], ['Out/s', 1], ['Lost/s', 1]]);
+  head($('nics'), 'nic-row nic-head', [['Name'], ['State'], ['In/s', 1], ['Out/s', 1], ['Lost/s', 1]]);
   list($('nics'), o.nics, n => n.name, nicRow, 'No interfaces.');
   head($('drops'), 'drop-row drop-head', [['Reason'], ['Packets', 1], ['Now/s', 1], ['What it means, and what to do']]);
   list($('drops'), o.drops, d => d.reason, dropRow, 'Nothing was dropped since the start.');
@@ -295,6 +304,7 @@ function say(cls, word, trouble) {
   $('trouble').hidden = !trouble;
   text($('trouble'), trouble || '');
   document.body.classList.toggle('stale', !!trouble);
+  for (const b of document.querySelectorAll('.change')) b.disabled = !!trouble;
 }
 
 async function update() {
