@@ -87,6 +87,15 @@ type Config struct {
 	// LogFormat is how log lines are written. Default: console.
 	LogFormat LogFormat `yaml:"log_format"`
 
+	// ConnectionLogFile is where the ends of connections are written. Default:
+	// /var/log/l4fwd/connections.log.
+	ConnectionLogFile string `yaml:"connection_log_file"`
+	// ConnectionLogSize is the MiB at which the file is set aside, 0 for never. Default:
+	// 100.
+	ConnectionLogSize int `yaml:"connection_log_size"`
+	// ConnectionLogKeep is how many files set aside there are at most. Default: 4.
+	ConnectionLogKeep int `yaml:"connection_log_keep"`
+
 	file string
 	at   map[string]position
 }
@@ -182,6 +191,8 @@ type Service struct {
 	OnBackendDown OnBackendDown `yaml:"on_backend_down"`
 	// DrainTimeout is Config.DrainTimeout unless the service has its own.
 	DrainTimeout time.Duration `yaml:"drain_timeout"`
+	// ConnectionLog is of which flows the end is logged. Default: of none.
+	ConnectionLog OneIn `yaml:"connection_log"`
 	// Persistence keeps the clients of a prefix with one backend.
 	Persistence Persistence `yaml:"persistence"`
 	// QUIC routes by connection ID.
@@ -299,6 +310,10 @@ func Defaults() *Config {
 		AdminSocket:  "/run/l4fwd/admin.sock",
 		LogLevel:     LogInfo,
 		LogFormat:    LogConsole,
+
+		ConnectionLogFile: "/var/log/l4fwd/connections.log",
+		ConnectionLogSize: 100,
+		ConnectionLogKeep: 4,
 	}
 }
 

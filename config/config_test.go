@@ -145,7 +145,7 @@ func TestAllKeys(t *testing.T) {
 				Backends: []Backend{{addrPort("[2001:db8:2::1]:80"), 65535, 0, 0, false}},
 			},
 			{
-				Name: "dns", Address: addrPort("192.0.2.10:53"), Protocol: UDP, Mode: DNAT, Replies: RepliesHere, Scheduler: SH, OnePacket: true,
+				Name: "dns", Address: addrPort("192.0.2.10:53"), Protocol: UDP, Mode: DNAT, Replies: RepliesHere, Scheduler: SH, OnePacket: true, ConnectionLog: 1000,
 				ClientAddress: ClientAddressNone, TOANoRoom: TOANoRoomSend, UOAForm: UOASeparate, UOADatagrams: 3, Timestamps: TimestampsKeep,
 				NoFlow: NoFlowDrop, TOAKind: 253, TCPChecks: TCPChecksOff, Timeouts: times,
 				Persistence: Persistence{0, 32, 64}, QUIC: QUIC{QUICNone, 0, 4, -1, 4}, OnBackendDown: OnBackendDownReschedule, Hash: HashAddressPort, HashTableSize: 251,
@@ -189,6 +189,7 @@ func TestAllKeys(t *testing.T) {
 		WebListen: netip.MustParseAddrPort("127.0.0.1:9480"), WebTokenFile: "/etc/l4fwd/web.token", WebHosts: []string{"lb1.example.org", "lb2"},
 		AdminListen: netip.MustParseAddrPort("[::]:9443"), AdminTLSCert: "/etc/l4fwd/cert.pem", AdminTLSKey: "/etc/l4fwd/key.pem",
 		AdminTokenFile: "/etc/l4fwd/admin.token", LogLevel: LogError, LogFormat: LogJSON,
+		ConnectionLogFile: "/tmp/flows", ConnectionLogSize: 0, ConnectionLogKeep: 1000,
 	}
 	withoutTunnels(want)
 	if diff := cmp.Diff(want, mustLoad(t, "testdata/good/all.yaml"), same); diff != "" {

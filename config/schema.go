@@ -97,7 +97,7 @@ func quote(s string) string {
 func quoteAddrPort(a netip.AddrPort) string { return `"` + a.String() + `"` }
 
 // topFields are the keys of the file, in the order in which they are shown.
-var topFields = []field[Config]{
+var topFields = append([]field[Config]{
 	plain("management_interface", text, wantInterface,
 		func(c *Config) *string { return &c.ManagementInterface }, parseOptionalInterface, quote,
 		"Interface left to the kernel, for ssh. Naming it among the interfaces is an\nerror. Empty: none."),
@@ -182,7 +182,7 @@ var topFields = []field[Config]{
 		"debug, info, warn or error."),
 	enum("log_format", logFormatNames, func(c *Config) *LogFormat { return &c.LogFormat },
 		"console or json.").needsRestart(),
-}
+}, connectionLogFields...)
 
 var interfaceFields = []field[Interface]{
 	plain("name", text, wantInterface, func(i *Interface) *string { return &i.Name },
@@ -291,6 +291,10 @@ var serviceFields = []field[Service]{
 			"reschedule for udp."),
 	plain("drain_timeout", anyPlain, wantPersistence, func(s *Service) *time.Duration { return &s.DrainTimeout },
 		parsePersistence, formatDuration, "Default: the global drain_timeout."),
+	plain("connection_log", anyPlain, wantOneIn, func(s *Service) *OneIn { return &s.ConnectionLog },
+		parseOneIn, OneIn.String,
+		"Which connections are logged when they end. off: none. full: all. 1/N: one in N,\n"+
+			"the same on every machine."),
 	{key: "persistence", decode: func(d *decoder, path string, n ast.Node, s *Service) {
 		decodeMap(d, path, n, persistenceFields, &s.Persistence)
 	}, doc: "Clients of a prefix stay with one backend until no new flow of theirs has come\n" +

@@ -149,6 +149,8 @@ func TestDiff(t *testing.T) {
 		{"service option kind", "toa_kind: 200", "toa_kind: 201", []string{"services[web].toa_kind: 200 → 201"}},
 		{"global checks", "tcp_checks: off", "tcp_checks: normal", []string{"tcp_checks: off → normal"}},
 		{"global drain", "drain_timeout: 0s", "drain_timeout: 5m", []string{"drain_timeout: 0s → 5m"}},
+		{"connection log", "1/1_000|connection_log_keep: 1_000", "full|connection_log_keep: 0",
+			[]string{"services[dns].connection_log: 1/1000 → full", "connection_log_keep: 1000 → 0"}},
 		{"service checks", "tcp_checks: strict", "tcp_checks: off", []string{"services[web].tcp_checks: strict → off"}},
 		{"persistence", "{timeout: 100ms, prefix4: 1, prefix6: 128}", "{prefix6: 128}", []string{
 			"services[web6].persistence.timeout: 100ms → 0s", "services[web6].persistence.prefix4: 1 → 32"}},

@@ -224,7 +224,7 @@ type endpoint struct {
 // which mode snat does not have.
 var flowKeys = []string{
 	"scheduler", "client_address", "uoa_form", "uoa_datagrams", "toa_no_room", "timestamps", "one_packet", "no_flow", "toa_kind", "tcp_checks", "timeouts",
-	"hash", "hash_table_size", "on_backend_down", "persistence", "health_check",
+	"hash", "hash_table_size", "on_backend_down", "persistence", "health_check", "connection_log",
 }
 
 // halves checks what a service of mode snat, which keeps no flows, and one with

@@ -100,6 +100,18 @@ const (
 // leads to a later flow, see UDPOnePacket.
 const replyOnly = clientFinAcked
 
+// resetByServer, in the state Closed, where no FIN counts any more.
+const resetByServer = serverFinAcked
+
+// ResetBy is whose RST has closed e: Reply is the server's. Only of one in the state
+// Closed.
+func (e *Entry) ResetBy() Dir {
+	if e.Flags&resetByServer != 0 {
+		return Reply
+	}
+	return Forward
+}
+
 var _ [128 - unsafe.Sizeof(Entry{})]byte
 var _ [unsafe.Sizeof(Entry{}) - 128]byte
 

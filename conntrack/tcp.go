@@ -165,6 +165,9 @@ func (t *Table) trackRST(r Ref, e *Entry, d Dir, p *packet.Packet, now uint32, p
 	case rstExact:
 		next := transitions[d][evRST][e.State]
 		if next != e.State {
+			if e.Flags &^= clientFinAcked | serverFinAcked; d == Reply {
+				e.Flags |= resetByServer
+			}
 			t.settle(r, e, next, now, &pol.Timeouts)
 		}
 	case rstStranger:

@@ -107,7 +107,8 @@ type Daemon struct {
 	closed  bool                                // dp has no memory any more; under inPlace
 	clock   dataplane.Clock                     // the workers'
 
-	gates     gates                   // from any goroutine
+	gates     gates // from any goroutine
+	connLog   *connLog
 	capturing atomic.Bool             // a capture runs, see capture
 	debugging atomic.Bool             // the process is looked at, see debug
 	stages    []*dataplane.StageClock // by worker, who write them; none without metrics

@@ -193,6 +193,10 @@ func (d *Daemon) apply(ctx context.Context, c *config.Config) error {
 		return errors.Join(fmt.Errorf("new configuration: %w", err), d.steer.Update(rules))
 	}
 	d.rules = next
+	err = d.logConnections(func(f func(*dataplane.Worker)) error { return d.onWorkers(ctx, f) })
+	if err != nil {
+		d.log.Error("connections are not logged", zap.Error(err))
+	}
 	d.outdated()
 	d.settle()
 	d.recheck()

@@ -20,6 +20,9 @@ func (d *Daemon) sample(ctx context.Context) (*metrics.Sample, error) {
 		s.ReloadsRefused, s.LastRefused = d.reloadsRefused.Load(), d.lastRefused.Load()
 		s.WrongTokens = metrics.WrongTokens{Web: d.gates.web.Wrong(), Admin: d.gates.admin.Wrong()}
 		s.Services = d.sampleServices()
+		if d.connLog != nil {
+			s.ConnectionsLogged, s.ConnectionsLost = d.connLog.Counts()
+		}
 		for _, l := range d.links {
 			s.NICs = append(s.NICs, l.sample())
 		}

@@ -33,7 +33,7 @@ func (d *Daemon) start(ctx context.Context, down *undo) error {
 		d.log.Info("put back the NIC settings an earlier run left changed", zap.Strings("interfaces", repaired))
 	}
 	for _, step := range []func(context.Context, *undo) error{
-		d.startFollower, d.checkHost, d.startDataplane, d.startSteer, d.startWorkers, d.startLinks, d.startPathMTU, d.startHealth, d.startAdmin, d.startMetrics, d.startWeb,
+		d.startFollower, d.checkHost, d.startDataplane, d.startSteer, d.startConnLog, d.startWorkers, d.startLinks, d.startPathMTU, d.startHealth, d.startAdmin, d.startMetrics, d.startWeb,
 	} {
 		if err := step(ctx, down); err != nil {
 			return err
@@ -148,6 +148,7 @@ func (d *Daemon) startDataplane(_ context.Context, down *undo) error {
 		return err
 	}
 	down.add(d.closeDataplane)
+	d.clock = dataplane.Monotonic()
 	d.registry = dataplane.NewRegistry(d.cfg.Workers)
 	if err := d.republish(); err != nil {
 		return err
@@ -190,8 +191,7 @@ const stageEvery = 1021
 
 // startWorkers sets the workers running, with nothing to receive from yet.
 func (d *Daemon) startWorkers(ctx context.Context, down *undo) error {
-	clock := dataplane.Monotonic()
-	d.clock = clock
+	clock := d.clock
 	cpus := d.workerCPUs()
 	for i, w := range d.dp.Workers {
 		if d.cfg.MetricsListen.IsValid() {

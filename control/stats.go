@@ -108,6 +108,7 @@ func (d *Daemon) stats(ctx context.Context) (Stats, error) {
 		})
 	}
 	out.Opened, out.Expired, out.Evicted = total.Opened, total.Expired, total.Evicted
+	out.ConnectionLog = d.connLogStats(total.FlowLogLost)
 	out.TemplatesEvicted = total.TemplatesEvicted
 	out.Refusals, out.Split, out.Dropped = total.Refusals, total.Split, total.Drops()
 	for v := range dataplane.NumVerdicts {

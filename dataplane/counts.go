@@ -23,6 +23,7 @@ type Counts struct {
 	TemplatesEvicted uint64 // templates of persistence that did
 	Refusals         uint64 // ICMP errors and RSTs sent of our own accord
 	Split            uint64 // packets that left in fragments of our making
+	FlowLogLost      uint64 // flows whose end found no room in the FlowLog
 	LostEvents       uint64 // words to the control plane that found no room
 }
 
@@ -52,6 +53,7 @@ func (c *Counts) Add(o *Counts) {
 	c.TemplatesEvicted += o.TemplatesEvicted
 	c.Refusals += o.Refusals
 	c.Split += o.Split
+	c.FlowLogLost += o.FlowLogLost
 	c.LostEvents += o.LostEvents
 }
 

@@ -98,7 +98,7 @@ func (w *Worker) EndFlows(s *FlowSlice, which []int) (done, ended, resets int) {
 				break
 			}
 			w.giveUp(r)
-			w.close(r)
+			w.close(r, EndKilled)
 			ended++
 		}
 		done++

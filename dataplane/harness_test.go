@@ -42,7 +42,7 @@ func endpoint(s string, proto uint8) conntrack.Endpoint {
 func service(name, vip string, proto uint8, mode conntrack.Mode, toa bool, backends ...string) ServiceSpec {
 	s := ServiceSpec{
 		Name: name, VIP: endpoint(vip, proto), Mode: mode, Scheduler: balance.RoundRobin,
-		TOA: toa, TOAKind: 254, Timeouts: conntrack.DefaultTimeouts(),
+		TOA: toa, TOAKind: 254, Timeouts: conntrack.DefaultTimeouts(), LogOneIn: 1,
 	}
 	if mode == conntrack.FullNAT {
 		s.Timestamps = nat.TSStrip
@@ -136,10 +136,16 @@ func newRigWith(t testing.TB, workers int, spec Spec, change func(*Options)) *ri
 	if *tapAll {
 		r.seen = newTapped(dp)
 	}
+	if _, bench := t.(*testing.B); !bench {
+		for _, w := range dp.Workers {
+			w.LogFlows(NewFlowLog(64))
+		}
+	}
 	t.Cleanup(func() {
 		if r.seen != nil {
 			r.seen.check(t)
 		}
+		auditLogs(t, dp)
 		if err := dp.Audit(); err != nil {
 			t.Errorf("frames: %v", err)
 		}

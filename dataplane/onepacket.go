@@ -34,7 +34,7 @@ func (w *Worker) openAnother(i int, r conntrack.Ref) Verdict {
 		return w.forward(i, r)
 	}
 	if mode.OneWay() {
-		w.close(r) // it has no answer to wait for
+		w.close(r, EndAnother) // it has no answer to wait for
 	}
 	return w.begin(i, int32(id))
 }

@@ -263,6 +263,9 @@ func (w *Worker) insert(i int, svc *Service, id, backend uint32) (conntrack.Ref,
 	w.b.changed = true
 	r, status, evicted := w.table.Insert(&e, &p.Tuple, rev, dir, w.tick, &w.evicted)
 	if evicted {
+		if w.log != nil {
+			w.logEnd(&w.evicted, EndEvicted)
+		}
 		w.ended(w.evicted.Backend)
 		w.count.Evicted++
 	}
@@ -349,7 +352,7 @@ func (w *Worker) takePort(p *packet.Packet, e *conntrack.Entry, svc *Service) bo
 	}
 	o := w.table.Entry(r)
 	e.Local, e.LocalPort = o.Local, o.LocalPort
-	w.close(r)
+	w.close(r, EndEvicted)
 	w.count.Evicted++
 	return true
 }
@@ -386,7 +389,7 @@ func (w *Worker) deserted(e *conntrack.Entry, svc *Service) bool {
 func (w *Worker) reopen(i int, r conntrack.Ref) Verdict {
 	w.former = *w.table.Entry(r)
 	w.unanswered(r)
-	w.close(r)
+	w.close(r, EndReopened)
 	w.count.Reopened++
 	id := int32(w.former.Service)
 	if w.snap.Services[id].Set == nil { // or under another id now

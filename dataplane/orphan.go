@@ -59,7 +59,7 @@ func (w *Worker) orphaned(i int, r conntrack.Ref, d conntrack.Dir) Verdict {
 		}
 	case BackendDownReschedule:
 		id := int32(e.Service)
-		w.close(r)
+		w.close(r, EndBackendGone)
 		if p.Kind == packet.KindFragment {
 			return DropNoFlow // not a first one: it has no header to begin with
 		}

@@ -230,7 +230,7 @@ func (w *Worker) misrouted(i int, e *conntrack.Entry) bool {
 func (w *Worker) reroute(i int, r conntrack.Ref) Verdict {
 	id := w.table.Entry(r).Service
 	w.here.Services[id].QUICMoved++
-	w.close(r)
+	w.close(r, EndMoved)
 	return w.begin(i, int32(id))
 }
 

@@ -73,6 +73,12 @@ type Service struct {
 	// they are neighbours.
 	Tunnel nat.Tunnel
 
+	// LogOneIn is how many flows there are to one whose end goes into the FlowLog; 0: none
+	// does. Which ones, depends on client and VIP alone, so that all workers, and all
+	// machines of a fleet, choose alike, and who chooses 1 in 100 chooses among those of 1
+	// in 10.
+	LogOneIn uint32
+
 	Draining      bool // see ServiceSpec
 	kept          keeping
 	OnBackendDown BackendDown
@@ -169,6 +175,7 @@ type ServiceSpec struct {
 	Backends   []BackendSpec
 
 	UOADatagrams uint8
+	LogOneIn     uint32
 
 	HashFields    balance.Fields // see balance.Policy
 	HashSlots     int            // see balance.Policy
@@ -296,6 +303,7 @@ func (r *Registry) service(id int, s *ServiceSpec, seed uint64) (svc Service, er
 		TOA:    s.TOA, TOAOnly: s.TOAOnly, TOAKind: s.TOAKind, Proxy: s.Proxy, UOA: s.UOA, UOADatagrams: s.UOADatagrams,
 		Timestamps: s.Timestamps, MSSClamp: s.MSSClamp,
 		OnePacket: s.OnePacket, ResetStray: s.ResetStray, Tunnel: s.Tunnel, ReturnOnly: s.ReturnOnly,
+		LogOneIn: s.LogOneIn,
 		Draining: s.Draining, OnBackendDown: s.OnBackendDown, stick: newStick(s.Persistence.Timeout, s.Persistence.Prefix, s.VIP.Addr.Is4()),
 	}
 	set := make([]balance.Backend, 0, len(s.Backends))

@@ -87,6 +87,7 @@ type Worker struct {
 	count   Counts
 	stages  *StageClock // nil: nobody asks
 	tap     *Tap        // nil: no capture
+	log     *FlowLog    // nil: no service has ever wanted one
 	shaken  Handshakes  // of all services there ever were
 
 	mailbox
@@ -188,6 +189,9 @@ func (w *Worker) Poll(now int64) int {
 	w.expire()
 	w.flush()
 	w.publishStrays()
+	if w.log != nil {
+		w.log.publish()
+	}
 	if w.stages != nil {
 		w.stages.end(seen)
 	}
@@ -272,14 +276,17 @@ func (w *Worker) expire() {
 	for _, r := range flows {
 		w.unanswered(r)
 		w.giveUp(r)
-		w.close(r)
+		w.close(r, EndTimeout)
 		w.count.Expired++
 	}
 }
 
-// close forgets a flow.
-func (w *Worker) close(r conntrack.Ref) {
+// close forgets a flow, which ends in that way.
+func (w *Worker) close(r conntrack.Ref, end End) {
 	e := w.table.Entry(r)
+	if w.log != nil {
+		w.logEnd(e, end)
+	}
 	w.ended(e.Backend)
 	if e.Mode == conntrack.FullNAT && e.Proto == packet.ProtoTCP {
 		dir := &w.snap.Directory

@@ -25,6 +25,14 @@ type Stats struct {
 	Links            []LinkStats       `json:"interfaces"`
 	TOA              map[string]uint64 `json:"toa"` // packets of new flows by what came of the option
 	UOA              map[string]uint64 `json:"uoa"` // first datagrams of flows, the same
+	// ConnectionLog is nil where no service has had one since the start.
+	ConnectionLog *ConnectionLogStats `json:"connection_log,omitempty"`
+}
+
+// ConnectionLogStats counts flows that have ended and were to be logged.
+type ConnectionLogStats struct {
+	Written uint64 `json:"written"`
+	Lost    uint64 `json:"lost"` // there was no room, or no way to write them
 }
 
 // ServiceStats counts by service.

@@ -19,6 +19,9 @@ type Sample struct {
 	Reloads, ReloadsRefused uint64
 	LastRefused             bool
 	WrongTokens             WrongTokens
+	// Flows that have ended and were to be logged; those of Counts.FlowLogLost are none of
+	// either.
+	ConnectionsLogged, ConnectionsLost uint64
 }
 
 // WrongTokens is how many have come, by what for.

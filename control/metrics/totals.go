@@ -129,6 +129,13 @@ var flowTotals = []family{
 		func(c *dataplane.Counts) uint64 { return c.Evicted }),
 	total("l4fwd_templates_evicted_total", "Prefixes of clients whose persistence was forgotten for want of room.",
 		func(c *dataplane.Counts) uint64 { return c.TemplatesEvicted }),
+	{name: "l4fwd_connection_log_total", kind: counter, labels: []string{"result"},
+		help: "Flows that have ended and were to be logged: written, or lost, for there was no room or no way to write them.",
+		emit: func(w *writer, s *Sample) {
+			c := s.counts()
+			w.count(s.ConnectionsLogged, "written")
+			w.count(s.ConnectionsLost+c.FlowLogLost, "lost")
+		}},
 	{name: "l4fwd_handshake_seconds", kind: histogram, labels: []string{"side"},
 		help: "TCP handshakes, from the first SYN to the backend's SYN-ACK and from the first SYN-ACK to the client's ACK.",
 		emit: func(w *writer, s *Sample) {

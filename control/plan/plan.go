@@ -72,6 +72,7 @@ func service(s *config.Service, view View) dataplane.ServiceSpec {
 
 		HashFields:    hashes[s.Hash],
 		HashSlots:     s.HashTableSize,
+		LogOneIn:      uint32(s.ConnectionLog),
 		OnBackendDown: backendDown[s.OnBackendDown],
 		Persistence:   persistence(s),
 		QUIC:          quic(&s.QUIC),
