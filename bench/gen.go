@@ -150,11 +150,11 @@ func fits(s *dataplane.ServiceSpec, o *GenOptions) bool {
 }
 
 // oneWay reports whether only clients' packets of the service come by.
-func oneWay(s *dataplane.ServiceSpec) bool { return s.Mode == conntrack.DirectReturn }
+func oneWay(s *dataplane.ServiceSpec) bool { return s.Mode.OneWay() }
 
-// answering is spec without services of that kind.
+// answering is spec without services of that kind, and without return halves.
 func answering(spec dataplane.Spec) dataplane.Spec {
-	spec.Services = slices.DeleteFunc(slices.Clone(spec.Services), func(s dataplane.ServiceSpec) bool { return oneWay(&s) })
+	spec.Services = slices.DeleteFunc(slices.Clone(spec.Services), func(s dataplane.ServiceSpec) bool { return oneWay(&s) || s.ReturnOnly })
 	return spec
 }
 
@@ -210,11 +210,19 @@ func (g *generator) run() error {
 }
 
 // handshake is a flow's packet in step 0, 1 or 2; the zero segment if there is
-// none.
+// none, as of the side that does not come by.
 func (g *generator) handshake(k, step int) segment {
-	if step == 1 && oneWay(g.service(k)) {
+	svc := g.service(k)
+	if step == 1 && oneWay(svc) {
 		return segment{}
 	}
+	if s := g.handshakeOfBoth(k, step); step == 1 || !svc.ReturnOnly {
+		return s
+	}
+	return segment{}
+}
+
+func (g *generator) handshakeOfBoth(k, step int) segment {
 	s := g.address(k, step == 1)
 	q := &g.next[k]
 	if s.proto == packet.ProtoUDP {
@@ -242,9 +250,10 @@ func (g *generator) handshake(k, step int) segment {
 	return s
 }
 
-// data is flow k's next packet with payload; a reply only where there are any.
+// data is flow k's next packet with payload; a reply only where there are any, and
+// nothing else of a return half.
 func (g *generator) data(k int, reply bool) segment {
-	reply = reply && !oneWay(g.service(k))
+	reply = reply && !oneWay(g.service(k)) || g.service(k).ReturnOnly
 	s := g.address(k, reply)
 	s.load(g.service(k), g.o.Size, reply)
 	if s.proto == packet.ProtoUDP {

@@ -3,6 +3,7 @@ package bench_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -333,4 +334,37 @@ func TestFloor(t *testing.T) {
 		}
 	}
 	t.Errorf("%.2f Mpps at best, want %d", best, floor)
+}
+
+// TestReplayHalves: of DNAT's halves the one gets clients' packets only and the other
+// servers' only, and each sends all of them on.
+func TestReplayHalves(t *testing.T) {
+	for _, name := range []string{"dnat4", "dnat6u"} {
+		for _, half := range []string{"forwarded", "replied"} {
+			t.Run(name+"/"+half, func(t *testing.T) {
+				spec := loadSpec(t, "all.yaml", name)
+				flows, opening := 100, uint64(100) // the first packet of each
+				if s := &spec.Services[0]; half == "forwarded" {
+					s.Mode = conntrack.DNATOneWay
+				} else {
+					s.ReturnOnly, flows, opening = true, 0, 0
+				}
+				pcap := generate(t, bench.GenOptions{Spec: spec, Size: 64})
+				rep := replayUnmoved(t, pcap, bench.Options{Spec: spec, Loops: 3})
+				allForwarded(t, rep)
+				if n := rep.Packets; rep.Verdicts[half] != n || rep.Flows != flows || n != 3000+2*(3000-opening) {
+					t.Errorf("%d packets, %v, %d flows", n, rep.Verdicts, rep.Flows)
+				}
+				if rep.AllocsPerPacket != 0 {
+					t.Errorf("%g allocations a packet", rep.AllocsPerPacket)
+				}
+				if half == "replied" {
+					_, err := bench.Synthesize(t.Context(), bench.SynthOptions{Spec: spec, Flows: 10})
+					if !errors.Is(err, bench.ErrOptions) {
+						t.Errorf("synthesized: %v", err)
+					}
+				}
+			})
+		}
+	}
 }

@@ -205,6 +205,9 @@ func servicesFor(spec *dataplane.Spec, protocol uint8, family int) (out []*datap
 		if !fits(s, &GenOptions{Spec: *spec, Protocol: protocol, Family: family}) {
 			continue
 		}
+		if s.ReturnOnly {
+			return nil, fmt.Errorf("%w: service %s is a return half, which has no flows to open: replay a capture of it", ErrOptions, s.Name)
+		}
 		if s.Proxy != nat.NoProxy {
 			return nil, fmt.Errorf("%w: service %s has PROXY headers, which take a connection of their own making", ErrOptions, s.Name)
 		}
