@@ -326,8 +326,9 @@ func TestBinds(t *testing.T) {
 
 func TestProcess(t *testing.T) {
 	ns := newNamespace(t, "proc")
+	patience := time.Minute
 	run := func(script string, ready string) (*Process, error) {
-		return ns.StartProcess(t.Context(), ProcessOptions{Path: "sh", Args: []string{"-c", script}, Ready: ready, ReadyTimeout: 300 * time.Millisecond})
+		return ns.StartProcess(t.Context(), ProcessOptions{Path: "sh", Args: []string{"-c", script}, Ready: ready, ReadyTimeout: patience})
 	}
 	polite := `trap 'echo bye; exit 0' TERM; echo ready; while :; do sleep 0.01; done`
 	p, err := run(polite, "ready")
@@ -337,7 +338,7 @@ func TestProcess(t *testing.T) {
 	if !p.Running() {
 		t.Error("not running")
 	}
-	if err := p.Terminate(5 * time.Second); err != nil || !strings.Contains(p.Output(), "bye") {
+	if err := p.Terminate(patience); err != nil || !strings.Contains(p.Output(), "bye") {
 		t.Errorf("%v: %s", err, p.Output())
 	}
 	if err := p.Terminate(time.Second); err != nil {
@@ -357,9 +358,13 @@ func TestProcess(t *testing.T) {
 	if err := p.Terminate(100 * time.Millisecond); err == nil {
 		t.Error("no error for a process that ignores SIGTERM")
 	}
-	for name, script := range map[string]string{"ended before": "echo broken; exit 3", "not ready": "echo broken; sleep 100"} {
-		if _, err := run(script, "ready"); err == nil || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), "broken") {
-			t.Errorf("%s: %v", name, err)
+	for _, c := range []struct {
+		name, script string
+		patience     time.Duration
+	}{{"ended before", "echo broken; exit 3", patience}, {"not ready", "echo broken; sleep 100", time.Second}} {
+		patience = c.patience
+		if _, err := run(c.script, "ready"); err == nil || !strings.Contains(err.Error(), c.name) || !strings.Contains(err.Error(), "broken") {
+			t.Errorf("%s: %v", c.name, err)
 		}
 	}
 }

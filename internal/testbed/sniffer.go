@@ -100,6 +100,7 @@ type Sniffer struct {
 	addrs map[netip.Addr]uint64
 	toa   map[TOAKey][]netip.AddrPort
 	news  chan struct{} // closed and replaced when toa grows
+	upTo  time.Time     // what the kernel had handed over by then has been looked at
 }
 
 // Sniff begins to capture on a device of the namespace, in promiscuous fashion
@@ -145,12 +146,14 @@ func (s *Sniffer) run() {
 	see := func(f captured) { s.see(c, f) }
 	var last time.Time // no reading beyond it
 	for {
+		begun := time.Now()
 		if s.ring.read(see) {
 			if s.limited() {
 				break
 			}
 			continue
 		}
+		s.caughtUp(begun)
 		if s.quit.Load() {
 			if last.IsZero() {
 				last = time.Now().Add(drain)
@@ -164,6 +167,13 @@ func (s *Sniffer) run() {
 		}
 	}
 	s.fail(errors.Join(s.countDrops(), s.ring.close()))
+}
+
+// caughtUp notes that nothing of before t waits in the buffer.
+func (s *Sniffer) caughtUp(t time.Time) {
+	s.mu.Lock()
+	s.upTo = t
+	s.mu.Unlock()
 }
 
 // countDrops adds what was dropped lately to the report. It is called whenever
@@ -197,6 +207,7 @@ func (s *Sniffer) see(c *checker, f captured) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.upTo = f.time // or at least of the last one, where there is always another
 	if s.r.Limited {
 		return
 	}
@@ -358,27 +369,32 @@ func (s *Sniffer) TOA() map[TOAKey][]netip.AddrPort {
 	return out
 }
 
-// clientWait is how long Client waits for the capture to catch up.
+// clientWait is how much later than asked the kernel may hand over a segment.
 const clientWait = 20 * retireMillis * time.Millisecond
 
 // Client is the client that the latest new TOA option from peer to local named.
 // A connection may be accepted before the capture hands over its segments, so
-// Client waits a little before it gives up. It fits ServerOptions.ClientOf.
+// Client gives up only when what was handed over in the next moments has been looked
+// at, however late a busy machine lets the sniffer do that. It fits
+// ServerOptions.ClientOf.
 func (s *Sniffer) Client(peer, local netip.AddrPort) (netip.AddrPort, bool) {
-	timer := time.NewTimer(clientWait)
-	defer timer.Stop()
+	asked := time.Now()
+	tick := time.NewTicker(retireMillis * time.Millisecond)
+	defer tick.Stop()
 	for {
 		s.mu.Lock()
-		found, news := s.toa[TOAKey{peer, local}], s.news
+		found, news, upTo := s.toa[TOAKey{peer, local}], s.news, s.upTo
 		s.mu.Unlock()
 		if n := len(found); n > 0 {
 			return found[n-1], true
 		}
+		if upTo.Sub(asked) > clientWait {
+			return netip.AddrPort{}, false
+		}
 		select {
 		case <-news:
+		case <-tick.C:
 		case <-s.done:
-			return netip.AddrPort{}, false
-		case <-timer.C:
 			return netip.AddrPort{}, false
 		}
 	}
