@@ -139,7 +139,11 @@ type treatment struct {
 	status int               // that it ends with
 	before func(*site) error // what the page has happen first
 	exact  bool              // its output is the same to the letter
+	never  string            // what its output must not have
 }
+
+// nothing is what a capture says that has missed the packets it is about.
+const nothing = "\n0 frames captured"
 
 // treatments are by how the command begins; the longest counts.
 var treatments = map[string]treatment{
@@ -151,10 +155,10 @@ var treatments = map[string]treatment{
 	"l4fwd rs uoa":                           {holds: "ready"},
 	"l4fwd rs decap":                         {holds: "ready"},
 	"l4fwd rs status":                        {before: (*site).believe},
-	"l4fwd capture":                          {holds: "capturing", passes: true},
-	"l4fwd capture --service web --point rx": {}, // it ends by itself
-	"l4fwd capture --backend 10.0.1.20:8080 --dur": {},
-	"l4fwd capture --reason no_flow --duration":    {},
+	"l4fwd capture":                          {holds: "capturing", passes: true, never: nothing},
+	"l4fwd capture --service web --point rx": {never: nothing}, // it ends by itself
+	"l4fwd capture --backend 10.0.1.20:8080 --dur": {never: nothing},
+	"l4fwd capture --reason no_flow --duration":    {never: nothing},
 	"l4fwd check -c bad.yaml":                      {status: exitUsage, exact: true},
 	"l4fwd cleanup":                                {before: (*site).crash, exact: true},
 	"l4fwd backends --server":                      {before: (*site).reload}, // the token has been made since the start
@@ -189,8 +193,8 @@ func (c shown) asksDaemon() bool {
 }
 
 // figure is a word that is another each time: it has a digit, or is four digits of a
-// hexadecimal number.
-var figure = regexp.MustCompile(`^(\S*[0-9]\S*|[0-9a-f]{4})$`)
+// hexadecimal number, in tcpdump's name for an experiment's option too.
+var figure = regexp.MustCompile(`^(\S*[0-9]\S*|[0-9a-f]{4}|\[exp-[0-9a-f]{4}\],)$`)
 
 // shapeOf is what stays of lines if figures, addresses and the width of columns do not
 // count.
@@ -307,6 +311,8 @@ func (s *site) follow(t *testing.T, cmds []shown) {
 			t.Errorf("%s\n%v\n%s", c, err, out)
 		case how.exact && out != c.output:
 			t.Errorf("%s\nprinted\n%s\nand not\n%s", c, out, c.output)
+		case how.never != "" && strings.Contains(out, how.never):
+			t.Errorf("%s\nprinted\n%s", c, out)
 		case missing(c.output, out) != "":
 			t.Errorf("%s\nprinted nothing like\n%s\nbut\n%s", c, missing(c.output, out), out)
 		}
