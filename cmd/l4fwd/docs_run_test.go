@@ -119,7 +119,7 @@ func (c shown) excuse() string {
 
 // instead is what is run in place of what a page shows.
 var instead = strings.NewReplacer(
-	"FILE", "l4fwd.yaml", "--rate N", "--rate 100000", // what a reader has to fill in
+	"--pcap FILE", "--pcap packets.pcap", "FILE", "l4fwd.yaml", "--rate N", "--rate 100000", // what a reader has to fill in
 	"go run ./cmd/l4fwd", "l4fwd", // the same program, built before
 	"--cpus 2,4-5", "--cpus 0", // the machine may have no others
 	"--seconds 30", "--seconds 1", "--seconds 5", "--seconds 1",

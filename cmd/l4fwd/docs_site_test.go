@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/google/gopacket"
 	"github.com/google/gopacket/layers"
+	"github.com/google/gopacket/pcapgo"
 
 	"github.com/l4fwd/l4fwd/internal/testbed"
 )
@@ -171,6 +173,16 @@ func (s *site) fill(binary, config string) error {
 	if err != nil {
 		return err
 	}
+	syn, err := s.frame(layers.TCP{SrcPort: 4000, DstPort: 80, Seq: 1, SYN: true, Window: 1024})
+	if err != nil {
+		return err
+	}
+	var pcap bytes.Buffer
+	w := pcapgo.NewWriter(&pcap)
+	if err := errors.Join(w.WriteFileHeader(1<<16, layers.LinkTypeEthernet),
+		w.WritePacket(gopacket.CaptureInfo{CaptureLength: len(syn), Length: len(syn)}, syn)); err != nil {
+		return err
+	}
 	config = strings.ReplaceAll(config, "/etc/l4fwd", etc)
 	small := "max_flows: 4096\nframes_per_queue: 1024\nring_size: 256\n" // soon made
 	matrix := filepath.Join(s.dir, "bench/testdata/matrix.yaml")
@@ -181,6 +193,7 @@ func (s *site) fill(binary, config string) error {
 		os.Symlink(binary, filepath.Join(s.dir, "bin/l4fwd")),
 		os.WriteFile(filepath.Join(s.dir, "l4fwd.yaml"), []byte(small+config), 0o644),
 		bring("../../bench/testdata/matrix.yaml", matrix, "max_flows: 65536\n"),
+		os.WriteFile(filepath.Join(s.dir, "packets.pcap"), pcap.Bytes(), 0o644),
 		bring("testdata/docs/bad.yaml", filepath.Join(s.dir, "bad.yaml"), ""), // of which a page shows the errors
 		os.CopyFS(filepath.Join(s.dir, "deploy/examples"), os.DirFS("../../deploy/examples")),
 	)
