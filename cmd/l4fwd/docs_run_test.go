@@ -253,7 +253,8 @@ func TestShownCommandsRun(t *testing.T) {
 			config, _, _ = strings.Cut(config, "```")
 			s := newSite(t, binary, config+fragments(config, text))
 			s.follow(t, cmds)
-			if _, example, ok := strings.Cut(text, "```json\n"); ok {
+			if _, statistics, ok := strings.Cut(text, "\n## Statistics\n"); ok {
+				_, example, _ := strings.Cut(statistics, "```json\n")
 				s.hasKeys(t, page, example)
 			}
 			noError(t, s.stop(interrupt))
