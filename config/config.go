@@ -20,8 +20,11 @@ type Config struct {
 	// LocalPorts are the Full-NAT source ports of a local address that has none
 	// of its own. Default: 1024-65535.
 	LocalPorts PortRange `yaml:"local_port_range"`
-	// Services in the order of the file, at least one.
+	// Services in the order of the file, at least one unless Discovery finds some; behind
+	// them those that With has added.
 	Services []Service `yaml:"services"`
+	// Discovery is where services are found beside the file.
+	Discovery Discovery `yaml:"discovery"`
 
 	// Workers is the number of workers. Default: 0, left to the daemon; len(CPUs)
 	// where CPUs are given.
@@ -308,6 +311,7 @@ func Defaults() *Config {
 		},
 		DrainTimeout: 5 * time.Minute,
 		AdminSocket:  "/run/l4fwd/admin.sock",
+		Discovery:    defaultDiscovery(),
 		LogLevel:     LogInfo,
 		LogFormat:    LogConsole,
 

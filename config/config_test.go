@@ -185,6 +185,11 @@ func TestAllKeys(t *testing.T) {
 		Workers: 3, CPUs: []int{4, 5, 2}, PollMode: PollBusy, BusyPoll: true,
 		XDPMode: XDPGeneric, ZeroCopy: ZeroCopyOff, FrameSize: 4096, FramesPerQueue: 128,
 		RingSize: 64, MaxFlows: 1000000, TOAKind: 253, TCPChecks: TCPChecksOff, Timeouts: times,
+		Discovery: Discovery{Etcd{
+			Endpoints: []string{"https://10.0.0.5:2379", "https://10.0.0.6:2379"}, Prefix: "/lb", CA: "/etc/l4fwd/ca.pem",
+			Cert: "/etc/l4fwd/cert.pem", Key: "/etc/l4fwd/key.pem", Username: "l4fwd", PasswordFile: "/etc/l4fwd/password",
+			Timeout: 2 * time.Second, OnEmpty: OnEmptyApply, StateDir: "/var/lib/other",
+		}},
 		DrainTimeout: 0, AdminSocket: "/run/other.sock", MetricsListen: netip.MustParseAddrPort("[::1]:9464"),
 		WebListen: netip.MustParseAddrPort("127.0.0.1:9480"), WebTokenFile: "/etc/l4fwd/web.token", WebHosts: []string{"lb1.example.org", "lb2"},
 		AdminListen: netip.MustParseAddrPort("[::]:9443"), AdminTLSCert: "/etc/l4fwd/cert.pem", AdminTLSKey: "/etc/l4fwd/key.pem",

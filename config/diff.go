@@ -51,6 +51,10 @@ func Diff(a, b *Config) []Change {
 			out = diffLocals(out, a, b)
 		case f.key == "services":
 			out = diffServices(out, a, b)
+		case f.key == "discovery":
+			for _, e := range etcdFields {
+				out = compare(out, "discovery.etcd."+e.key, e, &a.Discovery.Etcd, &b.Discovery.Etcd)
+			}
 		case f.key == "timeouts":
 			for _, t := range timeoutFields {
 				out = compare(out, "timeouts."+t.key, t, &a.Timeouts, &b.Timeouts)

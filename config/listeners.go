@@ -46,7 +46,7 @@ func (v *validator) listener(path string, at netip.AddrPort) {
 	}
 	for i, s := range v.c.Services {
 		if at.IsValid() && s.Address == at && s.Protocol == TCP {
-			v.fail(path, "%v is the address of services[%d]", at, i)
+			v.fail(path, "%v is the address of %s", at, v.c.called(i))
 		}
 	}
 }

@@ -58,11 +58,15 @@ func (e Errors) sort() {
 	})
 }
 
-// position is where a field's value stands: in the file, or in a flag.
+// position is where a field's value stands: in the file, in a flag, or in a document.
 type position struct {
 	line, column int
 	flag         string
+	doc          *docPosition // nil unless in a document
 }
+
+// docPosition is which document, and the path of the service or backend that it is.
+type docPosition struct{ source, path string }
 
 // Problem returns a problem with a field of c, placed where the field's value
 // stands, or the nearest field around it where the file does not have it. It
@@ -73,6 +77,9 @@ func (c *Config) Problem(path, format string, args ...any) Problem {
 		if at, ok := c.at[around]; ok {
 			if at.flag != "" {
 				p.File, p.Path = at.flag, ""
+			}
+			if at.doc != nil {
+				p.File, p.Path = at.doc.source, strings.TrimPrefix(strings.TrimPrefix(path, at.doc.path), ".")
 			}
 			p.Line, p.Column = at.line, at.column
 			return p

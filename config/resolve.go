@@ -61,46 +61,50 @@ func (d *decoder) inherit(c *Config) {
 		}
 	}
 	for i := range c.Services {
-		s := &c.Services[i]
-		if s.TOAKind == 0 {
-			s.TOAKind = c.TOAKind
+		c.Services[i].inherit(c)
+	}
+}
+
+// inherit fills in what a service does not say.
+func (s *Service) inherit(c *Config) {
+	if s.TOAKind == 0 {
+		s.TOAKind = c.TOAKind
+	}
+	if s.Timestamps == 0 {
+		s.Timestamps = TimestampsKeep
+		// Behind one local address a real server sees many clients' clocks as
+		// one, and would drop segments as too old (RFC 7323 section 5).
+		if s.Protocol == TCP && s.Mode == FullNAT {
+			s.Timestamps = TimestampsStrip
 		}
-		if s.Timestamps == 0 {
-			s.Timestamps = TimestampsKeep
-			// Behind one local address a real server sees many clients' clocks as
-			// one, and would drop segments as too old (RFC 7323 section 5).
-			if s.Protocol == TCP && s.Mode == FullNAT {
-				s.Timestamps = TimestampsStrip
-			}
+	}
+	if s.EncapsulationPort == 0 {
+		s.EncapsulationPort = s.Encapsulation.port()
+	}
+	if s.Hash == 0 {
+		s.Hash = HashAddressPort
+		if s.Scheduler == SH {
+			s.Hash = HashAddress
 		}
-		if s.EncapsulationPort == 0 {
-			s.EncapsulationPort = s.Encapsulation.port()
+	}
+	if s.OnBackendDown == 0 {
+		s.OnBackendDown = OnBackendDownReset
+		if s.Protocol == UDP {
+			s.OnBackendDown = OnBackendDownReschedule
 		}
-		if s.Hash == 0 {
-			s.Hash = HashAddressPort
-			if s.Scheduler == SH {
-				s.Hash = HashAddress
-			}
-		}
-		if s.OnBackendDown == 0 {
-			s.OnBackendDown = OnBackendDownReset
-			if s.Protocol == UDP {
-				s.OnBackendDown = OnBackendDownReschedule
-			}
-		}
-		s.HealthCheck.inherit(s.Protocol)
-		s.HealthCheck.Passive.inherit(s)
-		if s.DrainTimeout < 0 {
-			s.DrainTimeout = c.DrainTimeout
-		}
-		if s.TCPChecks == 0 {
-			s.TCPChecks = c.TCPChecks
-		}
-		own, global := s.Timeouts.all(), c.Timeouts.all()
-		for j := range own {
-			if *own[j] == 0 {
-				*own[j] = *global[j]
-			}
+	}
+	s.HealthCheck.inherit(s.Protocol)
+	s.HealthCheck.Passive.inherit(s)
+	if s.DrainTimeout < 0 {
+		s.DrainTimeout = c.DrainTimeout
+	}
+	if s.TCPChecks == 0 {
+		s.TCPChecks = c.TCPChecks
+	}
+	own, global := s.Timeouts.all(), c.Timeouts.all()
+	for j := range own {
+		if *own[j] == 0 {
+			*own[j] = *global[j]
 		}
 	}
 }

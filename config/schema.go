@@ -113,6 +113,9 @@ var topFields = append([]field[Config]{
 		"Source ports of Full-NAT on local addresses that have none of their own."),
 	{key: "services", decode: decodeServices, required: true,
 		doc: "What is forwarded. Address and protocol together are unique. No default."},
+	{key: "discovery", decode: func(d *decoder, path string, n ast.Node, c *Config) {
+		decodeMap(d, path, n, discoveryFields, &c.Discovery)
+	}, doc: "Where services are found beside this file."},
 	integer("workers", 0, 255, func(c *Config) *int { return &c.Workers },
 		"Number of workers, each a thread of its own; every NIC needs as many queues.\n"+
 			"0: one for each of the cpus, or one.").needsRestart(),

@@ -46,6 +46,8 @@ func TestSchemaComplete(t *testing.T) {
 		{"HealthCheck", keys(healthFields), tags(HealthCheck{})},
 		{"Passive", keys(passiveFields), tags(Passive{})},
 		{"Timeouts", keys(timeoutFields), tags(Timeouts{})},
+		{"Discovery", keys(discoveryFields), tags(Discovery{})},
+		{"Etcd", keys(etcdFields), tags(Etcd{})},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -79,7 +81,8 @@ func TestShowDefaults(t *testing.T) {
 		t.Errorf("defaults (-want +got):\n%s", diff)
 	}
 	for _, key := range slices.Concat(keys(topFields), keys(interfaceFields), keys(vlanFields), keys(localFields),
-		keys(serviceFields), keys(persistenceFields), keys(quicFields), keys(healthFields), keys(passiveFields), keys(backendFields), keys(timeoutFields)) {
+		keys(serviceFields), keys(persistenceFields), keys(quicFields), keys(healthFields), keys(passiveFields), keys(backendFields), keys(timeoutFields),
+		keys(discoveryFields), keys(etcdFields)) {
 		if !strings.Contains(out.String(), key+": ") && !strings.Contains(out.String(), key+":\n") {
 			t.Errorf("the key %s is not shown", key)
 		}

@@ -88,6 +88,8 @@ func (w *writer) config(c *Config) {
 			w.locals(c)
 		case "services":
 			w.services(c)
+		case "discovery":
+			w.discovery(c)
 		case "timeouts":
 			w.line(0, "%s:", f.key)
 			for _, t := range timeoutFields {

@@ -45,6 +45,7 @@ func (c *Config) validate(told Errors) Errors {
 	v.hashTables()
 	v.listeners()
 	v.secrets()
+	v.discovery()
 	return v.errs
 }
 
@@ -173,14 +174,14 @@ func (v *validator) localAddresses() {
 
 func (v *validator) services() {
 	c := v.c
-	if len(c.Services) == 0 && (c.Services != nil || !c.given("services")) {
+	if len(c.Services) == 0 && !c.Discovery.Etcd.On() && (c.Services != nil || !c.given("services")) {
 		v.fail("services", "at least one service is needed")
 	}
 	byName, byAddress := map[string]int{}, map[endpoint]int{}
 	for i, s := range c.Services {
 		path := fmt.Sprintf("services[%d]", i)
 		if j, again := byName[s.Name]; again && s.Name != "" {
-			v.fail(path+".name", "the name %s is already that of services[%d]", s.Name, j)
+			v.fail(path+".name", "the name %s is already that of %s", s.Name, c.called(j))
 		} else {
 			byName[s.Name] = i
 		}
@@ -199,7 +200,7 @@ func (v *validator) services() {
 		}
 		e := endpoint{s.Address, s.Protocol, s.Mode == SNAT}
 		if j, again := byAddress[e]; again && s.Protocol != 0 {
-			v.fail(path+".address", "%v %v is already services[%d]", s.Address, s.Protocol, j)
+			v.fail(path+".address", "%v %v is already %s", s.Address, s.Protocol, c.called(j))
 		} else {
 			byAddress[e] = i
 		}
@@ -382,13 +383,13 @@ func (v *validator) backends(i int) {
 		if s.Mode == SNAT {
 			e := endpoint{b.Address, s.Protocol, true}
 			if k, again := v.answers[e]; again && k != i {
-				v.fail(path, "%v %v answers for services[%d] already", b.Address, s.Protocol, k)
+				v.fail(path, "%v %v answers for %s already", b.Address, s.Protocol, v.c.called(k))
 			} else {
 				v.answers[e] = i
 			}
 		}
 		if k, ok := v.vips[a]; ok {
-			v.fail(path, "%v is the VIP of services[%d]", a, k)
+			v.fail(path, "%v is the VIP of %s", a, v.c.called(k))
 		}
 		if k, ok := v.locals[a]; ok {
 			v.fail(path, "%v is also a local address (local_addresses[%d])", a, k)

@@ -1,0 +1,166 @@
+package config
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+)
+
+// ServiceDocument is a service that stands elsewhere than in the file, sound as far as
+// that can be said of it alone. It is never changed.
+type ServiceDocument struct {
+	source  string
+	service Service             // what it does not say is zero
+	at      map[string]position // of the keys it has
+}
+
+// BackendDocument is a backend of a service that stands elsewhere than in the file.
+type BackendDocument struct {
+	source  string
+	backend Backend
+}
+
+// Found is a service put together of documents.
+type Found struct {
+	Service *ServiceDocument
+	// Backends are those beside what the service's own document has.
+	Backends []*BackendDocument
+}
+
+// Name of the service.
+func (s *ServiceDocument) Name() string { return s.service.Name }
+
+// Backends is how many backends the document itself has.
+func (s *ServiceDocument) Backends() int { return len(s.service.Backends) }
+
+// ParseService reads a service from a JSON object with the keys that it has in the file;
+// name may be left out, and backends. source is what messages call the document. The
+// error is of type Errors.
+func ParseService(source, name string, data []byte) (*ServiceDocument, error) {
+	d := newDecoder(source)
+	s := defaultService()
+	name, err := parseServiceName(name)
+	if err != nil {
+		d.fail("", "%v", err)
+		return nil, d.unplaced()
+	}
+	if !decodeDocument(d, data, serviceFields, &s) {
+		return nil, d.unplaced()
+	}
+	if s.Name != "" && s.Name != name {
+		d.fail("name", "it is %q by its key, and %q here", name, s.Name)
+	}
+	s.Name = name
+	for i := range serviceFields {
+		if f := &serviceFields[i]; f.required && f.key != "name" && f.key != "backends" && !d.c.given(f.key) {
+			d.fail("", "the key %s is missing", f.key)
+		}
+	}
+	if s.HealthCheck.Type == CheckExec {
+		// Who may write documents may not for that run commands here, as root.
+		d.fail("health_check.type", "exec is for the file alone")
+	}
+	if len(d.errs) > 0 {
+		return nil, d.unplaced()
+	}
+	return &ServiceDocument{source: source, service: s, at: d.c.at}, nil
+}
+
+// ParseBackend reads a backend in the same way.
+func ParseBackend(source string, data []byte) (*BackendDocument, error) {
+	d := newDecoder(source)
+	b := defaultBackend()
+	if decodeDocument(d, data, backendFields, &b) && !d.c.given("address") {
+		d.fail("", "the key address is missing")
+	}
+	if len(d.errs) > 0 {
+		return nil, d.unplaced()
+	}
+	return &BackendDocument{source: source, backend: b}, nil
+}
+
+// decodeDocument fills t from JSON, which is YAML but for a few things that YAML's
+// parsers do not agree on: tabs, and lines of any length. It is put on many lines,
+// without indentation, which nested brackets would make endless.
+func decodeDocument[T any](d *decoder, data []byte, fields []field[T], t *T) bool {
+	var lines bytes.Buffer
+	if len(data) > maxSize {
+		d.fail("", "%d bytes, more than %d", len(data), maxSize)
+		return false
+	}
+	if err := json.Indent(&lines, data, "", ""); err != nil {
+		d.fail("", "not valid JSON: %v", err)
+		return false
+	}
+	root := d.parse(lines.Bytes())
+	return root != nil && decodeMap(d, "", root, fields, t)
+}
+
+// unplaced are the errors without lines and columns, which are not the document's.
+func (d *decoder) unplaced() Errors {
+	d.errs.sort()
+	for i := range d.errs {
+		d.errs[i].Line, d.errs[i].Column = 0, 0
+	}
+	return d.errs
+}
+
+// With returns a valid configuration with more services behind its own, those of
+// documents, which get what they do not say from it. One that has no backends keeps its
+// name and address from others, and is not in the result. An error is of type Errors, and
+// names documents where it is about them.
+func (c *Config) With(found []Found) (*Config, error) {
+	out := *c
+	out.Services = slices.Grow(slices.Clone(c.Services), len(found))
+	out.at = maps.Clone(c.at)
+	idle := func(f Found) bool { return f.Service.Backends()+len(f.Backends) == 0 }
+	for _, f := range found {
+		if !idle(f) {
+			out.add(f)
+		}
+	}
+	served := len(out.Services)
+	for _, f := range found {
+		if idle(f) {
+			out.add(f)
+			out.Services[len(out.Services)-1].Backends = nil // no list that is empty by mistake
+		}
+	}
+	if errs := out.validate(nil); len(errs) > 0 {
+		return nil, errs
+	}
+	out.Services = out.Services[:served:served]
+	return &out, nil
+}
+
+// add puts a service of documents behind the others.
+func (c *Config) add(f Found) {
+	s := f.Service.service
+	s.Backends = slices.Clone(s.Backends)
+	s.inherit(c)
+	base := fmt.Sprintf("services[%d]", len(c.Services))
+	here := position{doc: &docPosition{f.Service.source, base}}
+	c.at[base] = here
+	for path := range f.Service.at {
+		if path != "" {
+			c.at[base+"."+path] = here
+		}
+	}
+	for _, b := range f.Backends {
+		path := fmt.Sprintf("%s.backends[%d]", base, len(s.Backends))
+		c.at[path] = position{doc: &docPosition{b.source, path}}
+		s.Backends = append(s.Backends, b.backend)
+	}
+	c.Services = append(c.Services, s)
+}
+
+// called is what messages call a service: by its place in the file, or its document.
+func (c *Config) called(i int) string {
+	path := fmt.Sprintf("services[%d]", i)
+	if at := c.at[path]; at.doc != nil {
+		return at.doc.source
+	}
+	return path
+}
