@@ -44,6 +44,7 @@ func (d *Daemon) Status(ctx context.Context) (s admin.Status, err error) {
 		for i := range d.cfg.Services {
 			s.Backends += len(d.cfg.Services[i].Backends)
 		}
+		s.Discovery = d.discoveryStatus()
 	})
 	return s, err
 }

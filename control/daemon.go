@@ -79,7 +79,8 @@ type Daemon struct {
 	reloadsRefused atomic.Uint64  // files that were not taken; from any goroutine
 	lastRefused    atomic.Bool    // the last one was not
 	beside         sync.WaitGroup // goroutines that hand the loop jobs
-	reloading      sync.Mutex     // held by ReloadFile, on any goroutine
+	reloading      sync.Mutex     // held by who changes the configuration, on any goroutine
+	discovery      *discovery     // nil without; settled before anybody else looks
 	pathMTU        *pathmtu.Listener
 	tunnelEnds     pathmtu.Ends // which it listens for
 	quotes         perSecond    // by which it asks workers for flows

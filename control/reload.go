@@ -51,7 +51,7 @@ func (d *Daemon) ReloadFile(ctx context.Context, q admin.ReloadRequest) (r admin
 		}
 		return r, err
 	}
-	return d.Reload(ctx, c, q.DryRun)
+	return d.reloadFrom(ctx, c, q.DryRun)
 }
 
 // noteReload remembers whether the file in place is the one in force.
@@ -63,34 +63,88 @@ func (d *Daemon) noteReload(err error) {
 }
 
 // Reload puts another configuration, a valid one, into force while packets flow: all of
-// it, or with an error nothing. Flows go on; what is removed drains. With dryRun it only
-// says what would change. From any goroutine but that of Run.
-func (d *Daemon) Reload(ctx context.Context, c *config.Config, dryRun bool) (r admin.ReloadReport, err error) {
-	changes, use, err := d.gates.read() // not on the loop, which waits for no disk
+// it, with what discovery has found, or with an error nothing. Flows go on; what is
+// removed drains. With dryRun it only says what would change. From any goroutine but that
+// of Run.
+func (d *Daemon) Reload(ctx context.Context, c *config.Config, dryRun bool) (admin.ReloadReport, error) {
+	d.reloading.Lock()
+	defer d.reloading.Unlock()
+	return d.reloadFrom(ctx, c, dryRun)
+}
+
+// reloadFrom is Reload with d.reloading.
+func (d *Daemon) reloadFrom(ctx context.Context, c *config.Config, dryRun bool) (admin.ReloadReport, error) {
+	kind := reloadFile
+	if dryRun {
+		kind = reloadDry
+	}
+	return d.reloadWith(ctx, c, kind, func(f func()) error { return d.onLoop(ctx, f) })
+}
+
+// reloadKind is what a reload is for.
+type reloadKind uint8
+
+const (
+	reloadFile  reloadKind = iota // of the file
+	reloadDry                     // the same, but nothing is changed
+	reloadFound                   // discovery has found something
+)
+
+// reloadWith puts the file's configuration and what was found into force. on runs
+// something on the loop.
+func (d *Daemon) reloadWith(ctx context.Context, file *config.Config, kind reloadKind, on func(func()) error) (r admin.ReloadReport, err error) {
+	var changes []string
+	use := func() {}
+	if kind != reloadFound {
+		if changes, use, err = d.gates.read(); err != nil { // not on the loop, which waits for no disk
+			err = admin.Refusal(admin.ErrConflict, err)
+		}
+	}
+	var c *config.Config
+	var f *found
 	if err == nil {
-		e := d.onLoop(ctx, func() {
+		c, f, err = d.withFound(file, on)
+	}
+	if err == nil {
+		e := on(func() {
 			began := time.Now()
-			r, err = d.reload(ctx, withWorkers(c), dryRun)
+			c := withWorkers(c)
+			if kind == reloadFound && len(config.Diff(d.cfg, c)) == 0 {
+				return
+			}
+			if r, err = d.reload(ctx, c, kind == reloadDry); err == nil && kind == reloadFile {
+				d.loaded = time.Now()
+				d.reloads++
+			}
 			r.Seconds = time.Since(began).Seconds()
 		})
 		err = errors.Join(e, err)
-	} else {
-		err = admin.Refusal(admin.ErrConflict, err)
 	}
 	r.Changes = append(r.Changes, changes...)
 	if err != nil {
-		d.log.Error("not reloaded: all stays as it was", zap.Error(err))
+		d.log.Error("not reloaded: all stays as it was", zap.Bool("discovery", kind == reloadFound), zap.Error(err))
 		return r, err
 	}
-	if !dryRun {
+	if f != nil {
+		r.Warnings = append(r.Warnings, f.warnings()...)
+	}
+	if kind == reloadDry {
+		return r, nil
+	}
+	d.inForce(file, f)
+	switch {
+	case kind == reloadFile:
 		use()
 		d.gates.hosts.Set(c.WebHosts)
 		d.log.Info("reloaded", zap.Int("changes", len(r.Changes)), zap.Float64("seconds", r.Seconds))
+	case f != nil:
+		d.log.Info("as etcd says", zap.Int64("revision", f.revision), zap.Int("changes", len(r.Changes)),
+			zap.Int("services", f.Services), zap.Int("backends", f.Backends), zap.Float64("seconds", r.Seconds))
 	}
 	return r, nil
 }
 
-// reload is Reload on the loop.
+// reload is Reload on the loop, with what was found.
 func (d *Daemon) reload(ctx context.Context, c *config.Config, dryRun bool) (r admin.ReloadReport, err error) {
 	r.DryRun = dryRun
 	var restart []string
@@ -117,8 +171,6 @@ func (d *Daemon) reload(ctx context.Context, c *config.Config, dryRun bool) (r a
 	if err := d.apply(ctx, c); err != nil {
 		return r, err
 	}
-	d.loaded = time.Now()
-	d.reloads++
 	return r, nil
 }
 

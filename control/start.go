@@ -33,7 +33,8 @@ func (d *Daemon) start(ctx context.Context, down *undo) error {
 		d.log.Info("put back the NIC settings an earlier run left changed", zap.Strings("interfaces", repaired))
 	}
 	for _, step := range []func(context.Context, *undo) error{
-		d.startFollower, d.checkHost, d.startDataplane, d.startSteer, d.startConnLog, d.startWorkers, d.startLinks, d.startPathMTU, d.startHealth, d.startAdmin, d.startMetrics, d.startWeb,
+		d.startDiscovery, d.startFollower, d.checkHost, d.startDataplane, d.startSteer, d.startConnLog, d.startWorkers, d.startLinks, d.startPathMTU,
+		d.startHealth, d.adoptFound, d.startAdmin, d.startMetrics, d.startWeb,
 	} {
 		if err := step(ctx, down); err != nil {
 			return err

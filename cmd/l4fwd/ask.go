@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -72,7 +73,8 @@ func statusCommand() *cobra.Command {
 		Use:   "status",
 		Short: "Show who the running daemon is",
 		Long: `Show the running daemon's process, its configuration file, when that was read, and
-how many workers, services and backends it has.`,
+how many workers, services and backends it has; with discovery, what etcd says of them,
+and what is refused.`,
 		Args: cobra.NoArgs,
 	}
 	a := askFlags(cmd)
@@ -91,10 +93,39 @@ how many workers, services and backends it has.`,
 				row(w, "workers", s.Workers)
 				row(w, "services", s.Services)
 				row(w, "backends", s.Backends)
+				if s.Discovery != nil {
+					discoveryRows(w, s.Discovery)
+				}
 			})
 		})
 	}
 	return cmd
+}
+
+func discoveryRows(w io.Writer, d *admin.DiscoveryStatus) {
+	state := "does not answer since "
+	if d.Connected {
+		state = "answers since "
+	}
+	row(w, "etcd", state+d.Since.Format(time.DateTime))
+	if d.Error != "" {
+		row(w, "last error", d.ErrorAt.Format(time.DateTime)+" "+d.Error)
+	}
+	what := ""
+	if d.Recalled {
+		what = " (of the last run)"
+	}
+	row(w, "revision", fmt.Sprintf("%d, in force %d%s", d.Revision, d.InForce, what))
+	row(w, "found", fmt.Sprintf("%d services, %d backends", d.Services, d.Backends))
+	if d.Refusal != "" {
+		row(w, "not in force", strings.ReplaceAll(d.Refusal, "\n", "; "))
+	}
+	for _, p := range d.Problems {
+		row(w, "refused", p)
+	}
+	if more := d.Refused - len(d.Problems); more > 0 {
+		row(w, "refused", fmt.Sprintf("%d more", more))
+	}
 }
 
 // row writes a line of a table. What goes wrong with writing, Flush says.

@@ -18,6 +18,30 @@ type Status struct {
 	Workers  int       `json:"workers"`
 	Services int       `json:"services"`
 	Backends int       `json:"backends"`
+	// Discovery is nil where only the file says what is served.
+	Discovery *DiscoveryStatus `json:"discovery,omitempty"`
+}
+
+// DiscoveryStatus is how following etcd goes.
+type DiscoveryStatus struct {
+	Endpoints []string  `json:"endpoints"`
+	Prefix    string    `json:"prefix"`
+	Connected bool      `json:"connected"`
+	Since     time.Time `json:"since"`    // it is connected, or not
+	Revision  int64     `json:"revision"` // of etcd, last seen; 0: it has never answered
+	InForce   int64     `json:"in_force"` // of what is in force
+	// Recalled says that it is what was in force when l4fwd ended the last time.
+	Recalled bool `json:"recalled"`
+	Services int  `json:"services"` // of etcd, in force
+	Backends int  `json:"backends"`
+	// Refused is how many documents are not in force as they are, Problems why, the first
+	// hundred.
+	Refused  int      `json:"refused"`
+	Problems []string `json:"problems,omitempty"`
+	// Refusal is why nothing newer is in force, "" if nothing keeps it from that.
+	Refusal string    `json:"refusal,omitempty"`
+	Error   string    `json:"error,omitempty"` // the last one of the connection
+	ErrorAt time.Time `json:"error_at,omitzero"`
 }
 
 // Status asks who the daemon is.

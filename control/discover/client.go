@@ -1,0 +1,166 @@
+package discover
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/status"
+)
+
+// keepAlive is how often a silent connection is tried; etcd's servers refuse less than 5 s.
+const keepAlive = 10 * time.Second
+
+var (
+	errLost      = errors.New("the connection was lost")
+	errCompacted = errors.New("what has happened since was compacted away")
+)
+
+// connect returns a client of its own for each session, so that certificates and
+// passwords are what the files say now.
+func (f *Follower) connect(ctx context.Context) (*clientv3.Client, error) {
+	e := &f.opt.Etcd
+	c := clientv3.Config{
+		Endpoints: e.Endpoints, Context: ctx, Logger: zap.NewNop(), // errors are ours to tell
+		DialTimeout: e.Timeout, DialKeepAliveTime: keepAlive, DialKeepAliveTimeout: e.Timeout,
+		MaxUnaryRetries: 1, // the next try is the next session's
+		DialOptions:     []grpc.DialOption{grpc.WithContextDialer(f.dial), grpc.WithChainUnaryInterceptor(failFast)},
+	}
+	var err error
+	if strings.HasPrefix(e.Endpoints[0], "https:") {
+		if c.TLS, err = f.tls(); err != nil {
+			return nil, err
+		}
+	}
+	if e.Username != "" {
+		b, err := os.ReadFile(e.PasswordFile)
+		if err != nil {
+			return nil, fmt.Errorf("etcd's password: %w", err)
+		}
+		line, _, _ := bytes.Cut(b, []byte("\n"))
+		if c.Username, c.Password = e.Username, string(line); c.Password == "" {
+			return nil, fmt.Errorf("etcd's password: %s has none in its first line", e.PasswordFile)
+		}
+	}
+	client, err := clientv3.New(c)
+	if err != nil {
+		return nil, explain("connecting to etcd", err)
+	}
+	return client, nil
+}
+
+// failFast has a request end when no endpoint can be reached, with the reason, instead of
+// waiting for its time to be over.
+func failFast(ctx context.Context, method string, q, a any, c *grpc.ClientConn, call grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	return call(ctx, method, q, a, c, append(slices.Clone(opts), grpc.WaitForReady(false))...)
+}
+
+// dial opens a connection. With a function of its own gRPC takes no notice of proxies in
+// the environment.
+func (f *Follower) dial(ctx context.Context, address string) (net.Conn, error) {
+	if f.opt.Dial != nil {
+		return f.opt.Dial(ctx, address)
+	}
+	var d net.Dialer
+	return d.DialContext(ctx, "tcp", address)
+}
+
+// tls is how to trust etcd, and be trusted.
+func (f *Follower) tls() (*tls.Config, error) {
+	e := &f.opt.Etcd
+	c := &tls.Config{MinVersion: tls.VersionTLS12}
+	if e.CA != "" {
+		pem, err := os.ReadFile(e.CA)
+		if err != nil {
+			return nil, fmt.Errorf("etcd's authority: %w", err)
+		}
+		if c.RootCAs = x509.NewCertPool(); !c.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("etcd's authority: %s holds no certificate", e.CA)
+		}
+	}
+	if e.Cert != "" {
+		own, err := tls.LoadX509KeyPair(e.Cert, e.Key)
+		if err != nil {
+			return nil, fmt.Errorf("certificate for etcd: %w", err)
+		}
+		c.Certificates = []tls.Certificate{own}
+	}
+	return c, nil
+}
+
+// list reads all documents.
+func (f *Follower) list(ctx context.Context, client *clientv3.Client) (*Set, error) {
+	ctx, cancel := context.WithTimeout(ctx, f.opt.Etcd.Timeout)
+	defer cancel()
+	r, err := client.Get(ctx, servicesOf(&f.opt.Etcd), clientv3.WithPrefix())
+	if err != nil {
+		return nil, explain("reading from etcd", err)
+	}
+	set := &Set{Revision: r.Header.Revision, Documents: make([]Document, 0, len(r.Kvs))}
+	for _, kv := range r.Kvs { // in the order of their keys
+		set.Documents = append(set.Documents, Document{string(kv.Key), kv.ModRevision, kv.Value})
+	}
+	return set, nil
+}
+
+// watchConnection ends a session when its connection does.
+func watchConnection(ctx context.Context, c *grpc.ClientConn, end context.CancelCauseFunc) {
+	for c.GetState() == connectivity.Ready {
+		if !c.WaitForStateChange(ctx, connectivity.Ready) {
+			return // ctx is done
+		}
+	}
+	end(errLost)
+}
+
+// watch follows changes of a set until something ends it, which the error says. deliver is
+// given what there is when changes pause.
+func (f *Follower) watch(ctx context.Context, client *clientv3.Client, set *Set, deliver func(*Set)) error {
+	changes := client.Watch(clientv3.WithRequireLeader(ctx), servicesOf(&f.opt.Etcd),
+		clientv3.WithPrefix(), clientv3.WithRev(set.Revision+1))
+	b := batch{set: set, deliver: deliver}
+	defer b.flush() // what was heard counts, whatever ended it
+	for {
+		select {
+		case r, ok := <-changes:
+			switch {
+			case !ok && context.Cause(ctx) != nil:
+				return context.Cause(ctx)
+			case r.CompactRevision != 0:
+				return errCompacted
+			case r.Err() != nil:
+				return explain("watching etcd", r.Err())
+			case !ok:
+				return errLost
+			}
+			b.add(&r)
+		case <-b.quiet:
+			b.flush()
+		case <-b.limit:
+			b.flush()
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// explain keeps of an error what people can use.
+func explain(what string, err error) error {
+	if s, ok := status.FromError(err); ok && s.Code() != codes.OK {
+		return fmt.Errorf("%s: %s (%w)", what, s.Message(), err)
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}

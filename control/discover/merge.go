@@ -1,0 +1,335 @@
+package discover
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/l4fwd/l4fwd/config"
+)
+
+// Document is what one key holds.
+type Document struct {
+	Key string `json:"key"`
+	// Revision of etcd at which the value was written.
+	Revision int64  `json:"revision"`
+	Value    []byte `json:"value"`
+}
+
+// Set is all documents of the prefix at one revision. Nobody changes it.
+type Set struct {
+	// Revision of etcd.
+	Revision int64
+	// Documents in the order of their keys.
+	Documents []Document
+}
+
+// Problem is why a document is not in force as it stands.
+type Problem struct {
+	// Key of the document, or the prefix where it is about all of them.
+	Key string `json:"key"`
+	// Text says what is wrong, and what is in force instead.
+	Text string `json:"text"`
+}
+
+// String returns both.
+func (p Problem) String() string { return p.Key + ": " + p.Text }
+
+// Result is what a Merger makes of a configuration and documents.
+type Result struct {
+	// Config is the configuration with what documents add to it.
+	Config *config.Config
+	// Problems in the order of their keys.
+	Problems []Problem
+	// Services and Backends that documents have added.
+	Services, Backends int
+
+	accepted []*document
+}
+
+// document is a Document that has been read.
+type document struct {
+	Document
+	name    string                  // of the service
+	service *config.ServiceDocument // nil: it is a backend
+	backend *config.BackendDocument
+	err     error // neither, for this
+}
+
+// Merger puts documents onto configurations. Its methods must not be called at the same
+// time.
+type Merger struct {
+	prefix string // of the services' keys
+	keep   bool
+	read   map[string]*document // by key, as last seen
+	good   map[string]*document // by key, in force
+}
+
+// NewMerger returns a Merger with nothing in force.
+func NewMerger(e *config.Etcd) *Merger {
+	return &Merger{
+		prefix: servicesOf(e), keep: e.OnEmpty == config.OnEmptyKeep,
+		read: make(map[string]*document), good: make(map[string]*document),
+	}
+}
+
+// servicesOf is what the keys of all services begin with.
+func servicesOf(e *config.Etcd) string { return e.Prefix + "/services/" }
+
+// parse reads a document, unless it is as it was.
+func (m *Merger) parse(d Document) *document {
+	if was := m.read[d.Key]; was != nil && was.Revision == d.Revision && bytes.Equal(was.Value, d.Value) {
+		return was
+	}
+	out := &document{Document: d}
+	name, rest, below := strings.Cut(strings.TrimPrefix(d.Key, m.prefix), "/")
+	id, isBackend := strings.CutPrefix(rest, "backends/")
+	switch out.name = name; {
+	case !strings.HasPrefix(d.Key, m.prefix) || below && (!isBackend || id == "" || strings.Contains(id, "/")):
+		out.err = fmt.Errorf("no key of a service or backend: expected %sNAME or %sNAME/backends/ID", m.prefix, m.prefix)
+	case isBackend:
+		out.backend, out.err = config.ParseBackend(d.Key, d.Value)
+	default:
+		out.service, out.err = config.ParseService(d.Key, name, d.Value)
+	}
+	return out
+}
+
+// Merge puts a set onto a valid configuration. try, if not nil, is a further judge of
+// what comes out, such as the host; it is asked until it has no objection. The error is
+// its objection to the configuration without any documents.
+func (m *Merger) Merge(base *config.Config, set *Set, try func(*config.Config) error) (*Result, error) {
+	g := merging{Merger: m, base: base, try: try, read: make(map[string]*document, len(set.Documents))}
+	items := g.candidates(set)
+	slices.SortFunc(items, func(a, b *document) int {
+		return cmp.Or(cmp.Compare(a.Revision, b.Revision), cmp.Compare(a.Key, b.Key))
+	})
+	if g.merge(items) != nil {
+		// The file alone must do, or nothing of what follows means anything.
+		if err := g.merge(nil); err != nil {
+			return nil, err
+		}
+		g.halve(items)
+	}
+	out := &Result{Config: g.config, Services: len(g.config.Services) - len(base.Services), accepted: g.accepted}
+	for _, s := range g.config.Services[len(base.Services):] {
+		out.Backends += len(s.Backends)
+	}
+	g.idle()
+	for _, p := range g.problems {
+		out.Problems = append(out.Problems, p)
+	}
+	slices.SortFunc(out.Problems, func(a, b Problem) int { return strings.Compare(a.Key, b.Key) })
+	m.read = g.read
+	return out, nil
+}
+
+// Commit says that a result of Merge is in force. It reports whether that is anything new.
+func (m *Merger) Commit(r *Result) bool {
+	good := make(map[string]*document, len(r.accepted))
+	changed := len(r.accepted) != len(m.good)
+	for _, d := range r.accepted {
+		good[d.Key] = d
+		was := m.good[d.Key]
+		changed = changed || was == nil || was.Revision != d.Revision || !bytes.Equal(was.Value, d.Value)
+	}
+	m.good = good
+	return changed
+}
+
+// InForce returns the documents in force.
+func (m *Merger) InForce() []Document {
+	out := make([]Document, 0, len(m.good))
+	for _, d := range m.good {
+		out = append(out, d.Document)
+	}
+	slices.SortFunc(out, func(a, b Document) int { return strings.Compare(a.Key, b.Key) })
+	return out
+}
+
+// Recall takes documents of an earlier run for those in force.
+func (m *Merger) Recall(documents []Document) {
+	for _, d := range documents {
+		if p := m.parse(d); p.err == nil {
+			m.good[d.Key] = p
+		}
+	}
+}
+
+// merging is one Merge.
+type merging struct {
+	*Merger
+	base     *config.Config
+	try      func(*config.Config) error
+	read     map[string]*document
+	config   *config.Config // of what is accepted
+	accepted []*document
+	problems map[string]Problem
+}
+
+func (g *merging) problem(key, format string, args ...any) {
+	if g.problems == nil {
+		g.problems = make(map[string]Problem)
+	}
+	g.problems[key] = Problem{key, fmt.Sprintf(format, args...)}
+}
+
+// candidates are the documents that can be read, each in its last good version if this
+// one cannot, and those that stay although they are gone.
+func (g *merging) candidates(set *Set) (out []*document) {
+	if g.keep && len(set.Documents) == 0 && len(g.good) > 0 {
+		g.problem(g.prefix, "nothing is there any more: all stays as it was (on_empty: keep)")
+		for _, d := range g.good {
+			out = append(out, d)
+		}
+		return out
+	}
+	backends := make(map[string]int) // by service
+	for _, d := range set.Documents {
+		p := g.parse(d)
+		g.read[d.Key] = p
+		if p.err != nil {
+			p = g.fallback(p, p.err)
+		}
+		if p == nil {
+			continue
+		}
+		out = append(out, p)
+		if p.service != nil {
+			backends[p.name] += p.service.Backends()
+		} else {
+			backends[p.name]++
+		}
+	}
+	if !g.keep {
+		return out
+	}
+	for i, d := range out {
+		if d.service == nil || backends[d.name] > 0 {
+			continue
+		}
+		for _, was := range g.good {
+			switch {
+			case was.name != d.name:
+			case was.backend != nil:
+				out = append(out, was)
+			case was.service.Backends() > 0:
+				out[i] = was
+			default:
+				continue
+			}
+			if was.name == d.name {
+				g.problem(d.Key, "it has no backend any more: the last ones stay (on_empty: keep)")
+			}
+		}
+	}
+	return out
+}
+
+// fallback is the version of a document that stays, nil if there is none, and notes why.
+func (g *merging) fallback(d *document, err error) *document {
+	was := g.good[d.Key]
+	if was == nil || was == d {
+		g.problem(d.Key, "refused: %s", reason(d.Key, err))
+		return nil
+	}
+	g.problem(d.Key, "refused, its version of revision %d stays: %s", was.Revision, reason(d.Key, err))
+	return was
+}
+
+// reason is an error about a document on one line, without its key.
+func reason(key string, err error) string {
+	var errs config.Errors
+	if !errors.As(err, &errs) {
+		return strings.ReplaceAll(err.Error(), "\n", "; ")
+	}
+	lines := make([]string, len(errs))
+	for i, p := range errs {
+		lines[i] = strings.TrimPrefix(p.String(), key+": ")
+	}
+	return strings.Join(lines, "; ")
+}
+
+// merge accepts documents beside those that are already, all of them or, with an error,
+// none.
+func (g *merging) merge(more []*document) error {
+	all := slices.Concat(g.accepted, more)
+	c, err := g.base.With(g.compose(all))
+	if err != nil {
+		return err
+	}
+	if g.try != nil {
+		if err := g.try(c); err != nil {
+			return err
+		}
+	}
+	g.config, g.accepted = c, all
+	return nil
+}
+
+// halve accepts as many documents as it can, the older ones first: what is wrong is found
+// among all the others in few steps.
+func (g *merging) halve(items []*document) {
+	if len(items) == 0 {
+		return
+	}
+	err := g.merge(items)
+	switch {
+	case err == nil:
+	case len(items) > 1:
+		g.halve(items[:len(items)/2])
+		g.halve(items[len(items)/2:])
+	default:
+		if was := g.fallback(items[0], err); was != nil {
+			if err := g.merge([]*document{was}); err != nil {
+				g.problem(was.Key, "refused, and so is the version before it: %s", reason(was.Key, err))
+			}
+		}
+	}
+}
+
+// compose puts services together, in the order of their names. A backend without a service
+// is none.
+func (g *merging) compose(all []*document) (out []config.Found) {
+	at := make(map[string]int)                                                 // services by name, in out
+	sorted := slices.SortedFunc(slices.Values(all), func(a, b *document) int { // whenever they were written
+		return strings.Compare(a.Key, b.Key)
+	})
+	for _, d := range sorted {
+		if d.service != nil {
+			at[d.name] = len(out)
+			out = append(out, config.Found{Service: d.service})
+		}
+	}
+	for _, d := range sorted {
+		if i, ok := at[d.name]; ok && d.backend != nil {
+			out[i].Backends = append(out[i].Backends, d.backend)
+		}
+	}
+	return out
+}
+
+// idle notes what is accepted and does nothing.
+func (g *merging) idle() {
+	services, backends := make(map[string]bool), make(map[string]bool)
+	for _, d := range g.accepted {
+		if d.service != nil {
+			services[d.name] = true
+			backends[d.name] = backends[d.name] || d.service.Backends() > 0
+		} else {
+			backends[d.name] = true
+		}
+	}
+	for _, d := range g.accepted {
+		switch _, told := g.problems[d.Key]; {
+		case told:
+		case d.service == nil && !services[d.name]:
+			g.problem(d.Key, "there is no service %s%s, so it does nothing", g.prefix, d.name)
+		case d.service != nil && !backends[d.name]:
+			g.problem(d.Key, "it has no backends, so it is not served")
+		}
+	}
+}
