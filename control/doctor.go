@@ -55,7 +55,7 @@ func Diagnose(ctx context.Context, cfg *config.Config, running bool) ([]Finding,
 	}
 	defer func() { _ = d.ns.Close() }()
 	x := &exam{d: d, spec: plan.Spec(d.cfg, nil), running: running, own: map[netip.Addr]netlink.Addr{}}
-	for _, look := range []func() error{x.kernel, x.interfaces, x.capabilities, x.addresses, x.routes, x.forwarding, x.cpus, x.clock} {
+	for _, look := range []func() error{x.kernel, x.interfaces, x.capabilities, x.addresses, x.routes, x.forwarding, x.cpus, x.isolation, x.clock, x.memory, x.copying, x.listeners} {
 		if err := errors.Join(ctx.Err(), look()); err != nil {
 			return nil, err
 		}

@@ -14,22 +14,25 @@ import (
 
 func doctorCommand() *cobra.Command {
 	var file string
+	var probe bool
 	cmd := &cobra.Command{
 		Use:   "doctor [-c FILE]",
 		Short: "Look at the host for what keeps traffic from getting through",
 		Long: `Look at interfaces, queues, routes, neighbours, addresses, ports, CPUs and privileges as
 a configuration needs them, and say of each what it means and, where there is one, the
-command that mends it. Nothing is changed. Without -c the running daemon says what its
+command that mends it. Nothing is changed, and only --probe sends anything. Without -c the running daemon says what its
 configuration is; with it none need run.
 
 It looks at the network namespace and with the privileges that it is run in and with:
 those of l4fwd. The exit status is 1 if something fails.`,
 		Example: `  l4fwd doctor
-  l4fwd doctor -c l4fwd.yaml -o json`,
+  l4fwd doctor -c l4fwd.yaml -o json
+  l4fwd doctor --probe`,
 		Args: cobra.NoArgs,
 	}
 	a := newAsker(cmd, localFlags(cmd))
 	cmd.Flags().StringVarP(&file, "config", "c", "", "configuration `FILE`; without, the running daemon's")
+	cmd.Flags().BoolVar(&probe, "probe", false, "also ask on the interfaces, by ARP and neighbour discovery, who else has the VIPs and local addresses")
 	must(cmd.MarkFlagFilename("config", "yaml", "yml"))
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		return a.ask(cmd.Context(), func(ctx context.Context, c *admin.Client) error {
@@ -48,6 +51,13 @@ those of l4fwd. The exit status is 1 if something fails.`,
 			found, err := control.Diagnose(ctx, cfg, running)
 			if err != nil {
 				return err
+			}
+			if probe {
+				more, err := control.ProbeAddresses(ctx, cfg)
+				if err != nil {
+					return err
+				}
+				found = append(found, more...)
 			}
 			if err := a.print(cmd.OutOrStdout(), found, func(w io.Writer) { findingsTable(w, found) }); err != nil {
 				return err
