@@ -412,18 +412,26 @@ func (s *Snapshot) resettingServers() nameTable {
 	return newNameTable(keys)
 }
 
+// locality is the part of one worker, empty, but for what depends on the Registry.
+func (s *Snapshot) locality() Locality {
+	backends := len(s.Directory.Backends)
+	return Locality{
+		Schedulers: apart[balance.State](len(s.Services)), Services: apart[ServiceCount](len(s.Services)),
+		ways: apart[way](backends), Backends: apart[BackendCount](backends), signs: apart[Signs](backends),
+		held: apart[int64](len(s.leases)),
+	}
+}
+
 func (r *Registry) localities(s *Snapshot, seed uint64) []Locality {
 	out, serves := make([]Locality, r.workers), s.serving()
 	for w := range out {
 		l := &out[w]
-		l.Schedulers = apart[balance.State](len(s.Services))
+		*l = s.locality()
 		for i := range l.Schedulers {
 			if s.Services[i].Set != nil {
 				l.Schedulers[i] = s.Services[i].Set.Start(w, r.workers, s.loads)
 			}
 		}
-		l.ways = apart[way](len(s.Directory.Backends))
-		l.Backends = apart[BackendCount](len(s.Directory.Backends))
 		for i := range l.ways {
 			if k := &r.backends.list[i]; *k != (backendKey{}) {
 				l.ways[i] = s.wayTo(uint32(i), uint32(k.service), serves[i])
@@ -433,9 +441,6 @@ func (r *Registry) localities(s *Snapshot, seed uint64) []Locality {
 				l.heads = apart[directHead](len(l.ways))
 			}
 		}
-		l.Services = apart[ServiceCount](len(s.Services))
-		l.signs = apart[Signs](len(s.Directory.Backends))
-		l.held = apart[int64](len(s.leases))
 		l.handshakes = r.handshakesOf(w)
 		if r.templates != nil {
 			l.templates = r.templates[w]

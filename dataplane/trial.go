@@ -187,7 +187,9 @@ func (t *Trial) try() (o *Outcome, more bool, err error) {
 			err = e
 		}
 	}()
-	s.run(t.at, t.now)
+	if err := s.run(t.at, t.now); err != nil {
+		return nil, false, err
+	}
 	o = &Outcome{
 		Err: t.parsed.Err, Kind: t.parsed.Kind, Tuple: t.parsed.Tuple, Routes: t.lent[0].routes, Worker: t.at,
 	}

@@ -24,7 +24,7 @@ func trialSpec(rnd *rand.Rand) Spec {
 	for i := range spec.Services {
 		s := &spec.Services[i]
 		s.Scheduler = kinds[rnd.IntN(len(kinds))]
-		s.ResetStray = rnd.IntN(2) == 0
+		s.ResetStray, s.LogOneIn = rnd.IntN(2) == 0, uint32(rnd.IntN(3))
 		if rnd.IntN(3) == 0 {
 			s.Persistence = Persistence{Timeout: 20, Prefix: 24}
 		}

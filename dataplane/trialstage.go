@@ -3,10 +3,10 @@ package dataplane
 import (
 	"errors"
 	"fmt"
+	"runtime/debug"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/l4fwd/l4fwd/balance"
 	"github.com/l4fwd/l4fwd/conntrack"
 	"github.com/l4fwd/l4fwd/nat"
 )
@@ -161,11 +161,8 @@ func (s *Snapshot) apart(workers int) *Snapshot {
 	c.Locality = make([]Locality, workers)
 	for w := range c.Locality {
 		l := &c.Locality[w]
-		*l = Locality{
-			Schedulers: make([]balance.State, len(s.Services)), ways: make([]way, len(s.Directory.Backends)),
-			Backends: make([]BackendCount, len(s.Directory.Backends)), Services: make([]ServiceCount, len(s.Services)),
-			handshakes: make([]*Handshakes, len(s.Services)), held: make([]int64, len(s.leases)),
-		}
+		*l = c.locality()
+		l.handshakes = make([]*Handshakes, len(s.Services))
 		if s.Locality[w].heads != nil {
 			l.heads = make([]directHead, len(l.ways))
 		}
@@ -197,13 +194,20 @@ func (l *lent) fill(s *Snapshot, to *Locality) {
 
 // run lets the workers forward until nothing moves, first the one that receives: a flow
 // whose time is over goes after the packet, as it does where the timer has yet to come.
-func (s *stage) run(first int, now int64) {
+// A panic is an error: nobody who asks a question shall end the daemon.
+func (s *stage) run(first int, now int64) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("trial: panic: %v\n%s", r, debug.Stack())
+		}
+	}()
 	for moved := true; moved; {
 		moved = false
 		for i := range s.dp.Workers {
 			moved = s.dp.Workers[(first+i)%len(s.dp.Workers)].Poll(now) > 0 || moved
 		}
 	}
+	return nil
 }
 
 // read is what the workers have seen and sent.
