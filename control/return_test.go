@@ -41,7 +41,7 @@ func (d *daemon) noneLost() {
 	d.t.Helper()
 	want := d.frames()
 	got := d.accounted()
-	for end := time.Now().Add(3 * time.Second); got != want && time.Now().Before(end); got = d.accounted() {
+	for end := time.Now().Add(15 * time.Second); got != want && time.Now().Before(end); got = d.accounted() {
 		time.Sleep(20 * time.Millisecond)
 	}
 	if got != want {
