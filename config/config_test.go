@@ -294,6 +294,9 @@ func TestWarnings(t *testing.T) {
 	}{
 		{"nothing", service("192.0.2.1:1", "dnat", "rr", `{address: "10.0.0.1:1"}`), nil},
 		{"a token at home", "web_listen: \"[::1]:1\"\nweb_token_file: /t\n" + service("192.0.2.1:1", "dnat", "rr", `{address: "10.0.0.1:1"}`), nil},
+		{"one token for all", "web_listen: 127.0.0.1:1\nweb_token_file: /t\nadmin_listen: 127.0.0.1:2\nadmin_tls_cert: /c\nadmin_tls_key: /k\nadmin_token_file: /t\n" +
+			service("192.0.2.1:1", "dnat", "rr", `{address: "10.0.0.1:1"}`),
+			[]string{"f:2:17: web_token_file: whoever may press the page's buttons may give every command: it is admin_token_file"}},
 		{"a token for all to read", "web_listen: 10.0.0.9:1\nweb_token_file: /t\n" + service("192.0.2.1:1", "dnat", "rr", `{address: "10.0.0.1:1"}`),
 			[]string{"f:1:13: web_listen: a browser sends the token of web_token_file as it is, for everybody on the way to read: listen on 127.0.0.1, behind ssh or a proxy with TLS"}},
 		{"all drained", service("192.0.2.1:1", "dnat", "wrr", `{address: "10.0.0.1:1", weight: 0}`),

@@ -438,6 +438,9 @@ func family(a netip.Addr) string {
 func (c *Config) Warnings() []Problem {
 	var out []Problem
 	warn := func(path, message string) { out = append(out, c.Problem(path, "%s", message)) }
+	if c.WebTokenFile != "" && c.WebTokenFile == c.AdminTokenFile {
+		warn("web_token_file", "whoever may press the page's buttons may give every command: it is admin_token_file")
+	}
 	if c.WebTokenFile != "" && c.WebListen.IsValid() && !c.WebListen.Addr().IsLoopback() {
 		warn("web_listen", "a browser sends the token of web_token_file as it is, for everybody on the way to read: listen on 127.0.0.1, behind ssh or a proxy with TLS")
 	}

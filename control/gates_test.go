@@ -89,6 +89,27 @@ func TestGates(t *testing.T) {
 		t.Errorf("the token of after: %d", got)
 	}
 	state(admin.BackendDrained)
+	by := func(host string) int {
+		t.Helper()
+		q, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+webAt, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		q.Host = host
+		r, err := (&http.Client{Transport: at}).Do(q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		check(t, r.Body.Close())
+		return r.StatusCode
+	}
+	if got := by("lb9.example.org"); got != http.StatusMisdirectedRequest {
+		t.Errorf("by another's name: %d", got)
+	}
+	d.reload(text + "web_hosts: lb9.example.org\n")
+	if got := by("lb9.example.org"); got != http.StatusOK {
+		t.Errorf("by its name: %d", got)
+	}
 	d.end()
 	w.clean()
 }

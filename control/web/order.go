@@ -26,22 +26,14 @@ const maxOrder = 4 << 10
 // being allowed to first, which nothing here does: there is no request to forge.
 func (s *Server) buttons(mux *http.ServeMux, o Orderer, guard *access.Guard) {
 	s.guard = guard
-	mux.HandleFunc("POST /api/token", s.behind(guard, func(w http.ResponseWriter, _ *http.Request) {
-		w.WriteHeader(http.StatusNoContent)
-	}))
-	mux.HandleFunc("POST /api/order", s.behind(guard, func(w http.ResponseWriter, r *http.Request) { s.order(w, r, o) }))
-}
-
-// behind is f for who has the token.
-func (s *Server) behind(guard *access.Guard, f http.HandlerFunc) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
+	mux.HandleFunc("POST /api/order", func(w http.ResponseWriter, r *http.Request) {
 		if no := guard.Check(r); no != nil {
 			no.Head(w.Header())
 			http.Error(w, no.Text, no.Status)
 			return
 		}
-		f(w, r)
-	}
+		s.order(w, r, o)
+	})
 }
 
 // order does what a button says, and answers with the backends as they are then.

@@ -58,8 +58,8 @@ func withButtons(t *testing.T, source Source, orders Orderer) (*Server, *observe
 }
 
 // press sends what a button does.
-func press(s *Server, path, authorization, body string, change ...func(*http.Request)) *httptest.ResponseRecorder {
-	r := httptest.NewRequestWithContext(context.Background(), http.MethodPost, path, strings.NewReader(body))
+func press(s *Server, authorization, body string, change ...func(*http.Request)) *httptest.ResponseRecorder {
+	r := httptest.NewRequestWithContext(context.Background(), http.MethodPost, "/api/order", strings.NewReader(body))
 	r.Host = "127.0.0.1:9480"
 	if authorization != "" {
 		r.Header.Set("Authorization", authorization)
@@ -77,10 +77,8 @@ const drain = `{"action": "drain", "backend": "web/10.0.0.1:80"}`
 // TestNoButtons: without a token's file nothing can be changed by the page.
 func TestNoButtons(t *testing.T) {
 	s := New(&site{}, Options{})
-	for _, path := range []string{"/api/order", "/api/token"} {
-		if w := press(s, path, "Bearer "+token, drain); w.Code != http.StatusNotFound {
-			t.Errorf("%s: %d", path, w.Code)
-		}
+	if w := press(s, "Bearer "+token, drain); w.Code != http.StatusNotFound {
+		t.Errorf("%d", w.Code)
 	}
 	if decoded[overview](t, ask(s, http.MethodGet, "/api/overview")).Buttons {
 		t.Error("the page would show buttons")
@@ -94,7 +92,7 @@ func TestOrder(t *testing.T) {
 		t.Error("the page would show no buttons")
 	}
 	asked := src.asked.Load()
-	w := press(s, "/api/order", "Bearer "+token, drain)
+	w := press(s, "Bearer "+token, drain)
 	got := decoded[[]admin.BackendInfo](t, w)
 	if diff := cmp.Diff([]admin.Order{{Action: admin.Drain, Backend: "web/10.0.0.1:80"}}, orders.told); diff != "" || got[0].State != admin.BackendDrained {
 		t.Errorf("%s %+v", diff, got)
@@ -109,12 +107,9 @@ func TestOrder(t *testing.T) {
 	if w.Header().Get("Content-Security-Policy") != policy || w.Header().Get("Set-Cookie") != "" {
 		t.Errorf("headers %v", w.Header())
 	}
-	if w := press(s, "/api/token", "Bearer "+token, ""); w.Code != http.StatusNoContent {
-		t.Errorf("the token is asked about: %d", w.Code)
-	}
 	for kind, status := range map[error]int{admin.ErrInvalid: 400, admin.ErrNotFound: 404, admin.ErrConflict: 409, errors.New("broken"): 503} {
 		orders.fails = admin.Refusal(kind, errors.New("not that one"))
-		if w := press(s, "/api/order", "Bearer "+token, drain); w.Code != status || w.Body.String() != "not that one\n" {
+		if w := press(s, "Bearer "+token, drain); w.Code != status || w.Body.String() != "not that one\n" {
 			t.Errorf("%v: %d %s", kind, w.Code, w.Body)
 		}
 	}
@@ -144,7 +139,7 @@ func TestOrderRefused(t *testing.T) {
 		"another key":    {right, `{"action": "drain", "backend": "a", "force": true}`, nil, 400},
 		"too long":       {right, `{"backend": "` + strings.Repeat("x", maxOrder) + `"}`, nil, 400},
 	} {
-		if w := press(s, "/api/order", tt.authorization, tt.body, func(r *http.Request) {
+		if w := press(s, tt.authorization, tt.body, func(r *http.Request) {
 			if tt.change != nil {
 				tt.change(r)
 			}
@@ -153,7 +148,7 @@ func TestOrderRefused(t *testing.T) {
 		}
 	}
 	// What a browser asks before another's page may send the header is not granted.
-	w := press(s, "/api/order", "", "", func(r *http.Request) {
+	w := press(s, "", "", func(r *http.Request) {
 		r.Method, r.Header = http.MethodOptions, http.Header{"Origin": {"http://evil.example"}}
 	})
 	for k := range w.Header() {
@@ -165,7 +160,7 @@ func TestOrderRefused(t *testing.T) {
 		t.Errorf("%d, told %v", w.Code, orders.told)
 	}
 	for i := range 20 {
-		if w = press(s, "/api/order", "Bearer wrong", drain); w.Code == http.StatusTooManyRequests {
+		if w = press(s, "Bearer wrong", drain); w.Code == http.StatusTooManyRequests {
 			break
 		}
 		if i == 19 {
@@ -208,7 +203,7 @@ func FuzzOrder(f *testing.F) {
 	use()
 	f.Fuzz(func(t *testing.T, body string) {
 		orders := &staff{}
-		w := press(New(&site{}, Options{Orders: orders, Guard: guard}), "/api/order", "Bearer "+token, body)
+		w := press(New(&site{}, Options{Orders: orders, Guard: guard}), "Bearer "+token, body)
 		if (w.Code == http.StatusOK) != (len(orders.told) == 1) || w.Code != http.StatusOK && w.Code != http.StatusBadRequest {
 			t.Errorf("%d, told %v: %s", w.Code, orders.told, w.Body)
 		}

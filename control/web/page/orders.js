@@ -84,7 +84,7 @@ async function send() {
       return;
     }
     const problem = (await r.text()).trim() || r.statusText;
-    if (r.status === 401 || r.status === 429) {
+    if (r.status === 401) {
       token.set('');
       $('token').value = '';
       view('order-token', `Not done: ${problem}.`, 'token');
