@@ -66,9 +66,13 @@ func summary(file string, c *config.Config) string {
 	for i, nic := range c.Interfaces {
 		names[i] = nic.Name
 	}
-	return fmt.Sprintf("%s is sound: %s, %s, %s, %s (%s)", file,
+	text := fmt.Sprintf("%s is sound: %s, %s, %s, %s (%s)", file,
 		count(len(c.Services), "service"), count(backends, "backend"), count(locals, "local address"),
 		count(len(names), "interface"), strings.Join(names, ", "))
+	if e := &c.Discovery.Etcd; e.On() {
+		text += "; more services are what etcd says, which was not asked"
+	}
+	return text
 }
 
 func count(n int, what string) string {
