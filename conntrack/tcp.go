@@ -164,6 +164,9 @@ func (t *Table) trackRST(r Ref, e *Entry, d Dir, p *packet.Packet, now uint32, p
 	switch e.judgeRST(d, p) {
 	case rstExact:
 		next := transitions[d][evRST][e.State]
+		if e.State == SynSent {
+			e.Win[Reply] = Window{} // a note in place of a window: see expectRST and noteSYN
+		}
 		if next != e.State {
 			if e.Flags &^= clientFinAcked | serverFinAcked; d == Reply {
 				e.Flags |= resetByServer
