@@ -13,6 +13,7 @@ import (
 	"github.com/l4fwd/l4fwd/balance"
 	"github.com/l4fwd/l4fwd/conntrack"
 	"github.com/l4fwd/l4fwd/nat"
+	"github.com/l4fwd/l4fwd/packet"
 )
 
 // trialSpec is testSpec with services of all schedulers, persistence, limits, direct
@@ -242,4 +243,39 @@ func TestTrialPorts(t *testing.T) {
 		fresh := nat.NewPorts(nat.PortOptions{Workers: 1, Seed: 1})
 		fresh.CopyTo(r.dp.Workers[0].ports)
 	}
+}
+
+// BenchmarkTrialLook is what a worker loses to one question about a new flow.
+func BenchmarkTrialLook(b *testing.B) {
+	for _, backends := range []int{2, 100} {
+		b.Run(fmt.Sprint(backends, " backends"), func(b *testing.B) {
+			var all []string
+			for i := range backends {
+				all = append(all, hostPort(fmt.Sprintf("10.0.1.%d", 20+i), 8080))
+			}
+			s := service("web", "192.0.2.10:80", packet.ProtoTCP, conntrack.FullNAT, false, all...)
+			s.Scheduler = balance.WeightedLeastConn
+			r := newRig(b, 1, Spec{Locals: testSpec().Locals, Services: []ServiceSpec{s}})
+			w := r.dp.Workers[0]
+			r.step()
+			frame := build(b, seg{src: "198.51.100.7:4000", dst: "192.0.2.10:80", syn: true})
+			for b.Loop() {
+				b.StopTimer()
+				t, err := r.dp.NewTrial(frame, 0, 0, r.now)
+				if err != nil {
+					b.Fatal(err)
+				}
+				b.StartTimer()
+				t.Look(w)
+			}
+		})
+	}
+	b.Run("port", func(b *testing.B) {
+		r := newRig(b, 1, Spec{Locals: testSpec().Locals, Services: []ServiceSpec{service("web", "192.0.2.10:80", packet.ProtoTCP, conntrack.FullNAT, false, "10.0.1.20:80")}})
+		r.step()
+		for b.Loop() {
+			a := portAsk{}
+			a.ask(r.dp.Workers[0], 1)
+		}
+	})
 }

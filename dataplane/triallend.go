@@ -64,8 +64,8 @@ type lentBackend struct {
 }
 
 // Look copies what of a worker the trial depends on. For the worker's thread, or inside
-// Do: it takes some microseconds, and, where a flow would be opened, some more for each
-// backend of its service.
+// Do: it takes 4 µs, and where a flow would be opened 0.1 more for each backend of its
+// service, and, once it is known which, 40 for the local port (BenchmarkTrialLook).
 func (t *Trial) Look(w *Worker) {
 	w.refresh()
 	tick := uint32(t.now / nanosPerTick)
