@@ -1,7 +1,6 @@
 package health
 
 import (
-	"container/heap"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -103,8 +102,10 @@ type Engine struct {
 	armed   time.Time // when Run wakes up by itself
 	events  []Event
 
-	wake chan struct{}
-	jobs sync.WaitGroup
+	wake    chan struct{}
+	idle    chan job // to goroutines that wait for another check
+	waiting int      // how many do
+	jobs    sync.WaitGroup
 }
 
 // New returns an engine without targets.
@@ -115,7 +116,7 @@ func New(o Options) *Engine {
 	if o.probe == nil {
 		o.probe = func(ctx context.Context, t *Target) (string, error) { return t.probe(ctx) }
 	}
-	return &Engine{opt: o, entries: make(map[Key]*entry), wake: make(chan struct{}, 1)}
+	return &Engine{opt: o, entries: make(map[Key]*entry), wake: make(chan struct{}, 1), idle: make(chan job)}
 }
 
 // Set replaces the targets, each Key of which must be there once. Those that were
@@ -213,8 +214,7 @@ func (e *Engine) turn(ctx context.Context) (events []Event, wait time.Duration) 
 	wait = time.Hour
 	e.full = false
 	for len(e.queue) > 0 {
-		t := e.queue[0]
-		at, _ := t.next()
+		t, at := e.queue[0].entry, e.queue[0].at
 		if at.After(now) {
 			wait = max(at.Sub(now), grain)
 			break
@@ -230,8 +230,7 @@ func (e *Engine) turn(ctx context.Context) (events []Event, wait time.Duration) 
 		t.running, t.started, t.again = true, now, false
 		e.queue.set(t)
 		e.running++
-		e.jobs.Add(1)
-		go e.check(ctx, t, t.Target)
+		e.begin(ctx, job{t, t.Target})
 	}
 	e.armed = now.Add(wait)
 	events, e.events = e.events, nil
@@ -254,12 +253,11 @@ func (e *Engine) overdue(t *entry, now time.Time) bool {
 }
 
 // check probes a target once. It has a copy of it, since the entry's may be replaced.
-func (e *Engine) check(ctx context.Context, t *entry, target Target) {
-	defer e.jobs.Done()
+func (e *Engine) check(ctx context.Context, t *entry, target *Target) {
 	limited, cancel := context.WithTimeout(ctx, target.Check.Timeout)
 	defer cancel()
 	began := time.Now()
-	reason, err := e.probe(limited, &target)
+	reason, err := e.probe(limited, target)
 	if ctx.Err() != nil {
 		return // the engine ends: that was no result
 	}
@@ -366,59 +364,4 @@ func (e *Engine) rouse() {
 	case e.wake <- struct{}{}:
 	default:
 	}
-}
-
-// queue is a heap by entry.next.
-type queue []*entry
-
-// set puts an entry where it belongs, which may be nowhere.
-func (q *queue) set(t *entry) {
-	_, waits := t.next()
-	switch {
-	case t.gone || !waits:
-		q.remove(t)
-	case t.at < 0:
-		heap.Push(q, t)
-	default:
-		heap.Fix(q, t.at)
-	}
-}
-
-func (q *queue) remove(t *entry) {
-	if t.at >= 0 {
-		heap.Remove(q, t.at)
-	}
-}
-
-// Len is of heap.Interface.
-func (q queue) Len() int { return len(q) }
-
-// Less is of heap.Interface.
-func (q queue) Less(i, j int) bool {
-	a, _ := q[i].next()
-	b, _ := q[j].next()
-	return a.Before(b)
-}
-
-// Swap is of heap.Interface.
-func (q queue) Swap(i, j int) {
-	q[i], q[j] = q[j], q[i]
-	q[i].at, q[j].at = i, j
-}
-
-// Push is of heap.Interface.
-func (q *queue) Push(x any) {
-	t := x.(*entry)
-	t.at = len(*q)
-	*q = append(*q, t)
-}
-
-// Pop is of heap.Interface.
-func (q *queue) Pop() any {
-	last := len(*q) - 1
-	t := (*q)[last]
-	(*q)[last] = nil
-	*q = (*q)[:last]
-	t.at = -1
-	return t
 }

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 )
 
 const (
@@ -51,9 +52,31 @@ func (t *Target) probeHTTP(ctx context.Context) (string, error) {
 	return check.judge(conn)
 }
 
+// reading is what reads an answer, and is used again: its buffer is most of the memory
+// that a check takes.
+type reading struct {
+	limited io.LimitedReader
+	in      *bufio.Reader
+}
+
+var readings = sync.Pool{New: func() any {
+	r := new(reading)
+	r.in = bufio.NewReader(&r.limited)
+	return r
+}}
+
 // judge reads an answer.
 func (h *HTTPCheck) judge(conn io.Reader) (string, error) {
-	in := bufio.NewReader(io.LimitReader(conn, maxAnswer))
+	r := readings.Get().(*reading)
+	defer readings.Put(r)
+	r.limited = io.LimitedReader{R: conn, N: maxAnswer}
+	r.in.Reset(&r.limited)
+	defer func() { r.limited.R = nil }()
+	return h.read(r.in)
+}
+
+// read is judge from a reader that is bounded.
+func (h *HTTPCheck) read(in *bufio.Reader) (string, error) {
 	for range maxInterim {
 		r, err := http.ReadResponse(in, &http.Request{Method: h.Method})
 		if err != nil {

@@ -59,17 +59,30 @@ func (t *Target) connect(ctx context.Context, network string, echo uint16) (net.
 	}
 	d := net.Dialer{
 		KeepAlive: -1,
-		LocalAddr: localAddr(network, t.Check.Source),
 		Control: func(_, _ string, c syscall.RawConn) error {
 			var failed error
 			err := c.Control(func(fd uintptr) { failed = t.prepare(network, int(fd), echo) })
 			return errors.Join(err, failed)
 		},
 	}
-	if t.Path != nil {
-		d.LocalAddr = nil // the path knows better
+	var from netip.Addr
+	if t.Path == nil { // which knows better
+		from = t.Check.Source
 	}
-	return d.DialContext(ctx, network, to)
+	if network[0] != 't' {
+		d.LocalAddr = localAddr(network, from)
+		return d.DialContext(ctx, network, to)
+	}
+	// Nearly all checks: there is nothing to look up.
+	var local netip.AddrPort
+	if from.IsValid() {
+		local = netip.AddrPortFrom(from, 0)
+	}
+	c, err := d.DialTCP(ctx, network, local, t.Address)
+	if err != nil {
+		return nil, err // and no net.Conn of nothing
+	}
+	return c, nil
 }
 
 // conn is a connection whose reads and writes end with a context: at its deadline, or
@@ -90,8 +103,6 @@ func localAddr(network string, a netip.Addr) net.Addr {
 	switch {
 	case !a.IsValid():
 		return nil
-	case strings.HasPrefix(network, "tcp"):
-		return net.TCPAddrFromAddrPort(netip.AddrPortFrom(a, 0))
 	case strings.HasPrefix(network, "udp"):
 		return net.UDPAddrFromAddrPort(netip.AddrPortFrom(a, 0))
 	}
@@ -104,6 +115,13 @@ func (t *Target) prepare(network string, fd int, echo uint16) error {
 		// Before it connects: of what times out nothing must be left either.
 		if err := unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}); err != nil {
 			return os.NewSyscallError("SO_LINGER", err)
+		}
+		if t.Check.Kind != TCP {
+			// What is asked comes at once, and acknowledges the SYN-ACK, too: a packet
+			// less. Whoever only connects must say that it has.
+			if err := unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_QUICKACK, 0); err != nil {
+				return os.NewSyscallError("TCP_QUICKACK", err)
+			}
 		}
 	}
 	if err := filterEcho(network, fd); err != nil {
