@@ -444,3 +444,36 @@ func TestPanicIsAFailure(t *testing.T) {
 		}
 	})
 }
+
+// Goroutines wait for the next check, a few of them, unless Enter has to ready each.
+func TestGoroutinesAreUsedAgain(t *testing.T) {
+	for _, own := range []bool{false, true} {
+		o := Options{}
+		if own {
+			o.Enter = func() error { return nil }
+		}
+		within(t, o, func(t *testing.T, w *world) {
+			w.took = 100 * time.Millisecond
+			w.engine.Set(targets(usual(), many(2000)...))
+			for range 50 {
+				time.Sleep(100 * time.Millisecond)
+				w.engine.mu.Lock()
+				n, want := w.engine.waiting, maxIdle
+				w.engine.mu.Unlock()
+				if own {
+					want = 0
+				}
+				if n > want {
+					t.Fatalf("%d wait, want %d at most", n, want)
+				}
+			}
+			w.engine.Set(nil)
+			time.Sleep(time.Second)
+			w.engine.mu.Lock()
+			defer w.engine.mu.Unlock()
+			if n := w.engine.waiting; own != (n == 0) {
+				t.Errorf("%d wait in the end", n)
+			}
+		})
+	}
+}
