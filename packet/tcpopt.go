@@ -166,14 +166,19 @@ func WindowScale(frame []byte, p *Packet) (shift uint8, ok bool) {
 		return 0, false
 	}
 	b := frame[:p.Payload]
-	for at := int(p.L4) + TCPMinLen; ; {
-		kind, n := OptionAt(b, at)
-		if n <= 0 {
-			return shift, ok
+	for at := int(p.L4) + TCPMinLen; at < len(b)-1; { // in the last byte there is room for a NOP only
+		if b[at] == OptNop {
+			at++
+			continue
 		}
-		if kind == OptWindowScale && n == OptWindowScaleLen {
+		n := int(b[at+1])
+		if b[at] == OptEnd || n < 2 || n > len(b)-at {
+			break
+		}
+		if b[at] == OptWindowScale && n == OptWindowScaleLen {
 			shift, ok = min(b[at+2], MaxWindowScale), true
 		}
 		at += n
 	}
+	return shift, ok
 }
