@@ -49,6 +49,9 @@ type Options struct {
 	ReloadOn <-chan os.Signal
 	// SetLogLevel, if not nil, is told the level of a configuration that was reloaded.
 	SetLogLevel func(config.LogLevel)
+	// Confine has the whole process give up the capabilities that it does not need, once
+	// it is ready. Nothing gives them back.
+	Confine bool
 	// DumpStats logs the stats each time something is received.
 	DumpStats <-chan os.Signal
 }

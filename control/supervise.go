@@ -236,6 +236,7 @@ func (d *Daemon) regain(ctx context.Context, l *link) {
 
 // ready tells whoever waits that traffic is being taken.
 func (d *Daemon) ready() error {
+	d.confine()
 	d.log.Info("ready", zap.Int("workers", len(d.dp.Workers)), zap.Int("services", len(d.cfg.Services)), zap.Int("interfaces", len(d.links)))
 	if err := sdnotify.Send("READY=1"); err != nil {
 		d.log.Warn("telling the service manager", zap.Error(err))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net/netip"
 	"os"
@@ -13,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/l4fwd/l4fwd/control/nic"
 	"github.com/l4fwd/l4fwd/internal/testbed"
@@ -64,6 +67,7 @@ func TestRun(t *testing.T) {
 	}
 
 	p := start()
+	confined(t, p.PID())
 	ask()
 	backend := netip.AddrPortFrom(topo.ServerAddr(testbed.V4, 0), testbed.PortHTTP).String()
 	for command, want := range map[string]string{
@@ -145,5 +149,28 @@ func noError(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
 		t.Error(err)
+	}
+}
+
+// confined: no thread of a process that has started as root has, or can get, a capability
+// but those that l4fwd keeps.
+func confined(t *testing.T, pid int) {
+	t.Helper()
+	const keeps = 1<<unix.CAP_NET_ADMIN | 1<<unix.CAP_NET_RAW | 1<<unix.CAP_BPF | 1<<unix.CAP_PERFMON | 1<<unix.CAP_IPC_LOCK | 1<<unix.CAP_DAC_OVERRIDE
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
+	if err != nil || len(threads) < 4 {
+		t.Fatalf("threads %q: %v", threads, err)
+	}
+	for _, path := range threads {
+		b, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+			continue // it has ended
+		}
+		noError(t, err)
+		for set, want := range map[string]uint64{"CapInh": 0, "CapPrm": keeps, "CapEff": keeps, "CapBnd": keeps, "CapAmb": 0} {
+			if line := fmt.Sprintf("\n%s:\t%016x\n", set, want); !strings.Contains(string(b), line) {
+				t.Errorf("%s: no %q in\n%s", path, line, b)
+			}
+		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -14,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/l4fwd/l4fwd/internal/testbed"
 )
@@ -121,6 +124,7 @@ func TestUnit(t *testing.T) {
 		services[i].Extra = strings.TrimPrefix(services[i].Extra+"\n    health_check: {type: ping, interval: 300ms, timeout: 300ms}", "\n    ")
 	}
 	d := p.start(t, r.LB, r.Config(services))
+	bounded(t, d.PID())
 	r.warmUp()
 	d.untilHealth("up", "up")
 	if err := d.Signal(syscall.SIGHUP); err != nil {
@@ -167,5 +171,27 @@ func TestUnit(t *testing.T) {
 	}
 	for what, line := range denied {
 		t.Errorf("the unit denies %s: %s", what, line)
+	}
+}
+
+// bounded: every thread has the unit's capabilities and no more, and what it starts
+// inherits none.
+func bounded(t *testing.T, pid int) {
+	t.Helper()
+	const unit = 1<<unix.CAP_NET_ADMIN | 1<<unix.CAP_NET_RAW | 1<<unix.CAP_BPF | 1<<unix.CAP_PERFMON | 1<<unix.CAP_IPC_LOCK
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
+	if err != nil || len(threads) < 4 {
+		t.Fatalf("threads %q: %v", threads, err)
+	}
+	for _, path := range threads {
+		b, err := os.ReadFile(path)
+		if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ESRCH) {
+			t.Fatal(err)
+		}
+		for set, want := range map[string]uint64{"CapInh": 0, "CapPrm": unit, "CapEff": unit, "CapBnd": unit, "CapAmb": 0} {
+			if line := fmt.Sprintf("\n%s:\t%016x\n", set, want); err == nil && !strings.Contains(string(b), line) {
+				t.Errorf("%s: no %q in\n%s", path, line, b)
+			}
+		}
 	}
 }
