@@ -38,7 +38,7 @@ func startEtcd(t *testing.T, files *testbed.EtcdFiles) *testbed.Etcd {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(e.Kill)
+	t.Cleanup(func() { e.Kill() }) // the one that runs then
 	return e
 }
 
