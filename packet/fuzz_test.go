@@ -158,7 +158,8 @@ func checkInner(t fataler, frame []byte, p *Packet, sameIP func(string, Addr, ne
 		sameIP("embedded destination", p.Src, ip.DstIP)
 		proto, head := uint8(ip.Protocol), int(ip.IHL)*4
 		if proto == ProtoUOA { // to gopacket data of any kind
-			proto, head = ip.Payload[1], head+int(ip.Payload[2])<<8+int(ip.Payload[3])
+			b := frame[int(p.Payload)+head:] // gopacket's may be cut to a length that is wrong
+			proto, head = b[1], head+int(b[2])<<8+int(b[3])
 		}
 		if proto != p.Proto || int(p.Inner4-p.Payload) != head {
 			t.Fatalf("%+v, gopacket %+v\n%x", *p, ip, frame)
