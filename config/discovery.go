@@ -35,7 +35,7 @@ type Etcd struct {
 	// Timeout of a request, and for how long a start waits for etcd; 100 ms to 1 minute.
 	// Default: 5s.
 	Timeout time.Duration `yaml:"timeout"`
-	// OnEmpty is what follows when all keys are gone. Default: keep.
+	// OnEmpty is what follows when all services are gone. Default: keep.
 	OnEmpty OnEmpty `yaml:"on_empty"`
 	// StateDir is where what is in force is kept for a start without etcd, "" for
 	// nowhere. Default: /var/lib/l4fwd.
@@ -45,7 +45,7 @@ type Etcd struct {
 // On reports whether there is anything to follow.
 func (e *Etcd) On() bool { return len(e.Endpoints) > 0 }
 
-// OnEmpty is what becomes of the services when all keys are gone, and of a service when
+// OnEmpty is what becomes of the services when all are gone, and of a service when
 // all of its backends are.
 type OnEmpty uint8
 
@@ -165,7 +165,7 @@ var etcdFields = []field[Etcd]{
 	plain("timeout", anyPlain, wantTimeout, func(e *Etcd) *time.Duration { return &e.Timeout }, parseEtcdTimeout, formatDuration,
 		"Of a request, and for how long a start waits for etcd.").needsRestart(),
 	enum("on_empty", onEmptyNames, func(e *Etcd) *OnEmpty { return &e.OnEmpty },
-		"When all keys are gone, or all backends of a service. keep: what was there\nstays. apply: it goes.").needsRestart(),
+		"When all services are gone, or all backends of one. keep: what was there\nstays. apply: it goes.").needsRestart(),
 	etcdFile("state_dir", func(e *Etcd) *string { return &e.StateDir },
 		"Directory where what is in force is kept, for a start without etcd. off: none."),
 }

@@ -179,7 +179,7 @@ func (d *Daemon) takeFound(ctx context.Context, on func(func()) error) {
 
 // withFound is a file's configuration with what was found; the result is nil without
 // discovery. With d.reloading.
-func (d *Daemon) withFound(file *config.Config, on func(func()) error) (*config.Config, *found, error) {
+func (d *Daemon) withFound(ctx context.Context, file *config.Config, on func(func()) error) (*config.Config, *found, error) {
 	x := d.discovery
 	if x == nil || file.Discovery.Etcd.Endpoints == nil {
 		return file, nil, nil // or it needs a restart, as reload says
@@ -190,10 +190,19 @@ func (d *Daemon) withFound(file *config.Config, on func(func()) error) (*config.
 	if set == nil {
 		return file, nil, nil
 	}
-	r, err := x.merger.Merge(file, set, func(c *config.Config) (err error) {
-		e := on(func() { err = d.checkChange(withWorkers(c)) })
-		return errors.Join(e, err)
+	ctx, giveUp := context.WithCancel(ctx)
+	defer giveUp()
+	var gone error
+	r, err := x.merger.Merge(ctx, file, set, func(c *config.Config) (err error) {
+		if gone = on(func() { err = d.checkChange(withWorkers(c)) }); gone != nil {
+			giveUp() // the loop has ended, or nobody waits any more: no fault of documents
+			return gone
+		}
+		return err
 	})
+	if gone != nil {
+		return nil, nil, gone
+	}
 	if err != nil {
 		return nil, nil, admin.Refusal(admin.ErrConflict, err)
 	}

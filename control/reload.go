@@ -103,7 +103,7 @@ func (d *Daemon) reloadWith(ctx context.Context, file *config.Config, kind reloa
 	var c *config.Config
 	var f *found
 	if err == nil {
-		c, f, err = d.withFound(file, on)
+		c, f, err = d.withFound(ctx, file, on)
 	}
 	if err == nil {
 		e := on(func() {

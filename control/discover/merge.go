@@ -3,8 +3,10 @@ package discover
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -100,9 +102,10 @@ func (m *Merger) parse(d Document) *document {
 
 // Merge puts a set onto a valid configuration. try, if not nil, is a further judge of
 // what comes out, such as the host; it is asked until it has no objection. The error is
-// its objection to the configuration without any documents.
-func (m *Merger) Merge(base *config.Config, set *Set, try func(*config.Config) error) (*Result, error) {
-	g := merging{Merger: m, base: base, try: try, read: make(map[string]*document, len(set.Documents))}
+// its objection to the configuration without any documents, or that of ctx: thousands of
+// documents that do not go together take many seconds.
+func (m *Merger) Merge(ctx context.Context, base *config.Config, set *Set, try func(*config.Config) error) (*Result, error) {
+	g := merging{Merger: m, ctx: ctx, base: base, try: try, read: make(map[string]*document, len(set.Documents))}
 	items := g.candidates(set)
 	slices.SortFunc(items, func(a, b *document) int {
 		return cmp.Or(cmp.Compare(a.Revision, b.Revision), cmp.Compare(a.Key, b.Key))
@@ -113,6 +116,9 @@ func (m *Merger) Merge(base *config.Config, set *Set, try func(*config.Config) e
 			return nil, err
 		}
 		g.halve(items)
+		if err := ctx.Err(); err != nil {
+			return nil, err // what was refused since then was refused for nothing
+		}
 	}
 	out := &Result{Config: g.config, Services: len(g.config.Services) - len(base.Services), accepted: g.accepted}
 	for _, s := range g.config.Services[len(base.Services):] {
@@ -162,6 +168,7 @@ func (m *Merger) Recall(documents []Document) {
 // merging is one Merge.
 type merging struct {
 	*Merger
+	ctx      context.Context // of Merge, which it does not outlive
 	base     *config.Config
 	try      func(*config.Config) error
 	read     map[string]*document
@@ -180,13 +187,6 @@ func (g *merging) problem(key, format string, args ...any) {
 // candidates are the documents that can be read, each in its last good version if this
 // one cannot, and those that stay although they are gone.
 func (g *merging) candidates(set *Set) (out []*document) {
-	if g.keep && len(set.Documents) == 0 && len(g.good) > 0 {
-		g.problem(g.prefix, "nothing is there any more: all stays as it was (on_empty: keep)")
-		for _, d := range g.good {
-			out = append(out, d)
-		}
-		return out
-	}
 	backends := make(map[string]int) // by service
 	for _, d := range set.Documents {
 		p := g.parse(d)
@@ -204,8 +204,15 @@ func (g *merging) candidates(set *Set) (out []*document) {
 			backends[p.name]++
 		}
 	}
-	if !g.keep {
+	isService := func(d *document) bool { return d.service != nil }
+	switch {
+	case !g.keep:
 		return out
+	case !slices.ContainsFunc(out, isService) && slices.ContainsFunc(slices.Collect(maps.Values(g.good)), isService):
+		// Backends are no sign of life: in an etcd that was wiped they register again by
+		// themselves, and services do not.
+		g.problem(g.prefix, "no service is there any more: all stays as it was (on_empty: keep)")
+		return slices.Collect(maps.Values(g.good))
 	}
 	for i, d := range out {
 		if d.service == nil || backends[d.name] > 0 {
@@ -240,17 +247,36 @@ func (g *merging) fallback(d *document, err error) *document {
 	return was
 }
 
+// Bounds of a reason, which goes into the log: a document of a megabyte may have a hundred
+// thousand things wrong with it.
+const (
+	mostReasons = 10
+	maxReason   = 2000 // bytes
+)
+
 // reason is an error about a document on one line, without its key.
 func reason(key string, err error) string {
 	var errs config.Errors
 	if !errors.As(err, &errs) {
-		return strings.ReplaceAll(err.Error(), "\n", "; ")
+		return shorten(strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
-	lines := make([]string, len(errs))
-	for i, p := range errs {
-		lines[i] = strings.TrimPrefix(p.String(), key+": ")
+	lines := make([]string, min(len(errs), mostReasons))
+	for i := range lines {
+		lines[i] = strings.TrimPrefix(errs[i].String(), key+": ")
 	}
-	return strings.Join(lines, "; ")
+	text := shorten(strings.Join(lines, "; "))
+	if n := len(errs) - len(lines); n > 0 {
+		text += fmt.Sprintf("; and %d more", n)
+	}
+	return text
+}
+
+// shorten cuts what is too long for a line of the log.
+func shorten(s string) string {
+	if len(s) <= maxReason {
+		return s
+	}
+	return strings.ToValidUTF8(s[:maxReason], "") + "..."
 }
 
 // merge accepts documents beside those that are already, all of them or, with an error,
@@ -273,7 +299,7 @@ func (g *merging) merge(more []*document) error {
 // halve accepts as many documents as it can, the older ones first: what is wrong is found
 // among all the others in few steps.
 func (g *merging) halve(items []*document) {
-	if len(items) == 0 {
+	if len(items) == 0 || g.ctx.Err() != nil {
 		return
 	}
 	err := g.merge(items)

@@ -1,6 +1,7 @@
 package discover
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
@@ -115,8 +117,15 @@ func TestMerge(t *testing.T) {
 		}}},
 		{"wiped, and kept", "keep", []step{
 			{[]Document{doc(1, "a", service("192.0.2.2:80", "10.0.0.9:80"))}, []string{fromFile, "a 192.0.2.2:80 10.0.0.9:80"}, nil},
-			{nil, []string{fromFile, "a 192.0.2.2:80 10.0.0.9:80"}, []string{": nothing is there any more: all stays as it was (on_empty: keep)"}},
+			{nil, []string{fromFile, "a 192.0.2.2:80 10.0.0.9:80"}, []string{": no service is there any more: all stays as it was (on_empty: keep)"}},
 			{[]Document{doc(1, "b", service("192.0.2.2:80", "10.0.0.9:80"))}, []string{fromFile, "b 192.0.2.2:80 10.0.0.9:80"}, nil},
+		}},
+		{"wiped, and backends register again", "keep", []step{
+			{[]Document{doc(1, "a", bare("192.0.2.2:80")), doc(2, "a/backends/1", backend("10.0.0.9:80")), doc(3, "a/backends/2", backend("10.0.0.8:80"))},
+				[]string{fromFile, "a 192.0.2.2:80 10.0.0.9:80 10.0.0.8:80"}, nil},
+			{[]Document{doc(2, "a/backends/2", backend("10.0.0.8:80"))}, []string{fromFile, "a 192.0.2.2:80 10.0.0.9:80 10.0.0.8:80"},
+				[]string{": no service is there any more: all stays as it was (on_empty: keep)"}},
+			{[]Document{doc(2, "a/backends/2", backend("10.0.0.8:80")), doc(3, "a", bare("192.0.2.2:80"))}, []string{fromFile, "a 192.0.2.2:80 10.0.0.8:80"}, nil},
 		}},
 		{"wiped, and applied", "apply", []step{
 			{[]Document{doc(1, "a", service("192.0.2.2:80", "10.0.0.9:80"))}, []string{fromFile, "a 192.0.2.2:80 10.0.0.9:80"}, nil},
@@ -150,7 +159,7 @@ func TestMerge(t *testing.T) {
 			base := file(t, tt.onEmpty)
 			m := NewMerger(&base.Discovery.Etcd)
 			for i, s := range tt.steps {
-				r, err := m.Merge(base, &Set{int64(i + 1), s.set}, nil)
+				r, err := m.Merge(t.Context(), base, &Set{int64(i + 1), s.set}, nil)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -164,7 +173,7 @@ func TestMerge(t *testing.T) {
 					t.Errorf("step %d: %d services", i, r.Services)
 				}
 				m.Commit(r)
-				if again, err := m.Merge(base, &Set{int64(i + 1), s.set}, nil); err != nil || m.Commit(again) || cmp.Diff(served(r.Config), served(again.Config)) != "" {
+				if again, err := m.Merge(t.Context(), base, &Set{int64(i + 1), s.set}, nil); err != nil || m.Commit(again) || cmp.Diff(served(r.Config), served(again.Config)) != "" {
 					t.Errorf("step %d: the same again is something else: %v", i, err)
 				}
 			}
@@ -189,15 +198,52 @@ func TestMergeTried(t *testing.T) {
 	for i := range int64(100) {
 		all = append(all, doc(i, fmt.Sprintf("s%02d", i), service(fmt.Sprintf("192.0.2.%d:80", 3+i), "10.0.0.9:80")))
 	}
-	r, err := m.Merge(base, &Set{1, all}, try)
+	r, err := m.Merge(t.Context(), base, &Set{1, all}, try)
 	if err != nil || r.Services != 99 || tries > 20 {
 		t.Errorf("%v %+v, %d tries", err, r, tries)
 	}
 	if diff := cmp.Diff([]string{"s00: refused: 192.0.2.3:80 is taken; on this host"}, told(r)); diff != "" {
 		t.Error(diff)
 	}
-	if _, err := m.Merge(base, &Set{1, all}, func(*config.Config) error { return taken }); !errors.Is(err, taken) {
+	if _, err := m.Merge(t.Context(), base, &Set{1, all}, func(*config.Config) error { return taken }); !errors.Is(err, taken) {
 		t.Errorf("a file that the host refuses: %v", err)
+	}
+}
+
+// A Merge that is given up refuses nothing for that: who asked for a reload may have gone.
+func TestMergeGivenUp(t *testing.T) {
+	base := file(t, "keep")
+	m := NewMerger(&base.Discovery.Etcd)
+	var all []Document
+	for i := range int64(100) { // every other one is the one before it
+		all = append(all, doc(i, fmt.Sprintf("s%02d", i), service(fmt.Sprintf("192.0.2.%d:80", 3+i/2), "10.0.0.9:80")))
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	asked := 0
+	try := func(*config.Config) error {
+		if asked++; asked == 10 {
+			cancel()
+		}
+		return ctx.Err()
+	}
+	if r, err := m.Merge(ctx, base, &Set{1, all}, try); r != nil || !errors.Is(err, context.Canceled) || asked != 10 {
+		t.Errorf("%+v %v, asked %d times", r, err, asked)
+	}
+}
+
+// However much is wrong with a document, what is said of it fits into a line of the log.
+func TestReasonsAreBounded(t *testing.T) {
+	base := file(t, "keep")
+	for name, value := range map[string]string{
+		"keys":     `{` + strings.Repeat(`"wrong":1,`, 5000) + `"wrong":1}`,
+		"backends": `{"backends":[` + strings.Repeat(`{},`, 1000) + `{}]}`,
+		"values":   `{"address":"` + strings.Repeat("\u00e9", 5000) + `"}`,
+	} {
+		r, err := NewMerger(&base.Discovery.Etcd).Merge(t.Context(), base, &Set{1, []Document{doc(1, "a", value)}}, nil)
+		if err != nil || len(r.Problems) != 1 || len(r.Problems[0].Text) > maxReason+100 || !utf8.ValidString(r.Problems[0].Text) {
+			t.Errorf("%s: %v, %d problems of %d bytes", name, err, len(r.Problems), len(r.Problems[0].Text))
+		}
 	}
 }
 
@@ -228,11 +274,11 @@ func TestMergeProperties(t *testing.T) {
 			set := &Set{revision, slices.SortedFunc(maps.Values(state), func(a, b Document) int { return strings.Compare(a.Key, b.Key) })}
 			other := NewMerger(&base.Discovery.Etcd)
 			other.Recall(m.InForce())
-			r, err := m.Merge(base, set, nil)
+			r, err := m.Merge(t.Context(), base, set, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
-			r2, err := other.Merge(base, set, nil)
+			r2, err := other.Merge(t.Context(), base, set, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
