@@ -26,11 +26,14 @@ func (e *Entry) setTimer(w uint32) {
 }
 
 // SYNSent begins to time the handshake of e, if it waits for its SYN-ACK and is not
-// timed yet: what counts is the first SYN. now is in microseconds.
-func (e *Entry) SYNSent(now uint32) {
-	if e.State == SynSent && e.timer() == 0 {
-		e.setTimer(timedServer | now&timedSince)
+// timed yet: what counts is the first SYN, and of that it is true. now is in
+// microseconds.
+func (e *Entry) SYNSent(now uint32) bool {
+	if e.State != SynSent || e.timer() != 0 {
+		return false
 	}
+	e.setTimer(timedServer | now&timedSince)
+	return true
 }
 
 // patience is for how long, in microseconds, a server's SYN-ACK is not late: a little
@@ -50,8 +53,8 @@ func (e *Entry) Late(now uint32) bool {
 	return true
 }
 
-// Heard takes note that the server of e has sent something, whatever becomes of that: it
-// is not Late from now on.
+// Heard takes note that the server of e has sent something, whatever becomes of that, or
+// need not: it is not Late from now on.
 func (e *Entry) Heard() {
 	if w := e.timer(); w&timedHeard == timedServer {
 		e.setTimer(w | timedHeard)

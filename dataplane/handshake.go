@@ -100,15 +100,20 @@ func (w *Worker) trackClient(r conntrack.Ref, e *conntrack.Entry, p *packet.Pack
 	half := e.Flags & conntrack.HalfOpen
 	out := w.table.Track(r, conntrack.Forward, p, frame, w.tick, &svc.Policy)
 	if half != 0 && e.Proto == packet.ProtoTCP {
-		w.timeClient(e)
+		w.timeClient(e, p, frame)
 	}
 	return out
 }
 
-// timeClient times the handshake of e after a client's packet.
-func (w *Worker) timeClient(e *conntrack.Entry) {
+// timeClient times the handshake of e after p, a client's packet.
+func (w *Worker) timeClient(e *conntrack.Entry, p *packet.Packet, frame []byte) {
 	if e.Flags&conntrack.HalfOpen != 0 {
-		e.SYNSent(w.micros())
+		if e.SYNSent(w.micros()) {
+			if !answerable(p, frame) {
+				e.Heard()
+			}
+			return
+		}
 		if e.Late(w.micros()) && !e.Mode.OneWay() {
 			w.here.signs[e.Backend].Unanswered++
 		}

@@ -208,13 +208,16 @@ func TestHandshakeAllocs(t *testing.T) {
 	r.step()
 	w := r.dp.Workers[0]
 	e := conntrack.Entry{Proto: packet.ProtoTCP}
+	syn := build(t, seg{src: "198.51.100.7:1", dst: "192.0.2.10:80", syn: true, seq: 1})
+	var p packet.Packet
+	packet.Parse(syn, &p)
 	if n := testing.AllocsPerRun(200, func() {
-		e.State, e.Flags = conntrack.SynSent, conntrack.HalfOpen
-		w.timeClient(&e)
+		e.State, e.Flags, e.Bytes = conntrack.SynSent, conntrack.HalfOpen, [2]uint64{}
+		w.timeClient(&e, &p, syn)
 		e.State = conntrack.SynRecv
 		w.timeServer(&e)
 		e.State, e.Flags = conntrack.Established, 0
-		w.timeClient(&e)
+		w.timeClient(&e, &p, syn)
 	}); n != 0 {
 		t.Errorf("%v allocations", n)
 	}

@@ -12,9 +12,10 @@ import (
 // there are none. Like BackendCount they are carried from snapshot to snapshot.
 //
 // A client can have none of the first two failures counted of a server that is well: a SYN
-// is as good from anybody, so what clients do or leave undone later says nothing, and
-// neither does a flow that makes room for another one. Reset it can: a server may have good
-// reasons to reset who talks nonsense.
+// is as good from anybody if it is one that servers answer, see answerable, so what
+// clients do or leave undone later says nothing, and neither does a flow that makes room
+// for another one. Reset it can: a server may have good reasons to reset who talks
+// nonsense.
 type Signs struct {
 	// Answered flows: of TCP by SYN-ACK, of UDP by a first datagram, with OnePacket by
 	// any.
@@ -37,6 +38,34 @@ func (s *Signs) Add(o *Signs) {
 	s.Unanswered += o.Unanswered
 	s.Refused += o.Refused
 	s.Reset += o.Reset
+}
+
+// leastTTL is what is left of the TTL of a SYN that comes to servers some routers away:
+// clients begin with 64 at least.
+const leastTTL = 16
+
+// answerable reports whether a server that is well answers p, a client's first SYN. Who
+// wants a server complained of sends what hosts drop without a word: wrong checksums,
+// which nobody here looks at and which stay wrong, a TTL that ends on the way, and
+// signatures that nobody has agreed on (RFC 2385, RFC 5925 section 7.3). A SYN with data
+// may be too long for the way. Fragments of SYNs do not come so far.
+func answerable(p *packet.Packet, frame []byte) bool {
+	const ecn = packet.ECE | packet.CWR // RFC 3168 section 6.1.1
+	if p.TCPFlags&^ecn != packet.SYN || p.Payload != p.End || p.TTL(frame) < leastTTL {
+		return false
+	}
+	b := frame[:p.Payload]
+	for at := int(p.L4) + packet.TCPMinLen; ; {
+		kind, n := packet.OptionAt(b, at)
+		if n <= 0 {
+			break
+		}
+		if kind == packet.OptMD5 || kind == packet.OptAO {
+			return false
+		}
+		at += n
+	}
+	return packet.VerifyIPv4(frame, p) && packet.VerifyL4(frame, p)
 }
 
 // Signs is this worker's part by backend id; like BackendCounts.

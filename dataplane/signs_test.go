@@ -267,3 +267,60 @@ func TestSignsAllocs(t *testing.T) {
 		t.Error(h.State)
 	}
 }
+
+// TestSignsOfBadSYNs: nobody can have a server that is well complained of by what every
+// host drops without a word.
+func TestSignsOfBadSYNs(t *testing.T) {
+	option := func(kind layers.TCPOptionKind, n int) []layers.TCPOption {
+		return []layers.TCPOption{mss(1460), {OptionType: kind, OptionLength: uint8(n), OptionData: make([]byte, n-2)}}
+	}
+	vips := []string{"192.0.2.10:80", "192.0.2.13:80", "[2001:db8::11]:80", "[2001:db8::64]:80"}
+	tcp, ip := 1, 2 // whose checksum is wrong
+	for name, k := range map[string]struct {
+		seg  seg
+		harm int
+		late uint64
+		vips []string
+	}{
+		"good":                      {late: 1, vips: vips},
+		"good, with options":        {seg: seg{opts: option(3, 3)}, late: 1, vips: vips},
+		"few hops left":             {seg: seg{ttl: leastTTL}, late: 1, vips: vips},
+		"too few hops left":         {seg: seg{ttl: leastTTL - 1}, vips: vips},
+		"checksum of TCP":           {harm: tcp, vips: vips},
+		"checksum of TCP, data":     {seg: seg{payload: 10}, harm: tcp, vips: vips},
+		"checksum of TCP, options":  {seg: seg{opts: option(3, 3)}, harm: tcp, vips: vips},
+		"checksum of IP":            {harm: ip, vips: vips[:2]},
+		"data":                      {seg: seg{payload: 10}, vips: vips[2:3]},
+		"data that does not get on": {seg: seg{payload: 10}, late: 1, vips: vips[:2]},
+		"MD5":                       {seg: seg{opts: option(packet.OptMD5, 18)}, vips: vips},
+		"AO":                        {seg: seg{opts: option(packet.OptAO, 16)}, vips: vips},
+	} {
+		for _, vip := range k.vips {
+			t.Run(name+"/"+vip, func(t *testing.T) {
+				r := newRig(t, 1, testSpec())
+				k.seg.src, k.seg.dst, k.seg.syn, k.seg.seq = "198.51.100.7:1024", vip, true, 1000
+				if vip[0] == '[' {
+					k.seg.src = "[2001:db8:c::7]:1024"
+				}
+				frame := build(t, k.seg)
+				var p packet.Packet
+				packet.Parse(frame, &p)
+				switch k.harm {
+				case tcp:
+					frame[p.L4+packet.TCPChecksum] ^= 1
+				case ip:
+					frame[p.L3+packet.IPv4Checksum] ^= 1
+				}
+				for range 2 {
+					if out := r.deliver(0, 0, frame); len(out) != 1 {
+						t.Fatalf("%d frames", len(out))
+					}
+					r.wait(time.Second)
+				}
+				if d := cmp.Diff(Signs{Unanswered: k.late}, r.signs()); d != "" {
+					t.Error(d)
+				}
+			})
+		}
+	}
+}

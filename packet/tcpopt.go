@@ -12,6 +12,8 @@ const (
 	OptSACKPermitted = 4
 	OptSACK          = 5
 	OptTimestamps    = 8
+	OptMD5           = 19 // RFC 2385
+	OptAO            = 29 // RFC 5925
 	OptFastOpen      = 34 // TCP Fast Open's cookie (RFC 7413 section 4.1.1)
 	OptTOA           = 254
 )
