@@ -152,13 +152,6 @@ func TestDiscovery(t *testing.T) {
 	d.reload(text)
 	d.backendsFound(2)
 
-	if raceDetector {
-		// With the detector on a busy machine the rest has failed now and then, for a
-		// reason not known yet; it runs without.
-		d.end()
-		w.clean()
-		return
-	}
 	etcd.Kill()
 	d.discovered("lost", func(s *admin.DiscoveryStatus) bool { return !s.Connected && s.Error != "" })
 	w.mustSay(open)

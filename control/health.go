@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"os"
 	"runtime"
 	"slices"
 	"sync"
@@ -87,12 +86,21 @@ func (d *Daemon) startHealth(ctx context.Context, down *undo) error {
 // entrance is what the goroutine of each check has to do first, nil for nothing: sockets
 // are opened in the namespace of the thread, and Go's threads are in the process's.
 func (d *Daemon) entrance() (func() error, error) {
-	process, err := netns.GetFromPid(os.Getpid())
+	// Asked of a goroutine that has just begun, and so of a thread that nobody has to
+	// himself. The process's first thread may be one that has gone elsewhere.
+	usual, err := netns.None(), error(nil)
+	var asked sync.WaitGroup
+	asked.Go(func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		usual, err = netns.Get()
+	})
+	asked.Wait()
 	if err != nil {
 		return nil, fmt.Errorf("the process's network namespace: %w", err)
 	}
-	defer process.Close()
-	if process.Equal(d.ns) {
+	defer usual.Close()
+	if usual.Equal(d.ns) {
 		return nil, nil
 	}
 	return func() error {
