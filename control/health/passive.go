@@ -98,7 +98,9 @@ const (
 // What fails everywhere is not a backend's fault: a flood of SYNs that fills the
 // backlogs, or a network that is gone. So none is condemned while the others of its
 // service fare no better as a whole, or have answered nobody, and never more than half
-// of them at a time. Resets, which clients can bring about, make suspect only.
+// of them at a time. Resets, which clients can bring about, make suspect only. So do
+// connections that are not answered, as long as others are: a server's own firewall drops
+// SYNs, too, and what answers a forged address of its network does not come by here.
 type Watch struct {
 	seen map[Key]*seen
 	turn uint64
@@ -110,15 +112,16 @@ const parts = 5
 
 // seen is what a Watch knows of a backend.
 type seen struct {
-	id      int
-	turn    uint64 // when it was seen last
-	last    Tally
-	window  [parts]Tally
-	begun   time.Time // the part at
-	at      int
-	tripped time.Time // last
-	suspect bool
-	until   time.Time // condemned so long
+	id       int
+	turn     uint64 // when it was seen last
+	last     Tally
+	window   [parts]Tally
+	begun    time.Time // the part at
+	at       int
+	answered time.Time // when somebody was last known to have been
+	tripped  time.Time // last
+	suspect  bool
+	until    time.Time // condemned so long
 }
 
 // forget lets go of what was counted.
@@ -136,6 +139,9 @@ func (s *seen) note(o *Observation, now time.Time) {
 	d, ok := o.Tally.since(&s.last)
 	if ok && s.id == o.ID {
 		s.window[s.at].Add(&d)
+		if d.Answered > 0 {
+			s.answered = now
+		}
 	} else {
 		s.forget()
 	}
@@ -199,7 +205,7 @@ func (w *Watch) judge(out []Finding, now time.Time, service []Observation) []Fin
 		switch {
 		case now.Before(s.until):
 			s.forget() // it gets what it had before, or what nobody else could take
-		case p.TakeDown && p.trips(sum, false) && p.well(&others) && 2*(down+1) <= len(service):
+		case p.TakeDown && p.convicts(sum, now.Sub(s.answered)) && p.well(&others) && 2*(down+1) <= len(service):
 			down++
 			s.until, s.suspect = now.Add(p.DownFor), false
 			s.forget()
@@ -220,6 +226,16 @@ func (w *Watch) judge(out []Finding, now time.Time, service []Observation) []Fin
 func (p *Passive) trips(t *Tally, resets bool) bool {
 	failed, of := t.failed(resets)
 	return failed >= uint64(p.Failures) && failed*100 >= uint64(p.Share)*of
+}
+
+// convicts reports whether connections have failed as the policy says of a backend that
+// has answered nobody for so long, by nothing that clients could bring about.
+func (p *Passive) convicts(t *Tally, silent time.Duration) bool {
+	c := *t
+	if silent < p.Window/2 {
+		c.Answered, c.Unanswered = c.Answered+c.Unanswered, 0
+	}
+	return p.trips(&c, false)
 }
 
 // well reports whether somebody answers, and fewer connections fail than make suspect.

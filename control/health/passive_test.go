@@ -2,6 +2,7 @@ package health
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -54,7 +55,7 @@ func TestWatch(t *testing.T) {
 	condemned := func(k Key, why string) Finding { return Finding{k, Condemned, why, 30 * time.Second} }
 	suspected := func(k Key, why string) Finding { return Finding{Key: k, What: Suspected, Reason: why} }
 	absolved := func(k Key) Finding { return Finding{Key: k, What: Absolved} }
-	const dead = "passive: 5 of 5 connections unanswered"
+	const dead, silent = "passive: 5 of 5 connections unanswered", "passive: 20 of 20 connections unanswered"
 	for _, c := range []struct {
 		name    string
 		change  func(*Passive)
@@ -89,6 +90,11 @@ func TestWatch(t *testing.T) {
 		{"all of them", down, []second{{web: {Unanswered: 50}, other: {Unanswered: 50}, third: {Unanswered: 50}}},
 			[][]Finding{{suspected(web, "passive: 50 of 50 connections unanswered"), suspected(other, "passive: 50 of 50 connections unanswered"), suspected(third, "passive: 50 of 50 connections unanswered")}}},
 		{"resets alone", down, []second{{web: {Answered: 10, Reset: 10}, other: good}}, [][]Finding{{suspected(web, "passive: 10 of 10 connections reset")}}},
+		{"SYNs that no server answers, among good ones", down, slices.Repeat([]second{{web: {Answered: 2, Unanswered: 50}, other: good}}, 30),
+			slices.Repeat([][]Finding{{suspected(web, "passive: 50 of 52 connections unanswered")}}, 30)},
+		{"refused among good ones", down, []second{{web: {Answered: 2, Refused: 5}, other: good}}, [][]Finding{{condemned(web, "passive: 5 of 7 connections refused")}}},
+		{"it fell silent", down, append([]second{{web: good, other: good}}, slices.Repeat([]second{{web: {Unanswered: 20}, other: good}}, 5)...),
+			[][]Finding{nil, {suspected(web, "passive: 20 of 40 connections unanswered")}, {suspected(web, silent)}, {suspected(web, silent)}, {suspected(web, silent)}, {condemned(web, silent)}}},
 		{"no more than half", down, []second{{web: {Unanswered: 5}, other: good, third: good}, {web: {}, other: {Unanswered: 50}, third: {Answered: 200}}},
 			[][]Finding{{condemned(web, dead)}, {suspected(other, "passive: 50 of 70 connections unanswered")}}},
 	} {
