@@ -14,6 +14,7 @@ import (
 	"github.com/l4fwd/l4fwd/config"
 	"github.com/l4fwd/l4fwd/control/admin"
 	"github.com/l4fwd/l4fwd/control/discover"
+	"github.com/l4fwd/l4fwd/control/metrics"
 )
 
 // discovery is what the daemon knows of services beside the file.
@@ -280,6 +281,15 @@ func (d *Daemon) discoveryStatus() *admin.DiscoveryStatus {
 		}
 	}
 	return out
+}
+
+// sampleDiscovery is that for metrics.
+func (d *Daemon) sampleDiscovery() *metrics.Discovery {
+	s := d.discoveryStatus()
+	if s == nil {
+		return nil
+	}
+	return &metrics.Discovery{Connected: s.Connected, Current: s.Refusal == "" && s.InForce == s.Revision, Refused: s.Refused}
 }
 
 // warnings are the problems in words.

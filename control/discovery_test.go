@@ -83,6 +83,10 @@ func (d *daemon) discovered(what string, is func(*admin.DiscoveryStatus) bool) *
 			d.t.Fatal(err)
 		}
 		if is(s.Discovery) {
+			m, err := d.sample(d.t.Context())
+			if err != nil || m.Discovery == nil || m.Discovery.Refused != s.Discovery.Refused {
+				d.t.Errorf("%v: metrics say %+v, status %+v", err, m.Discovery, s.Discovery)
+			}
 			return s.Discovery
 		}
 		if time.Now().After(end) {

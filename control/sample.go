@@ -23,6 +23,7 @@ func (d *Daemon) sample(ctx context.Context) (*metrics.Sample, error) {
 		if d.connLog != nil {
 			s.ConnectionsLogged, s.ConnectionsLost = d.connLog.Counts()
 		}
+		s.Discovery = d.sampleDiscovery()
 		for _, l := range d.links {
 			s.NICs = append(s.NICs, l.sample())
 		}

@@ -232,6 +232,7 @@ func TestFigures(t *testing.T) {
 	}
 	s.Reloads, s.ReloadsRefused, s.LastRefused = 3, 2, true
 	s.WrongTokens = WrongTokens{Web: 4, Admin: 5}
+	s.Discovery = &Discovery{Connected: true, Refused: 6}
 	s.NICs[0].Queues[0].Kernel.RxRingFull, s.NICs[0].Queues[1].Kernel.RxRingFull = 4, 5
 	got := seriesOf(t, text(t, totals, s)+text(t, detail, s))
 	for name, want := range map[string]string{
@@ -256,6 +257,7 @@ func TestFigures(t *testing.T) {
 		`process_start_time_seconds`:                                                                                 "1e+09", `l4fwd_config_loaded_time_seconds`: "1.000000001e+09",
 		`l4fwd_config_last_reload_successful`: "0", `l4fwd_config_reloads_total{result="applied"}`: "3",
 		`l4fwd_config_reloads_total{result="refused"}`: "2", `l4fwd_wrong_tokens_total{at="web"}`: "4", `l4fwd_wrong_tokens_total{at="admin"}`: "5",
+		`l4fwd_discovery_connected`: "1", `l4fwd_discovery_current`: "0", `l4fwd_discovery_refused_documents`: "6",
 	} {
 		if got[name] != want {
 			t.Errorf("%s is %q, want %s", name, got[name], want)

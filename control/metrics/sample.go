@@ -22,6 +22,14 @@ type Sample struct {
 	// Flows that have ended and were to be logged; those of Counts.FlowLogLost are none of
 	// either.
 	ConnectionsLogged, ConnectionsLost uint64
+	Discovery                          *Discovery // nil without
+}
+
+// Discovery is how services are found beside the configuration file.
+type Discovery struct {
+	Connected bool
+	Current   bool // what was heard last is in force, but for Refused
+	Refused   int  // documents
 }
 
 // WrongTokens is how many have come, by what for.

@@ -45,6 +45,12 @@ var totals = concat(trafficTotals, flowTotals, workerTotals, nicTotals, []family
 			w.count(s.Reloads, "applied")
 			w.count(s.ReloadsRefused, "refused")
 		}},
+	discovery("l4fwd_discovery_connected", "1 if etcd answers.",
+		func(d *Discovery) uint64 { return number(d.Connected) }),
+	discovery("l4fwd_discovery_current", "1 if what etcd said last is in force, but for documents that are refused.",
+		func(d *Discovery) uint64 { return number(d.Current) }),
+	discovery("l4fwd_discovery_refused_documents", "Documents of etcd that are not in force as they are, for they are wrong.",
+		func(d *Discovery) uint64 { return uint64(d.Refused) }),
 	{name: "l4fwd_wrong_tokens_total", kind: counter, labels: []string{"at"},
 		help: "Wrong tokens, sent to the status page's buttons or with commands by network.",
 		emit: func(w *writer, s *Sample) {
@@ -224,6 +230,15 @@ func total(name, help string, of func(*dataplane.Counts) uint64) family {
 	return family{name: name, kind: counter, help: help, emit: func(w *writer, s *Sample) {
 		c := s.counts()
 		w.count(of(&c))
+	}}
+}
+
+// discovery is a gauge of one series, which is there if discovery is on.
+func discovery(name, help string, of func(*Discovery) uint64) family {
+	return family{name: name, kind: gauge, help: help, emit: func(w *writer, s *Sample) {
+		if s.Discovery != nil {
+			w.count(of(s.Discovery))
+		}
 	}}
 }
 
