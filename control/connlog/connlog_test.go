@@ -156,6 +156,11 @@ func TestMovedAway(t *testing.T) {
 	if is, other := content(t, path), content(t, path+"2"); is != "e\n" || other != "f\n" {
 		t.Errorf("%q, %q", is, other)
 	}
+	check(t, os.Remove(path+"2"))
+	write("full by this\n") // nobody needs the file that is not there any more
+	if is := content(t, path+"2"); is != "full by this\n" {
+		t.Errorf("%q", is)
+	}
 }
 
 // TestNoWayToWrite: each failure is one, and it is tried again a second later.

@@ -111,7 +111,7 @@ func (l *file) setAside() error {
 		return l.opt.Path + "." + strconv.Itoa(i)
 	}
 	if l.opt.Keep == 0 {
-		if err := os.Remove(l.opt.Path); err != nil {
+		if err := os.Remove(l.opt.Path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
