@@ -109,7 +109,7 @@ func (w *Worker) trackClient(r conntrack.Ref, e *conntrack.Entry, p *packet.Pack
 func (w *Worker) timeClient(e *conntrack.Entry, p *packet.Packet, frame []byte) {
 	if e.Flags&conntrack.HalfOpen != 0 {
 		if e.SYNSent(w.micros()) {
-			if !answerable(p, frame) {
+			if w.snap.Services[e.Service].Judged && !answerable(p, frame) {
 				e.Heard()
 			}
 			return

@@ -42,7 +42,7 @@ func endpoint(s string, proto uint8) conntrack.Endpoint {
 func service(name, vip string, proto uint8, mode conntrack.Mode, toa bool, backends ...string) ServiceSpec {
 	s := ServiceSpec{
 		Name: name, VIP: endpoint(vip, proto), Mode: mode, Scheduler: balance.RoundRobin,
-		TOA: toa, TOAKind: 254, Timeouts: conntrack.DefaultTimeouts(), LogOneIn: 1,
+		TOA: toa, TOAKind: 254, Timeouts: conntrack.DefaultTimeouts(), LogOneIn: 1, Judged: true,
 	}
 	if mode == conntrack.FullNAT {
 		s.Timestamps = nat.TSStrip

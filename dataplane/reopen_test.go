@@ -155,3 +155,48 @@ func TestSecondSYN(t *testing.T) {
 		})
 	}
 }
+
+// TestSecondSYNElsewhere: so it is in other modes. With PROXY the server never sees the
+// second, which cannot harm the first.
+func TestSecondSYNElsewhere(t *testing.T) {
+	first, second := uint32(1000), uint32(0x70000000)
+	for _, k := range []struct {
+		client, vip string
+		taken       uint32 // by the server
+	}{
+		{"198.51.100.7:40000", "192.0.2.13:80", first},
+		{"[2001:db8:c::7]:40000", "[2001:db8::11]:80", first},
+		{"[2001:db8:c::7]:40000", "[2001:db8::11]:80", second},
+		{"[2001:db8:c::7]:40000", "[2001:db8::64]:80", first},
+		{"[2001:db8:c::7]:40000", "[2001:db8::64]:80", second},
+	} {
+		t.Run(fmt.Sprintf("%s/%d", k.vip, k.taken), func(t *testing.T) {
+			r := newRig(t, 1, testSpec())
+			c := &conv{r: r, client: k.client, vip: k.vip}
+			var isn uint32
+			for _, n := range []uint32{first, second} {
+				syn := c.fromClient(seg{syn: true, seq: n, opts: []layers.TCPOption{mss(1460)}})
+				src, dst := ipOf(syn)
+				c.local, c.backend = hostPort(src.String(), uint16(tcpOf(syn).SrcPort)), hostPort(dst.String(), uint16(tcpOf(syn).DstPort))
+				if n == k.taken {
+					isn = tcpOf(syn).Seq
+				}
+				if proxy := k.vip == "192.0.2.13:80"; tcpOf(syn).SYN != (n == first || !proxy) {
+					t.Errorf("SYN %d to the server: %v", n, tcpOf(syn).SYN)
+				}
+			}
+			answer := c.fromServer(seg{syn: true, ack: true, seq: 9000, ackNum: isn + 1, opts: []layers.TCPOption{mss(1460)}})
+			if got := tcpOf(answer).Ack; got != k.taken+1 {
+				t.Errorf("the client is answered %d, want %d", got, k.taken+1)
+			}
+			c.fromClient(seg{ack: true, seq: k.taken + 1, ackNum: 9001})
+			data := tcpOf(c.fromClient(seg{ack: true, seq: k.taken + 1, ackNum: 9001, payload: 10}))
+			if data.Seq != isn+1 || len(data.Payload) < 10 {
+				t.Errorf("data of %d bytes at %d, want it at %d", len(data.Payload), data.Seq, isn+1)
+			}
+			if got := r.counts(); got.Drops() != 0 || got.Opened != 1 {
+				t.Errorf("%d flows, %d packets dropped", got.Opened, got.Drops())
+			}
+		})
+	}
+}

@@ -61,6 +61,9 @@ type Service struct {
 	// OnePacket gives every datagram of a client a flow, and so a backend, of its
 	// own; UDP only.
 	OnePacket bool
+	// Judged has SYNs looked at, so that Signs say of backends what is true. Without it
+	// clients can have any counted as Unanswered.
+	Judged bool
 	// ReturnOnly, with mode DNAT, makes it the other half of DNAT: only servers' answers
 	// come here, and their source becomes the VIP, see answerFor.
 	ReturnOnly bool
@@ -171,6 +174,7 @@ type ServiceSpec struct {
 	Timeouts   conntrack.Timeouts
 	TCPChecks  conntrack.Checks
 	OnePacket  bool
+	Judged     bool
 	Tunnel     nat.Tunnel
 	Backends   []BackendSpec
 
@@ -303,7 +307,7 @@ func (r *Registry) service(id int, s *ServiceSpec, seed uint64) (svc Service, er
 		TOA:    s.TOA, TOAOnly: s.TOAOnly, TOAKind: s.TOAKind, Proxy: s.Proxy, UOA: s.UOA, UOADatagrams: s.UOADatagrams,
 		Timestamps: s.Timestamps, MSSClamp: s.MSSClamp,
 		OnePacket: s.OnePacket, ResetStray: s.ResetStray, Tunnel: s.Tunnel, ReturnOnly: s.ReturnOnly,
-		LogOneIn: s.LogOneIn,
+		LogOneIn: s.LogOneIn, Judged: s.Judged,
 		Draining: s.Draining, OnBackendDown: s.OnBackendDown, stick: newStick(s.Persistence.Timeout, s.Persistence.Prefix, s.VIP.Addr.Is4()),
 	}
 	set := make([]balance.Backend, 0, len(s.Backends))

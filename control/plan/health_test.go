@@ -206,3 +206,24 @@ services:
 		t.Errorf("(-want +got)\n%s", diff)
 	}
 }
+
+// TestJudged: SYNs are looked at where clients' connections speak about backends.
+func TestJudged(t *testing.T) {
+	for check, want := range map[string]bool{
+		"type: none":                            false,
+		"type: none, passive: {action: down}":   true,
+		"type: tcp":                             true,
+		"type: tcp, passive: {action: off}":     false,
+		"type: tcp, passive: {action: check}":   true,
+		"type: http, passive: {action: 'down'}": true,
+	} {
+		c := parse(t, `
+interfaces: [{name: eth1}]
+services:
+  - {name: web, address: 192.0.2.10:80, protocol: tcp, mode: dnat, health_check: {`+check+`}, backends: [{address: "10.0.1.20:80"}]}
+`)
+		if got := Spec(c, nil).Services[0].Judged; got != want {
+			t.Errorf("%s: %v", check, got)
+		}
+	}
+}

@@ -67,6 +67,7 @@ func service(s *config.Service, view View) dataplane.ServiceSpec {
 		Timeouts:   Timeouts(&s.Timeouts),
 		TCPChecks:  checks[s.TCPChecks],
 		OnePacket:  s.OnePacket,
+		Judged:     Passive(s) != nil,
 		Tunnel:     Tunnel(s),
 		ReturnOnly: s.Mode == config.SNAT,
 
