@@ -3,11 +3,13 @@ package deploy
 import (
 	"bytes"
 	"crypto/sha256"
+	"debug/buildinfo"
 	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"testing"
@@ -153,6 +155,16 @@ func TestDeb(t *testing.T) {
 		}
 	}
 	installed := filepath.Join(root, "usr/bin/l4fwd")
+	terms := run(t, nil, "zcat", filepath.Join(root, "usr/share/doc/l4fwd/licences.gz"))
+	built, err := buildinfo.ReadFile(installed)
+	if err != nil || len(built.Deps) < 10 {
+		t.Fatalf("%v: %d modules", err, len(built.Deps))
+	}
+	for _, m := range append(built.Deps, &debug.Module{Path: "Go go1"}) {
+		if !regexp.MustCompile("(?m)^" + regexp.QuoteMeta(strings.TrimSuffix(m.Path+"@"+m.Version, "@"))).MatchString(terms) {
+			t.Errorf("no licence of %s", m.Path)
+		}
+	}
 	for _, example := range []string{"full-nat", "tunnel"} {
 		run(t, nil, installed, "check", "-c", filepath.Join(root, "usr/share/doc/l4fwd/examples", example+".yaml"))
 	}
