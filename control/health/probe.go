@@ -65,24 +65,12 @@ func (t *Target) connect(ctx context.Context, network string, echo uint16) (net.
 			return errors.Join(err, failed)
 		},
 	}
-	var from netip.Addr
-	if t.Path == nil { // which knows better
-		from = t.Check.Source
+	if t.Path == nil { // which binds the socket itself
+		d.LocalAddr = localAddr(network, t.Check.Source)
 	}
-	if network[0] != 't' {
-		d.LocalAddr = localAddr(network, from)
-		return d.DialContext(ctx, network, to)
-	}
-	// Nearly all checks: there is nothing to look up.
-	var local netip.AddrPort
-	if from.IsValid() {
-		local = netip.AddrPortFrom(from, 0)
-	}
-	c, err := d.DialTCP(ctx, network, local, t.Address)
-	if err != nil {
-		return nil, err // and no net.Conn of nothing
-	}
-	return c, nil
+	// Not by DialTCP, which binds a socket even to no address, and so each to a port that
+	// nobody else can have.
+	return d.DialContext(ctx, network, to)
 }
 
 // conn is a connection whose reads and writes end with a context: at its deadline, or
@@ -103,6 +91,8 @@ func localAddr(network string, a netip.Addr) net.Addr {
 	switch {
 	case !a.IsValid():
 		return nil
+	case strings.HasPrefix(network, "tcp"):
+		return net.TCPAddrFromAddrPort(netip.AddrPortFrom(a, 0))
 	case strings.HasPrefix(network, "udp"):
 		return net.UDPAddrFromAddrPort(netip.AddrPortFrom(a, 0))
 	}

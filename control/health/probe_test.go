@@ -552,6 +552,33 @@ func TestPathIsGivenEverySocket(t *testing.T) {
 	})
 }
 
+// bound is a Path that binds sockets, as one may.
+type bound struct{}
+
+func (p bound) Prepare(network string, fd int, _ uint16) error {
+	if strings.HasSuffix(network, "6") {
+		return unix.Bind(fd, &unix.SockaddrInet6{Addr: netip.IPv6Loopback().As16()})
+	}
+	return unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}})
+}
+
+func TestPathBindsSockets(t *testing.T) {
+	b := newBench(t)
+	for _, host := range hosts {
+		tcp := b.serve(host, func(c net.Conn) { _, _ = io.Copy(io.Discard, c) })
+		udp := b.answer(host, func(q []byte) []byte { return q })
+		for c, to := range map[*Check]netip.AddrPort{{Kind: TCP}: tcp, {Kind: UDP, UDP: UDPCheck{Send: []byte("x"), Expect: []byte("x")}}: udp} {
+			target := &Target{Address: to, Check: c, Path: bound{}}
+			b.do(func() error {
+				ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+				defer cancel()
+				_, err := target.probe(ctx)
+				return err
+			})
+		}
+	}
+}
+
 // When the engine ends nobody waits for a backend that does not answer.
 func TestEndsWhenTold(t *testing.T) {
 	b := newBench(t)
