@@ -23,22 +23,31 @@ func NewCertificate(cert, key string, log *zap.Logger) *Certificate {
 	return &Certificate{cert: cert, key: key, log: log}
 }
 
+// ReadPair reads a certificate and its key from two files of PEM. open says that others
+// than the owner and group of the key's file can read or write it, with an error too.
+func ReadPair(cert, key string) (pair tls.Certificate, open bool, err error) {
+	c, _, err := ReadSecret(cert)
+	if err != nil {
+		return pair, false, fmt.Errorf("certificate: %w", err)
+	}
+	k, open, err := ReadSecret(key)
+	if err != nil {
+		return pair, false, fmt.Errorf("key: %w", err)
+	}
+	if pair, err = tls.X509KeyPair(c, k); err != nil {
+		return pair, open, fmt.Errorf("certificate %s with key %s: %w", cert, key, err)
+	}
+	return pair, open, nil
+}
+
 // Read reads the files, as Guard.Read does its own.
 func (c *Certificate) Read() (changed bool, use func(), err error) {
-	cert, _, err := readSecret(c.cert)
-	if err != nil {
-		return false, nil, fmt.Errorf("certificate: %w", err)
-	}
-	key, open, err := readSecret(c.key)
-	if err != nil {
-		return false, nil, fmt.Errorf("key: %w", err)
-	}
+	pair, open, err := ReadPair(c.cert, c.key)
 	if open {
 		c.log.Warn("others can read or change a key", zap.String("file", c.key), zap.String("run", "chmod o= "+c.key))
 	}
-	pair, err := tls.X509KeyPair(cert, key)
 	if err != nil {
-		return false, nil, fmt.Errorf("certificate %s with key %s: %w", c.cert, c.key, err)
+		return false, nil, err
 	}
 	was := c.now.Load()
 	return was == nil || !bytes.Equal(was.Certificate[0], pair.Certificate[0]), func() { c.now.Store(&pair) }, nil

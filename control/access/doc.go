@@ -1,5 +1,6 @@
 // Package access decides who may ask the daemon by network: tokens in files, names that a
 // browser may have come by, and the certificate of what is served by TLS.
+// How such files are read is there for those who ask others, too.
 //
 // What it reads, it can read again while requests come: Read says what is wrong with a
 // file, or gives a function that puts what was read in force, so that a reload takes all

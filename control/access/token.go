@@ -29,7 +29,7 @@ const (
 // ReadToken reads the token in a file: one line of printable ASCII without blanks. open
 // says that others than the file's owner and group can read or write it.
 func ReadToken(path string) (token string, open bool, err error) {
-	b, open, err := readSecret(path)
+	b, open, err := ReadSecret(path)
 	if err != nil {
 		return "", false, fmt.Errorf("token: %w", err)
 	}
@@ -40,15 +40,17 @@ func ReadToken(path string) (token string, open bool, err error) {
 	return string(b), open, nil
 }
 
-// readSecret reads a small file.
-func readSecret(path string) (b []byte, open bool, err error) {
+// ReadSecret reads a small file, at most 1 MiB of it, which must be a regular one: a pipe
+// would be waited for. open says that others than the file's owner and group can read or
+// write it.
+func ReadSecret(path string) (b []byte, open bool, err error) {
 	const most = 1 << 20
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, false, err
 	}
 	if !info.Mode().IsRegular() {
-		return nil, false, fmt.Errorf("%s: no regular file", path) // a pipe would be waited for
+		return nil, false, fmt.Errorf("%s: no regular file", path)
 	}
 	f, err := os.Open(path)
 	if err != nil {

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -19,6 +18,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/status"
+
+	"github.com/l4fwd/l4fwd/control/access"
 )
 
 // keepAlive is how often a silent connection is tried; etcd's servers refuse less than 5 s.
@@ -46,11 +47,12 @@ func (f *Follower) connect(ctx context.Context) (*clientv3.Client, error) {
 		}
 	}
 	if e.Username != "" {
-		b, err := os.ReadFile(e.PasswordFile)
+		b, _, err := access.ReadSecret(e.PasswordFile)
 		if err != nil {
 			return nil, fmt.Errorf("etcd's password: %w", err)
 		}
 		line, _, _ := bytes.Cut(b, []byte("\n"))
+		line = bytes.TrimSuffix(line, []byte("\r"))
 		if c.Username, c.Password = e.Username, string(line); c.Password == "" {
 			return nil, fmt.Errorf("etcd's password: %s has none in its first line", e.PasswordFile)
 		}
@@ -83,7 +85,7 @@ func (f *Follower) tls() (*tls.Config, error) {
 	e := &f.opt.Etcd
 	c := &tls.Config{MinVersion: tls.VersionTLS12}
 	if e.CA != "" {
-		pem, err := os.ReadFile(e.CA)
+		pem, _, err := access.ReadSecret(e.CA)
 		if err != nil {
 			return nil, fmt.Errorf("etcd's authority: %w", err)
 		}
@@ -92,9 +94,9 @@ func (f *Follower) tls() (*tls.Config, error) {
 		}
 	}
 	if e.Cert != "" {
-		own, err := tls.LoadX509KeyPair(e.Cert, e.Key)
+		own, _, err := access.ReadPair(e.Cert, e.Key)
 		if err != nil {
-			return nil, fmt.Errorf("certificate for etcd: %w", err)
+			return nil, fmt.Errorf("for etcd: %w", err)
 		}
 		c.Certificates = []tls.Certificate{own}
 	}

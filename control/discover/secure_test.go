@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -93,8 +94,10 @@ func TestSecure(t *testing.T) {
 	s.put("a")
 	s.requirePasswords()
 
-	password := a.file("password")
+	password, empty, pipe := a.file("password"), a.file("empty"), a.file("pipe")
 	check(t, os.WriteFile(password, []byte("no\n"), 0o600))
+	check(t, os.WriteFile(empty, nil, 0o600))
+	check(t, syscall.Mkfifo(pipe, 0o600))
 	good := config.Etcd{
 		Endpoints: []string{e.Endpoint()}, Prefix: "/l4fwd", Timeout: 2 * time.Second,
 		CA: a.file("ca.pem"), Cert: a.file("client.pem"), Key: a.file("client.key"), Username: "l4fwd", PasswordFile: password,
@@ -108,7 +111,10 @@ func TestSecure(t *testing.T) {
 		{"no certificate", "tls: ", func(c *config.Etcd) { c.Cert, c.Key = "", "" }},
 		{"no file", "no such file", func(c *config.Etcd) { c.Cert = "/nowhere" }},
 		{"no authority", "holds no certificate", func(c *config.Etcd) { c.CA = password }},
-		{"no password", "has none in its first line", func(c *config.Etcd) { c.PasswordFile = "/dev/null" }},
+		{"no password", "has none in its first line", func(c *config.Etcd) { c.PasswordFile = empty }},
+		{"password of a pipe", "no regular file", func(c *config.Etcd) { c.PasswordFile = pipe }},
+		{"authority of a pipe", "no regular file", func(c *config.Etcd) { c.CA = pipe }},
+		{"certificate of a pipe", "no regular file", func(c *config.Etcd) { c.Cert = pipe }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			o := good
@@ -118,7 +124,7 @@ func TestSecure(t *testing.T) {
 	}
 	f := follow(t, e, good)
 	f.says("refused", func(st Status) bool { return strings.Contains(st.Error, "invalid user ID or password") })
-	check(t, os.WriteFile(password, []byte("secret\nand a comment"), 0o600))
+	check(t, os.WriteFile(password, []byte("secret\r\nand a comment"), 0o600))
 	f.sees("a")
 }
 

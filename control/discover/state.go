@@ -50,7 +50,8 @@ func Save(e *config.Etcd, s *Set) (err error) {
 	if err := os.MkdirAll(e.StateDir, 0o700); err != nil {
 		return fmt.Errorf("keeping what is in force: %w", err)
 	}
-	f, err := os.CreateTemp(e.StateDir, "."+stateFile+"-*.tmp")
+	// One name, for what a crash leaves behind is written over then.
+	f, err := os.OpenFile(filepath.Join(e.StateDir, "."+stateFile+".tmp"), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return fmt.Errorf("keeping what is in force: %w", err)
 	}
