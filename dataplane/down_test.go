@@ -108,3 +108,39 @@ func TestBackendDownByName(t *testing.T) {
 		}
 	})
 }
+
+// TestDrainOldConnection: one that is an hour old when its backend is drained lives on for
+// another, while new ones go elsewhere, and ends as any.
+func TestDrainOldConnection(t *testing.T) {
+	for _, vip := range orphanVIPs {
+		t.Run(vip, func(t *testing.T) {
+			r, publish := orphanRig(t, BackendDownReset)
+			c := r.open(0, "198.51.100.7:40000", vip)
+			sent := uint32(0)
+			hour := func() {
+				t.Helper()
+				for range 60 {
+					r.pass(time.Minute)
+					c.fromClient(seg{ack: true, seq: 1001 + sent, ackNum: 9001 + sent, payload: 10})
+					c.fromServer(seg{ack: true, seq: 9001 + sent, ackNum: c.isn + 11 + sent, payload: 10})
+					sent += 10
+				}
+			}
+			hour()
+			publish(changed(t, orphanSpec(BackendDownReset), c.backend, func(b *BackendSpec) { b.Weight = 0 }))
+			hour()
+			for i := range 8 {
+				if got := serverOf(r, fmt.Sprintf("198.51.100.8:%d", 1000+i), vip); got == c.backend {
+					t.Fatal("a new flow to a drained backend")
+				}
+			}
+			c.fromClient(seg{ack: true, fin: true, seq: 1001 + sent, ackNum: 9001 + sent})
+			c.fromServer(seg{ack: true, fin: true, seq: 9001 + sent, ackNum: c.isn + 2 + sent})
+			c.fromClient(seg{ack: true, seq: 1002 + sent, ackNum: 9002 + sent})
+			r.pass(5 * time.Minute)
+			if n := r.dp.Workers[0].Flows(); n != 0 {
+				t.Errorf("%d flows left", n)
+			}
+		})
+	}
+}
