@@ -26,8 +26,8 @@
 
 GO        ?= go
 LINT      := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
-PACKAGES  := clang-14 llvm-14 ethtool iproute2 nginx-light libnginx-mod-stream nftables wrk iperf3 curl prometheus tcpdump tshark strace systemd chromium fonts-dejavu-core etcd-server
-COMMANDS  := clang-14 llvm-strip-14 ethtool ip nginx nft wrk iperf3 curl prometheus promtool tcpdump tshark strace systemd-analyze chromium etcd
+PACKAGES  := clang-14 llvm-14 ethtool iproute2 nginx-light libnginx-mod-stream nftables wrk iperf3 curl prometheus tcpdump tshark strace systemd chromium fonts-dejavu-core etcd-server etcd-client
+COMMANDS  := clang-14 llvm-strip-14 ethtool ip nginx nft wrk iperf3 curl prometheus promtool tcpdump tshark strace systemd-analyze chromium etcd etcdctl
 # Beside them, what bench-peers measures. Debian has testpmd in dpdk-dev, and its
 # driver for AF_XDP in a package that nothing asks for.
 PEERS     := dpdk dpdk-dev librte-net-af-xdp23 haproxy

@@ -105,7 +105,6 @@ var notRun = map[string]string{
 	"ip fou add":                              noTunnels,
 	"sysctl -w net.ipv4.conf.tunl0":           noTunnels,
 	"perf":                                    "a profile of the whole machine, beside a measurement that takes all of it",
-	"etcdctl":                                 "Debian has it in a package of its own, etcd-client; control/discover's tests write to a real etcd",
 	"go build -pgo":                           "everything is compiled anew: minutes",
 	"go test -run '^$' -bench":                "a long measurement; TestShownTests looks whether there is such a benchmark",
 }
@@ -173,6 +172,8 @@ var treatments = map[string]treatment{
 	"curl":                                         {before: (*site).start},
 	"printf 'Authorization":                        {before: (*site).start},
 	"l4fwd health":                                 {before: (*site).flap},
+	"etcdctl":                                      {before: (*site).start},
+	"l4fwd backends web":                           {before: (*site).find},
 	"tcpdump":                                      {before: (*site).start},
 	"l4fwd bench matrix":                           {more: "--flows 100 --packets 1000 --rounds 1"},
 	"l4fwd bench replay":                           {more: "--flows 100 --packets 1000 --rounds 3"},

@@ -40,6 +40,8 @@ type site struct {
 	tls             [2]*httptest.Server
 	cgroup          *testbed.Cgroup
 	dir, run        string
+	etcd            *testbed.Etcd // nil: the page needs none
+	env             []string      // of who types, beside PATH
 
 	daemon *testbed.Process // nil: none runs
 	passed atomic.Uint64    // rounds of traffic that have been sent
@@ -54,6 +56,9 @@ var serverAddrs = [2]netip.Addr{netip.MustParseAddr("10.0.1.20"), netip.MustPars
 
 // ownAddr is l4fwd's host's, where it takes commands by network.
 var ownAddr = netip.MustParseAddr("192.0.2.5")
+
+// etcdAddr is one of the etcds' of which a page tells. The others are never there.
+var etcdAddr = netip.MustParseAddr("10.0.0.5")
 
 // prefixesAt are addresses with the length that all subnets of their family have.
 func prefixesAt(addrs ...string) (all []netip.Prefix) {
@@ -84,6 +89,7 @@ func newSite(t *testing.T, binary, config string) *site {
 	for _, step := range []func() error{
 		s.wireOutside, s.wireInside, s.serve,
 		func() error { return s.fill(binary, config) },
+		func() error { return s.register(config) },
 	} {
 		if err := step(); err != nil {
 			t.Fatal(err)
@@ -100,7 +106,9 @@ func (s *site) wireOutside() (err error) {
 	if err != nil {
 		return err
 	}
-	_, _, mgmt := testbed.Veth(s.client, "mgmt", s.lb, "eth0", testbed.VethOptions{AddrsB: []netip.Prefix{netip.PrefixFrom(ownAddr, 32)}})
+	_, _, mgmt := testbed.Veth(s.client, "mgmt", s.lb, "eth0", testbed.VethOptions{AddrsB: []netip.Prefix{
+		netip.PrefixFrom(ownAddr, 32), netip.PrefixFrom(etcdAddr, 32),
+	}})
 	return errors.Join(mgmt,
 		s.outside.AddRoute(netip.MustParsePrefix("192.0.2.0/24"), s.inside.Addr(testbed.V4)),
 		s.outside.AddRoute(netip.MustParsePrefix("2001:db8::/64"), s.inside.Addr(testbed.V6)),
@@ -199,6 +207,37 @@ func (s *site) fill(binary, config string) error {
 	)
 }
 
+// register starts an etcd if the configuration asks for one. It speaks TLS, to who has
+// the files that are named there.
+func (s *site) register(config string) error {
+	if !strings.Contains(config, "\ndiscovery:") {
+		return nil
+	}
+	etc := filepath.Join(s.dir, "etc/l4fwd")
+	made, key, err := testbed.Certificate(s.run, etcdAddr)
+	if err != nil {
+		return err
+	}
+	files := testbed.EtcdFiles{CA: filepath.Join(etc, "etcd-ca.pem"), Cert: filepath.Join(etc, "etcd.pem"), Key: filepath.Join(etc, "etcd-key.pem")}
+	if err := errors.Join(os.Link(made, files.CA), os.Rename(made, files.Cert), os.Rename(key, files.Key)); err != nil {
+		return err
+	}
+	s.etcd, err = testbed.StartEtcd(context.Background(), s.lb, s.dir, netip.AddrPortFrom(etcdAddr, 2379), &files) // until the network is closed
+	s.env = []string{"ETCDCTL_ENDPOINTS=" + s.etcd.Endpoint(), "ETCDCTL_CACERT=" + files.CA, "ETCDCTL_CERT=" + files.Cert, "ETCDCTL_KEY=" + files.Key}
+	return err
+}
+
+// find waits until what was written to etcd is in force.
+func (s *site) find() error {
+	var out string
+	for begin := time.Now(); time.Since(begin) < patience; {
+		if out, _ = s.does(s.lb, "l4fwd backends web"); strings.Count(out, " up ") == len(serverAddrs) {
+			return nil
+		}
+	}
+	return fmt.Errorf("never found:\n%s", out)
+}
+
 // close ends and removes everything.
 func (s *site) close() (err error) {
 	err = s.hush()
@@ -226,7 +265,7 @@ func (s *site) close() (err error) {
 func (s *site) shell(ctx context.Context, ns *testbed.Namespace, line, ready string) (*testbed.Process, error) {
 	return ns.StartProcess(ctx, testbed.ProcessOptions{
 		Path: "/bin/sh", Args: []string{"-c", "trap : INT\n" + line}, Ready: ready, ReadyTimeout: patience,
-		Env: []string{"PATH=" + filepath.Join(s.dir, "bin") + ":" + os.Getenv("PATH")},
+		Env: append([]string{"PATH=" + filepath.Join(s.dir, "bin") + ":" + os.Getenv("PATH")}, s.env...),
 		Prepare: func(c *testbed.Cmd) {
 			c.Dir, c.Binds = s.dir, map[string]string{"/run/l4fwd": s.run, "/sys/fs/cgroup": s.cgroup.Path}
 		},
