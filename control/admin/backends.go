@@ -55,6 +55,12 @@ type BackendInfo struct {
 	BytesFrom uint64 `json:"bytes_from"`
 }
 
+// Suspect reports whether clients' connections speak against a backend that is in use all
+// the same.
+func (b *BackendInfo) Suspect() bool {
+	return b.State == BackendUp && b.Health != nil && b.Health.Suspect != nil
+}
+
 // Action is what to do with a backend.
 type Action string
 

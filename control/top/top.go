@@ -215,13 +215,25 @@ func (f *frame) backends(by Order, height int) {
 		}
 		return names
 	})
+	suspects := 0
 	f.line("%-*s %-*s %-9s %6s %9s %8s %9s %9s", wide, "SERVICE", long, "BACKEND", "STATE", "WEIGHT", "ACTIVE", "NEW/S", "TO BIT/S", "FROM")
 	room := max(height-len(f.lines)-1, 0) // the last line counts them all
-	for _, r := range rows[:min(len(rows), room)] {
-		f.line("%-*s %-*s %-9s %6d %9d %8s %9s %9s", wide, cut(r.Service, 24), long, r.Address, r.State, r.Weight, r.Active,
-			scale(r.opened), scale(r.to), scale(r.from))
+	for i, r := range rows {
+		state := string(r.State)
+		if r.Suspect() {
+			suspects++
+			state = "suspect"
+		}
+		if i < room {
+			f.line("%-*s %-*s %-9s %6d %9d %8s %9s %9s", wide, cut(r.Service, 24), long, r.Address, state, r.Weight, r.Active,
+				scale(r.opened), scale(r.to), scale(r.from))
+		}
 	}
-	f.line("%d backends by %s", len(rows), by)
+	why := ""
+	if suspects > 0 {
+		why = fmt.Sprintf(", %d suspect   (l4fwd health)", suspects)
+	}
+	f.line("%d backends by %s%s", len(rows), by, why)
 }
 
 // scale writes a number with three digits and a unit.

@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/l4fwd/l4fwd/control/admin"
+	"github.com/l4fwd/l4fwd/control/health"
 	"github.com/l4fwd/l4fwd/dataplane/afxdp"
 )
 
@@ -40,6 +41,9 @@ func samples() (before, now *Sample) {
 			backend("web", "10.0.1.21:80", admin.BackendDown, 8, 290, 1000, 1000),
 			backend("dns", "10.0.1.30:53", admin.BackendDrained, 0, 3, 0, 0), // new
 		}}
+	for i := range now.Backends { // one that is down is that first
+		now.Backends[i].Health = &admin.BackendHealth{Suspect: &health.Suspicion{Since: start, Reason: "passive: 14 of 20 connections refused"}}
+	}
 	return before, now
 }
 
@@ -60,10 +64,10 @@ eth2             down          0         0         0
 drops: no_backend 2/s   (l4fwd drops)
 
 SERVICE BACKEND      STATE     WEIGHT    ACTIVE    NEW/S  TO BIT/S      FROM
-web     10.0.1.20:80 up            10         6        2     1.00M     2.00M
+web     10.0.1.20:80 suspect       10         6        2     1.00M     2.00M
 dns     10.0.1.30:53 drained       10         0        0         0         0
 web     10.0.1.21:80 down          10         8      100         0         0
-3 backends by traffic`, "\n"), "\n")
+3 backends by traffic, 1 suspect   (l4fwd health)`, "\n"), "\n")
 	if diff := cmp.Diff(want, Frame(before, now, 100, 40, ByTraffic)); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
 	}

@@ -169,6 +169,9 @@ func testText(t *testing.T, r *reader) {
 	p := r.open(t, r.serve(t, New(&site{}, Options{})), phone)
 	is(p, "[...document.querySelectorAll('#services b')].map(e => e.textContent)", []string{hostile, "dns"})
 	is(p, "document.querySelectorAll('main img').length", 0)
+	is(p, "[...document.querySelectorAll('#services .pill')].map(e => e.className + ' ' + e.textContent)",
+		[]string{"pill bad 1 of 2 down", "pill good up", "pill bad down", "pill warn 1 of 1 suspect", "pill warn suspect"})
+	is(p, "[...document.querySelectorAll('#services .backend-row .what .faint')].pop().textContent.replace(/^.* suspect for [^:]*/, 'suspect')", "suspect: "+doubtful.Suspect.Reason)
 	is(p, "document.querySelectorAll('.health li').length", 1)
 	is(p, "[...document.querySelectorAll('#drops code')].map(e => e.textContent)", []string{"no_flow", "no_backend"})
 	is(p, "document.querySelectorAll('#workers .worker-row:not(.head)').length + document.querySelectorAll('#nics .nic-row:not(.head)').length", 2)

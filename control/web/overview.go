@@ -31,7 +31,8 @@ type snapshot struct {
 // service is a row of the page.
 type service struct {
 	admin.ServiceInfo
-	Down      int    `json:"down"` // backends, say health checks
+	Down      int    `json:"down"`    // backends, say health checks
+	Suspect   int    `json:"suspect"` // say clients' connections
 	BytesTo   uint64 `json:"bytes_to"`
 	BytesFrom uint64 `json:"bytes_from"`
 }
@@ -118,6 +119,9 @@ func take(ctx context.Context, source Source) (*snapshot, error) {
 			row.BytesTo, row.BytesFrom = row.BytesTo+b.BytesTo, row.BytesFrom+b.BytesFrom
 			if b.State == admin.BackendDown {
 				row.Down++
+			}
+			if b.Suspect() {
+				row.Suspect++
 			}
 		}
 		n.services = append(n.services, row)

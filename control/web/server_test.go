@@ -57,7 +57,10 @@ func (s *site) Services(context.Context) ([]admin.ServiceInfo, error) {
 	return out, nil
 }
 
-var checked = admin.BackendHealth{State: health.Down, Since: start, Reason: "refused"}
+var (
+	checked  = admin.BackendHealth{State: health.Down, Since: start, Reason: "refused"}
+	doubtful = admin.BackendHealth{State: health.Up, Since: start, Suspect: &health.Suspicion{Since: start, Reason: "passive: 14 of 20 connections refused " + hostile}}
+)
 
 func (s *site) Backends(context.Context, string) ([]admin.BackendInfo, error) {
 	if s.bare {
@@ -66,7 +69,7 @@ func (s *site) Backends(context.Context, string) ([]admin.BackendInfo, error) {
 	return []admin.BackendInfo{
 		{Service: hostile, Address: netip.MustParseAddrPort("10.0.1.20:80"), State: admin.BackendUp, Weight: 1, Configured: 1, BytesTo: 10, BytesFrom: 100},
 		{Service: hostile, Address: netip.MustParseAddrPort("10.0.1.21:80"), State: admin.BackendDown, Health: &checked, BytesTo: 1, BytesFrom: 2},
-		{Service: "dns", Address: netip.MustParseAddrPort("10.0.1.20:80"), State: admin.BackendUp},
+		{Service: "dns", Address: netip.MustParseAddrPort("10.0.1.20:80"), State: admin.BackendUp, Health: &doubtful},
 	}, nil
 }
 
@@ -146,7 +149,7 @@ func TestOverview(t *testing.T) {
 	status, _ := (&site{}).Status(context.Background())
 	want := overview{
 		At: got.At, Status: status, Flows: 14, Found: 2, Points: []point{}, Drops: got.Drops,
-		Services: []service{{services[0], 1, 11, 102}, {services[1], 0, 0, 0}},
+		Services: []service{{services[0], 1, 0, 11, 102}, {services[1], 0, 1, 0, 0}},
 		Workers:  []worker{{100, 90, 14, 1.5}}, NICs: []nic{{"eth1", true, 2, 100, 90, 3}},
 	}
 	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {

@@ -62,13 +62,15 @@ func (s *shop) Backends(context.Context, string) ([]admin.BackendInfo, error) {
 	defer s.mu.Unlock()
 	now := time.Now()
 	up := &admin.BackendHealth{State: health.Up, Since: now.Add(-50 * time.Hour)}
+	doubtful := &admin.BackendHealth{State: health.Up, Since: now.Add(-50 * time.Hour), Suspect: &health.Suspicion{
+		Since: now.Add(-3 * time.Minute), Reason: "passive: 14 of 20 connections refused"}}
 	refused := &admin.BackendHealth{State: health.Down, Since: now.Add(-4 * time.Minute), Reason: "dial tcp 10.0.1.22:8443: connection refused"}
 	out := []admin.BackendInfo{
 		{Service: "shop", Address: netip.MustParseAddrPort("10.0.1.20:8443"), Configured: 10, Health: up, Flows: s.since(980), Active: 20911, BytesTo: s.since(9e6), BytesFrom: s.since(190e6)},
 		{Service: "shop", Address: netip.MustParseAddrPort("10.0.1.21:8443"), Configured: 10, Health: up, Flows: s.since(920), Active: 20322, BytesTo: s.since(5e6), BytesFrom: s.since(90e6)},
 		{Service: "shop", Address: netip.MustParseAddrPort("10.0.1.22:8443"), Configured: 10, Health: refused, State: admin.BackendDown},
 		{Service: "dns", Address: netip.MustParseAddrPort("[2001:db8:1::30]:53"), Configured: 1, Flows: s.since(240), Active: 3490, BytesTo: s.since(30e3), BytesFrom: s.since(80e3)},
-		{Service: "dns", Address: netip.MustParseAddrPort("[2001:db8:1::31]:53"), Configured: 1, Flows: s.since(240), Active: 3490, BytesTo: s.since(30e3), BytesFrom: s.since(81e3)},
+		{Service: "dns", Address: netip.MustParseAddrPort("[2001:db8:1::31]:53"), Configured: 1, Health: doubtful, Flows: s.since(240), Active: 3490, BytesTo: s.since(30e3), BytesFrom: s.since(81e3)},
 		{Service: "mail", Address: netip.MustParseAddrPort("10.0.1.40:25"), Configured: 1, Flows: s.since(2)},
 		{Service: "mail", Address: netip.MustParseAddrPort("10.0.1.41:25"), Configured: 1, Active: 1},
 	}

@@ -128,6 +128,7 @@ function serviceState(s) {
   if (s.until) return ['warn', 'leaving'];
   if (!s.taking) return ['bad', `none of ${s.backends} up`];
   if (s.down) return ['bad', `${s.down} of ${s.backends} down`];
+  if (s.suspect) return ['warn', `${s.suspect} of ${s.backends} suspect`];
   if (s.taking < s.backends) return ['warn', `${s.taking} of ${s.backends} take`];
   return ['good', s.backends === 1 ? '1 up' : `all ${s.backends} up`];
 }
@@ -162,7 +163,7 @@ function serviceRow(s) {
   return row;
 }
 
-const stateClass = {up: 'good', down: 'bad', disabled: 'bad', gone: 'bad', drained: 'warn', leaving: 'warn'};
+const stateClass = {up: 'good', down: 'bad', disabled: 'bad', gone: 'bad', suspect: 'warn', drained: 'warn', leaving: 'warn'};
 
 const byOperator = {drain: 'drained', disable: 'disabled', weight: 'weight set'};
 
@@ -185,14 +186,15 @@ function backendRow() {
     button.hidden = !!b.until; // a reload has removed it: it takes no orders
     const k = b.service + ' ' + b.address;
     text(name, b.address);
-    pill.className = 'pill ' + (stateClass[b.state] || '');
-    text(pill, b.state);
+    const h = b.health, state = b.state === 'up' && h && h.suspect ? 'suspect' : b.state;
+    pill.className = 'pill ' + (stateClass[state] || '');
+    text(pill, state);
     text(weight, b.weight === b.configured ? b.weight : `${b.weight} of ${b.configured}`);
     text(active, scale(b.active));
     text(opened, shown(rate('b ' + k, b.flows)));
     const r = rate('bb ' + k, b.bytes_to + b.bytes_from);
     text(bits, shown(r === null ? null : 8 * r));
-    const h = b.health, notes = [];
+    const notes = [];
     if (b.ordered) notes.push(`${byOperator[b.ordered.action] || b.ordered.action} by an operator ${age(nowAt - Date.parse(b.ordered.since))} ago`);
     if (h) notes.push(`${h.state} for ${age(nowAt - Date.parse(h.since))}` + (h.reason && h.state !== 'up' ? `: ${h.reason}` : ''));
     if (h && h.suspect) notes.push(`suspect for ${age(nowAt - Date.parse(h.suspect.since))}: ${h.suspect.reason}`);
