@@ -33,6 +33,17 @@ var totals = concat(trafficTotals, flowTotals, workerTotals, nicTotals, []family
 				}
 			}
 		}},
+	{name: "l4fwd_service_suspect_backends", kind: gauge, labels: []string{"service"},
+		help: "Backends of a service that clients' connections speak against and that are not down.",
+		emit: func(w *writer, s *Sample) {
+			for i := range s.Services {
+				n := uint64(0)
+				for _, b := range s.Services[i].Backends {
+					n += number(b.Suspect)
+				}
+				w.count(n, s.Services[i].Name)
+			}
+		}},
 	{name: "l4fwd_config_loaded_time_seconds", kind: gauge,
 		help: "When the configuration in force was read, in seconds since 1970.",
 		emit: func(w *writer, s *Sample) { w.number(float64(s.Loaded.UnixMilli()) / 1e3) }},
