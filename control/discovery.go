@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"net"
 	"sync"
 	"time"
@@ -27,6 +28,8 @@ type discovery struct {
 	merger *discover.Merger
 	file   *config.Config // what stands in the file alone
 	unkept string         // why the state file is not up to date, as it was logged
+	told   int64          // the revision that was last logged to be in force, 0 after a refusal
+	due    bool           // the same set may fare better later
 
 	mu       sync.Mutex
 	set      *discover.Set // the last, nil if there was none
@@ -103,9 +106,42 @@ func (x *discovery) put(s *discover.Set) {
 	x.mu.Lock()
 	x.set, x.recalled = s, false
 	x.mu.Unlock()
+	x.wake()
+}
+
+// wake has the last set looked at.
+func (x *discovery) wake() {
 	select {
 	case x.news <- struct{}{}:
 	default:
+	}
+}
+
+// How long after a set was not put into force as it is it is tried again, at first and at
+// most; it doubles each time. What the host objects to, and what fails in the kernel or for
+// want of memory, goes by; nothing tells when.
+const (
+	firstRetry = time.Second
+	lastRetry  = time.Minute
+)
+
+// pursue has take run each time there is a newer set and, as long as it says that the same
+// one may fare better later, again.
+func (x *discovery) pursue(ctx context.Context, due bool, take func() (due bool)) {
+	for pause := firstRetry; ; {
+		var again <-chan time.Time
+		if due {
+			again = time.After(pause/2 + rand.N(pause/2)) // not all l4fwds at once
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-x.news:
+			pause = firstRetry
+		case <-again:
+			pause = min(2*pause, lastRetry)
+		}
+		due = take()
 	}
 }
 
@@ -139,21 +175,18 @@ func (d *Daemon) adoptFound(ctx context.Context, down *undo) error {
 	}
 	d.reloading.Lock()
 	d.takeFound(ctx, func(f func()) error { f(); return nil }) // this is the loop's goroutine
+	due := x.due
 	d.reloading.Unlock()
 	living, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		for {
-			select {
-			case <-living.Done():
-				return
-			case <-x.news:
-			}
+		x.pursue(living, due, func() (due bool) {
 			d.reloading.Lock()
+			defer d.reloading.Unlock()
 			d.takeFound(living, func(f func()) error { return d.onLoop(living, f) })
-			d.reloading.Unlock()
-		}
+			return x.due
+		})
 	}()
 	down.add(func() error {
 		cancel()
@@ -168,14 +201,24 @@ func (d *Daemon) adoptFound(ctx context.Context, down *undo) error {
 func (d *Daemon) takeFound(ctx context.Context, on func(func()) error) {
 	x := d.discovery
 	_, err := d.reloadWith(ctx, x.file, reloadFound, on)
-	if errors.Is(err, errNotRunning) || ctx.Err() != nil {
+	if err == nil || errors.Is(err, errNotRunning) || ctx.Err() != nil {
 		return
 	}
+	x.due, x.told = true, 0
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.refusal = ""; err != nil {
+	if was := x.refusal; was != err.Error() {
 		x.refusal = err.Error()
+		d.log.Error("not as etcd says: all stays as it was; it is tried again", zap.Int64("revision", x.set.Revision), zap.Error(err))
 	}
+}
+
+// isNews reports whether it is worth a line of the log that a set is in force. With
+// d.reloading.
+func (x *discovery) isNews(revision int64, changes int) bool {
+	was := x.told
+	x.told = revision
+	return was != revision || changes > 0
 }
 
 // withFound is a file's configuration with what was found; the result is nil without
@@ -191,21 +234,17 @@ func (d *Daemon) withFound(ctx context.Context, file *config.Config, on func(fun
 	if set == nil {
 		return file, nil, nil
 	}
-	ctx, giveUp := context.WithCancel(ctx)
-	defer giveUp()
-	var gone error
-	r, err := x.merger.Merge(ctx, file, set, func(c *config.Config) (err error) {
-		if gone = on(func() { err = d.checkChange(withWorkers(c)) }); gone != nil {
-			giveUp() // the loop has ended, or nobody waits any more: no fault of documents
-			return gone
-		}
-		return err
-	})
-	if gone != nil {
-		return nil, nil, gone
+	var against func(*config.Service) error
+	var err error
+	if e := on(func() { against, err = d.hostJudge() }); e != nil {
+		return nil, nil, e // the loop has ended, or nobody waits any more
 	}
 	if err != nil {
-		return nil, nil, admin.Refusal(admin.ErrConflict, err)
+		return nil, nil, fmt.Errorf("what the host has against services: %w", err)
+	}
+	r, err := x.merger.Merge(ctx, file, set, against)
+	if err != nil {
+		return nil, nil, err
 	}
 	return r.Config, &found{r, set.Revision}, nil
 }
@@ -225,7 +264,9 @@ func (d *Daemon) inForce(file *config.Config, f *found) {
 	if x.file = file; f == nil {
 		return
 	}
+	x.due = f.Objections > 0
 	x.mu.Lock()
+	x.refusal = ""
 	before := make(map[discover.Problem]bool)
 	if x.result != nil {
 		for _, p := range x.result.Problems {

@@ -55,30 +55,62 @@ func refusedLocals(refused []netip.Addr) error {
 
 // hostConflicts are the ports that both a configuration and the host want.
 func (d *Daemon) hostConflicts(c *config.Config) ([]error, error) {
-	own := make(map[netip.Addr]bool, len(d.host))
-	for _, a := range d.host {
-		own[a.WithZone("").Unmap()] = true
-	}
-	ports, err := readHostPorts("/proc/thread-self/net", "/proc/sys/net/ipv4")
+	ports, own, err := d.hostPorts()
 	if err != nil {
 		return nil, err
 	}
 	return ports.conflicts(c, own), nil
 }
 
+// hostPorts reads what the host does with its ports, and returns its own addresses.
+func (d *Daemon) hostPorts() (*hostPorts, map[netip.Addr]bool, error) {
+	own := make(map[netip.Addr]bool, len(d.host))
+	for _, a := range d.host {
+		own[a.WithZone("").Unmap()] = true
+	}
+	ports, err := readHostPorts("/proc/thread-self/net", "/proc/sys/net/ipv4")
+	return &ports, own, err
+}
+
+// hostJudge returns what says, on any goroutine, what the host as it is now has against a
+// service that it did not have against the configuration in force. On the loop.
+func (d *Daemon) hostJudge() (func(*config.Service) error, error) {
+	ports, own, err := d.hostPorts()
+	if err != nil {
+		return nil, err
+	}
+	known := make(map[string]bool)
+	for _, e := range ports.conflicts(d.cfg, own) {
+		known[e.Error()] = true
+	}
+	return func(s *config.Service) error {
+		if err := ports.conflict(s, own); err != nil && !known[err.Error()] {
+			return err
+		}
+		return nil
+	}, nil
+}
+
+// conflict is the port that both a service and the host want.
+func (h *hostPorts) conflict(s *config.Service, own map[netip.Addr]bool) error {
+	vip := s.Address.Addr()
+	if s.Mode == config.SNAT || !own[vip] {
+		return nil // nothing is taken of the VIP, or all
+	}
+	for _, b := range h.bound {
+		if b.proto == s.Protocol && b.port == s.Address.Port() && b.takes(vip) {
+			return fmt.Errorf("service %s: %v is an address of this host, and a program listens on its %v port %d (%v): "+
+				"l4fwd would cut it off; stop it first", s.Name, vip, s.Protocol, b.port, netip.AddrPortFrom(b.addr, b.port))
+		}
+	}
+	return nil
+}
+
 // conflicts are the ports of the host's own addresses that both want.
 func (h *hostPorts) conflicts(c *config.Config, own map[netip.Addr]bool) (errs []error) {
 	for i := range c.Services {
-		s := &c.Services[i]
-		if s.Mode == config.SNAT {
-			continue // takes nothing of its VIP
-		}
-		for _, b := range h.bound {
-			if vip := s.Address.Addr(); own[vip] && b.proto == s.Protocol && b.port == s.Address.Port() && b.takes(vip) {
-				errs = append(errs, fmt.Errorf("service %s: %v is an address of this host, and a program listens on its %v port %d (%v): "+
-					"l4fwd would cut it off; stop it first", s.Name, vip, s.Protocol, b.port, netip.AddrPortFrom(b.addr, b.port)))
-				break
-			}
+		if err := h.conflict(&c.Services[i], own); err != nil {
+			errs = append(errs, err)
 		}
 	}
 	for a, r := range c.Locals() {

@@ -122,7 +122,9 @@ func (d *Daemon) reloadWith(ctx context.Context, file *config.Config, kind reloa
 	}
 	r.Changes = append(r.Changes, changes...)
 	if err != nil {
-		d.log.Error("not reloaded: all stays as it was", zap.Bool("discovery", kind == reloadFound), zap.Error(err))
+		if kind != reloadFound { // takeFound says it once
+			d.log.Error("not reloaded: all stays as it was", zap.Error(err))
+		}
 		return r, err
 	}
 	if f != nil {
@@ -136,8 +138,11 @@ func (d *Daemon) reloadWith(ctx context.Context, file *config.Config, kind reloa
 	case kind == reloadFile:
 		use()
 		d.gates.hosts.Set(c.WebHosts)
+		if x := d.discovery; x != nil && x.due {
+			x.wake()
+		}
 		d.log.Info("reloaded", zap.Int("changes", len(r.Changes)), zap.Float64("seconds", r.Seconds))
-	case f != nil:
+	case f != nil && d.discovery.isNews(f.revision, len(r.Changes)):
 		d.log.Info("as etcd says", zap.Int64("revision", f.revision), zap.Int("changes", len(r.Changes)),
 			zap.Int("services", f.Services), zap.Int("backends", f.Backends), zap.Float64("seconds", r.Seconds))
 	}

@@ -48,6 +48,9 @@ type Result struct {
 	Problems []Problem
 	// Services and Backends that documents have added.
 	Services, Backends int
+	// Objections is how many documents are refused for something else than what documents
+	// and file say: the same set may do later.
+	Objections int
 
 	accepted []*document
 }
@@ -100,12 +103,11 @@ func (m *Merger) parse(d Document) *document {
 	return out
 }
 
-// Merge puts a set onto a valid configuration. try, if not nil, is a further judge of
-// what comes out, such as the host; it is asked until it has no objection. The error is
-// its objection to the configuration without any documents, or that of ctx: thousands of
-// documents that do not go together take many seconds.
-func (m *Merger) Merge(ctx context.Context, base *config.Config, set *Set, try func(*config.Config) error) (*Result, error) {
-	g := merging{Merger: m, ctx: ctx, base: base, try: try, read: make(map[string]*document, len(set.Documents))}
+// Merge puts a set onto a valid configuration. against, if not nil, says what somebody
+// else, such as the host, has against a service that is to be served. The error is that of
+// ctx: thousands of documents that do not go together take many seconds.
+func (m *Merger) Merge(ctx context.Context, base *config.Config, set *Set, against func(*config.Service) error) (*Result, error) {
+	g := merging{Merger: m, ctx: ctx, base: base, against: against, read: make(map[string]*document, len(set.Documents))}
 	items := g.candidates(set)
 	slices.SortFunc(items, func(a, b *document) int {
 		return cmp.Or(cmp.Compare(a.Revision, b.Revision), cmp.Compare(a.Key, b.Key))
@@ -120,7 +122,7 @@ func (m *Merger) Merge(ctx context.Context, base *config.Config, set *Set, try f
 			return nil, err // what was refused since then was refused for nothing
 		}
 	}
-	out := &Result{Config: g.config, Services: len(g.config.Services) - len(base.Services), accepted: g.accepted}
+	out := &Result{Config: g.config, Services: len(g.config.Services) - len(base.Services), accepted: g.accepted, Objections: g.objected}
 	for _, s := range g.config.Services[len(base.Services):] {
 		out.Backends += len(s.Backends)
 	}
@@ -170,11 +172,12 @@ type merging struct {
 	*Merger
 	ctx      context.Context // of Merge, which it does not outlive
 	base     *config.Config
-	try      func(*config.Config) error
+	against  func(*config.Service) error
 	read     map[string]*document
 	config   *config.Config // of what is accepted
 	accepted []*document
 	problems map[string]Problem
+	objected int
 }
 
 func (g *merging) problem(key, format string, args ...any) {
@@ -287,9 +290,11 @@ func (g *merging) merge(more []*document) error {
 	if err != nil {
 		return err
 	}
-	if g.try != nil {
-		if err := g.try(c); err != nil {
-			return err
+	if g.against != nil {
+		for i := range c.Services[len(g.base.Services):] {
+			if err := g.against(&c.Services[len(g.base.Services)+i]); err != nil {
+				return &objection{err}
+			}
 		}
 	}
 	g.config, g.accepted = c, all
@@ -309,11 +314,25 @@ func (g *merging) halve(items []*document) {
 		g.halve(items[:len(items)/2])
 		g.halve(items[len(items)/2:])
 	default:
+		g.blame(err)
 		if was := g.fallback(items[0], err); was != nil {
 			if err := g.merge([]*document{was}); err != nil {
+				g.blame(err)
 				g.problem(was.Key, "refused, and so is the version before it: %s", reason(was.Key, err))
 			}
 		}
+	}
+}
+
+// objection is what somebody else has against a document.
+type objection struct{ error }
+
+func (o *objection) Unwrap() error { return o.error }
+
+// blame counts objections.
+func (g *merging) blame(err error) {
+	if errors.As(err, new(*objection)) {
+		g.objected++
 	}
 }
 

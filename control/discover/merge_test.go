@@ -181,16 +181,15 @@ func TestMerge(t *testing.T) {
 	}
 }
 
-// What the host has against a service is held against its documents alone.
-func TestMergeTried(t *testing.T) {
+// What the host has against a service is held against its documents alone, and said to be
+// no fault of theirs.
+func TestMergeObjections(t *testing.T) {
 	base := file(t, "keep")
 	m := NewMerger(&base.Discovery.Etcd)
-	taken := errors.New("192.0.2.3:80 is taken\non this host")
-	tries := 0
-	try := func(c *config.Config) error {
-		tries++
-		if slices.ContainsFunc(served(c), func(s string) bool { return strings.Contains(s, "192.0.2.3:80") }) {
-			return taken
+	taken := true
+	against := func(s *config.Service) error {
+		if taken && s.Address.String() == "192.0.2.3:80" {
+			return errors.New("192.0.2.3:80 is taken\non this host")
 		}
 		return nil
 	}
@@ -198,15 +197,18 @@ func TestMergeTried(t *testing.T) {
 	for i := range int64(100) {
 		all = append(all, doc(i, fmt.Sprintf("s%02d", i), service(fmt.Sprintf("192.0.2.%d:80", 3+i), "10.0.0.9:80")))
 	}
-	r, err := m.Merge(t.Context(), base, &Set{1, all}, try)
-	if err != nil || r.Services != 99 || tries > 20 {
-		t.Errorf("%v %+v, %d tries", err, r, tries)
+	all[7].Value = []byte("{")
+	r, err := m.Merge(t.Context(), base, &Set{1, all}, against)
+	if err != nil || r.Services != 98 || r.Objections != 1 {
+		t.Errorf("%v %+v", err, r)
 	}
-	if diff := cmp.Diff([]string{"s00: refused: 192.0.2.3:80 is taken; on this host"}, told(r)); diff != "" {
+	if diff := cmp.Diff([]string{"s00: refused: 192.0.2.3:80 is taken; on this host", "s07: refused: not valid JSON: unexpected end of JSON input"}, told(r)); diff != "" {
 		t.Error(diff)
 	}
-	if _, err := m.Merge(t.Context(), base, &Set{1, all}, func(*config.Config) error { return taken }); !errors.Is(err, taken) {
-		t.Errorf("a file that the host refuses: %v", err)
+	m.Commit(r)
+	taken = false
+	if r, err := m.Merge(t.Context(), base, &Set{1, all}, against); err != nil || r.Services != 99 || r.Objections != 0 {
+		t.Errorf("later: %v %+v", err, r)
 	}
 }
 
@@ -221,14 +223,14 @@ func TestMergeGivenUp(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	asked := 0
-	try := func(*config.Config) error {
+	against := func(*config.Service) error {
 		if asked++; asked == 10 {
 			cancel()
 		}
-		return ctx.Err()
+		return nil
 	}
-	if r, err := m.Merge(ctx, base, &Set{1, all}, try); r != nil || !errors.Is(err, context.Canceled) || asked != 10 {
-		t.Errorf("%+v %v, asked %d times", r, err, asked)
+	if r, err := m.Merge(ctx, base, &Set{1, all}, against); r != nil || !errors.Is(err, context.Canceled) {
+		t.Errorf("%+v %v", r, err)
 	}
 }
 
