@@ -79,6 +79,7 @@ type Daemon struct {
 	started        time.Time
 	loaded         time.Time      // the configuration
 	reloads        int            // since the start
+	statsTrouble   string         // what was last said of the stats file
 	reloadsRefused atomic.Uint64  // files that were not taken; from any goroutine
 	lastRefused    atomic.Bool    // the last one was not
 	beside         sync.WaitGroup // goroutines that hand the loop jobs

@@ -127,6 +127,42 @@ func TestTells(t *testing.T) {
 	w.clean()
 }
 
+// That the stats file cannot be written is said once, not each second, and again when it
+// could be in between.
+func TestStatsFileTrouble(t *testing.T) {
+	w := newWorld(t, testbed.TopologyOptions{Servers: 1})
+	dir := filepath.Join(t.TempDir(), "none")
+	d := w.run(w.Config(testbed.Services(0, "dnat", "", "rr"), small...), func(o *Options) { o.StatsFile = filepath.Join(dir, "stats") })
+	thrice := func() {
+		for range 3 {
+			check(t, d.onLoop(t.Context(), func() { d.writeStats(t.Context()) }))
+		}
+	}
+	thrice()
+	check(t, os.Mkdir(dir, 0o700))
+	thrice()
+	check(t, os.RemoveAll(dir))
+	thrice()
+	if n := d.logs.FilterMessage("stats file").Len(); n != 2 {
+		t.Errorf("said %d times", n)
+	}
+	d.end()
+	w.clean()
+}
+
+// A file that is not a ready file is neither emptied nor removed.
+func TestReadyFileOfOthers(t *testing.T) {
+	w := newWorld(t, testbed.TopologyOptions{Servers: 1})
+	path := filepath.Join(t.TempDir(), "l4fwd.yaml")
+	check(t, os.WriteFile(path, []byte("precious"), 0o600))
+	d := w.begin(w.Config(testbed.Services(0, "dnat", "", "rr"), small...), func(o *Options) { o.ReadyFile = path })
+	d.fails("a ready file is empty")
+	if b, err := os.ReadFile(path); err != nil || string(b) != "precious" {
+		t.Errorf("%q %v", b, err)
+	}
+	w.clean()
+}
+
 // Without a capability nothing is touched. It is the thread's that counts, so
 // a thread gives it up for a while.
 func TestRunWithoutCapability(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 
 	"github.com/vishvananda/netlink"
 	"go.uber.org/zap"
@@ -24,6 +25,7 @@ func (d *Daemon) preflight() error {
 		d.log.Warn("configuration", zap.Stringer("problem", p))
 	}
 	errs = append(errs, checkCPUs(d.cfg.CPUs)...)
+	errs = append(errs, checkReadyFile(d.opt.ReadyFile))
 	errs = append(errs, d.findLinks()...)
 	caps, err := effectiveCapabilities()
 	errs = append(errs, err)
@@ -31,6 +33,15 @@ func (d *Daemon) preflight() error {
 		errs = append(errs, missingCapabilities(caps, d.frames()*d.cfg.FrameSize)...)
 	}
 	return errors.Join(errs...)
+}
+
+// checkReadyFile sees that no file of somebody else's is emptied at the start and removed
+// at the end: what a killed daemon leaves behind is empty.
+func checkReadyFile(path string) error {
+	if there, err := os.Lstat(path); err == nil && (!there.Mode().IsRegular() || there.Size() > 0) {
+		return fmt.Errorf("ready file %s: something else has that name; a ready file is empty", path)
+	}
+	return nil
 }
 
 // findLinks looks the interfaces up.

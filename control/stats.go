@@ -189,9 +189,14 @@ func (d *Daemon) writeStats(ctx context.Context) {
 	if err == nil {
 		err = writeJSON(d.opt.StatsFile, s)
 	}
+	text := ""
 	if err != nil {
+		text = err.Error()
+	}
+	if err != nil && text != d.statsTrouble { // each second is said once
 		d.log.Warn("stats file", zap.Error(err))
 	}
+	d.statsTrouble = text
 }
 
 func writeJSON(path string, v any) error {

@@ -251,3 +251,23 @@ func TestSocket(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// What is no socket, and so not what a daemon has left behind, stays as it is.
+func TestListenLeavesFilesAlone(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "keep")
+	link := file + ".link"
+	if err := errors.Join(os.WriteFile(file, []byte("precious"), 0o600), os.Symlink(file, link)); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{file, link} {
+		if _, err := Listen(path); err == nil || !strings.Contains(err.Error(), "which is no socket") {
+			t.Errorf("%s: %v", path, err)
+		}
+		if b, err := os.ReadFile(path); err != nil || string(b) != "precious" {
+			t.Errorf("%s: %q %v", path, b, err)
+		}
+	}
+	if all, err := os.ReadDir(filepath.Dir(file)); err != nil || len(all) != 2 {
+		t.Errorf("left behind: %v %v", all, err)
+	}
+}

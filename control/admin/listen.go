@@ -17,14 +17,17 @@ const DefaultSocket = "/run/l4fwd/admin.sock"
 var ErrTaken = errors.New("another l4fwd listens there")
 
 // Listen opens the socket and makes its directory if there is none. What a daemon that
-// is no more has left behind is replaced; where one still answers, the error is ErrTaken.
-// Closing removes it.
+// is no more has left behind is replaced; where one still answers, the error is ErrTaken,
+// and what is no socket is left alone. Closing removes it.
 func Listen(path string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("admin socket: %w", err)
 	}
 	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
 		return nil, errors.Join(fmt.Errorf("admin socket %s: %w", path, ErrTaken), c.Close())
+	}
+	if there, err := os.Lstat(path); err == nil && there.Mode().Type() != fs.ModeSocket {
+		return nil, fmt.Errorf("admin socket %s: something else has that name, which is no socket", path)
 	}
 	// It gets its name when its mode is set: there is no moment at which others could
 	// open it.
