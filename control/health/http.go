@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -49,7 +50,11 @@ func (t *Target) probeHTTP(ctx context.Context) (string, error) {
 		check.Method, check.Path, host); err != nil {
 		return "", err
 	}
-	return check.judge(conn)
+	found, err := check.judge(conn)
+	if err != nil && ctx.Err() != nil {
+		return "", os.ErrDeadlineExceeded // half an answer is none in time, whatever it looks like
+	}
+	return found, err
 }
 
 // reading is what reads an answer, and is used again: its buffer is most of the memory
@@ -72,7 +77,11 @@ func (h *HTTPCheck) judge(conn io.Reader) (string, error) {
 	r.limited = io.LimitedReader{R: conn, N: maxAnswer}
 	r.in.Reset(&r.limited)
 	defer func() { r.limited.R = nil }()
-	return h.read(r.in)
+	found, err := h.read(r.in)
+	if errors.Is(err, errClosed) && r.limited.N == 0 {
+		return "", fmt.Errorf("no HTTP answer in the first %d KiB", maxAnswer>>10)
+	}
+	return found, err
 }
 
 // read is judge from a reader that is bounded.
@@ -104,10 +113,13 @@ func (h *HTTPCheck) read(in *bufio.Reader) (string, error) {
 	return "", errors.New("too many interim responses")
 }
 
+// errClosed says that more should have come.
+var errClosed = errors.New("the connection was closed")
+
 // unexpectedEnd gives the end of a connection a name.
 func unexpectedEnd(err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return errors.New("the connection was closed")
+		return errClosed
 	}
 	return err
 }

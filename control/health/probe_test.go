@@ -262,8 +262,8 @@ func TestHTTP(t *testing.T) {
 		{"not HTTP", "SSH-2.0-OpenSSH_9.2\r\n\r\n", "bad: no HTTP answer: malformed HTTP.*"},
 		{"interim", "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n", "good: HTTP status 204"},
 		{"interim for ever", strings.Repeat("HTTP/1.1 103 Early Hints\r\n\r\n", 100), "bad: too many interim responses"},
-		{"a header without end", "HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", 1<<20), "bad: .*"},
-		{"a status without end", "HTTP/1.1 " + strings.Repeat("2", 1<<20), "bad: .*"},
+		{"a header without end", "HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", 1<<20), "bad: no HTTP answer in the first 128 KiB"},
+		{"a status without end", "HTTP/1.1 " + strings.Repeat("2", 1<<20), "bad: no HTTP answer in the first 128 KiB"},
 		{"chunks", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n", "good: .*"},
 		{"bad chunks", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz", "bad: .*"},
 	} {
@@ -287,7 +287,11 @@ func TestHTTP(t *testing.T) {
 			}
 			time.Sleep(time.Millisecond)
 		}
-	}), "bad: no (HTTP )?answer.*")
+	}), tooLate)
+	b.expect(t, late, b.serve("127.0.0.1", func(c net.Conn) {
+		_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Le")
+		_, _ = io.Copy(io.Discard, c)
+	}), tooLate)
 }
 
 // onceListener is one connection as a listener, until it was answered.
