@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,28 +21,32 @@ import (
 // for the backend. From any goroutine but that of Run.
 func (d *Daemon) Order(ctx context.Context, o admin.Order) (out []admin.BackendInfo, err error) {
 	e := d.onLoop(ctx, func() {
-		if err = d.order(o); err == nil {
-			out, err = d.backendInfos(ctx, func(s string, a netip.AddrPort) bool { return o.Backend == a.String() || o.Backend == s+"/"+a.String() })
+		var keys []health.Key
+		if keys, err = d.order(o); err == nil {
+			out, err = d.backendInfos(ctx, func(s string, a netip.AddrPort) bool {
+				return slices.Contains(keys, health.Key{Service: s, Backend: a})
+			})
 		}
 	})
 	return out, errors.Join(e, err)
 }
 
-// order is Order on the loop.
-func (d *Daemon) order(o admin.Order) error {
+// order is Order on the loop, and says which backends were meant: an address may be
+// spelled in other ways than ours.
+func (d *Daemon) order(o admin.Order) ([]health.Key, error) {
 	const mostWeight = 65535
 	switch o.Action {
 	case admin.Drain, admin.Enable, admin.Disable:
 	case admin.Weigh:
 		if o.Weight > mostWeight {
-			return admin.Refusal(admin.ErrInvalid, fmt.Errorf("weight %d: expected 0 to %d", o.Weight, mostWeight))
+			return nil, admin.Refusal(admin.ErrInvalid, fmt.Errorf("weight %d: expected 0 to %d", o.Weight, mostWeight))
 		}
 	default:
-		return admin.Refusal(admin.ErrInvalid, fmt.Errorf("action %q: expected drain, enable, disable or weight", o.Action))
+		return nil, admin.Refusal(admin.ErrInvalid, fmt.Errorf("action %q: expected drain, enable, disable or weight", o.Action))
 	}
 	keys, err := d.backendsCalled(o.Backend)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	was := make(map[health.Key]admin.Ordered)
 	for _, k := range keys {
@@ -57,11 +62,11 @@ func (d *Daemon) order(o admin.Order) error {
 				d.orders[k] = w
 			}
 		}
-		return err
+		return nil, err
 	}
 	d.log.Info("a backend is treated as was ordered", zap.String("action", string(o.Action)), zap.String("backend", o.Backend),
 		zap.Uint32("weight", o.Weight), zap.Int("services", len(keys)))
-	return nil
+	return keys, nil
 }
 
 // backendsCalled are the backends of the configuration that a name means.

@@ -2,6 +2,7 @@ package control
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"strings"
 	"syscall"
@@ -68,6 +69,10 @@ func TestOrders(t *testing.T) {
 		t.Errorf("drained: %d new flows", n)
 	}
 	order(admin.Weigh, one.String(), 6)
+	spelled := fmt.Sprintf("%s:0%d", one.Addr(), one.Port())
+	if all := order(admin.Weigh, spelled, 6); len(all) != 1 || all[0].Weight != 6 {
+		t.Errorf("an order for %s: %+v", spelled, all)
+	}
 	is(admin.BackendUp, 6, admin.Weigh)
 	if n := share(); n != 9 {
 		t.Errorf("weights 6 and 2: %d of 12", n)
