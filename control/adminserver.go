@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"os"
+	"path/filepath"
 
 	"go.uber.org/zap"
 
@@ -34,11 +35,22 @@ func (d *Daemon) startAdmin(ctx context.Context, down *undo) error {
 	return nil
 }
 
+// fromRoot is a path that means the same to who works in another directory.
+func fromRoot(path string) string {
+	if path == "" {
+		return ""
+	}
+	if abs, err := filepath.Abs(path); err == nil {
+		return abs
+	}
+	return path
+}
+
 // Status says who the daemon is and what it does. From any goroutine.
 func (d *Daemon) Status(ctx context.Context) (s admin.Status, err error) {
 	err = d.onLoop(ctx, func() {
 		s = admin.Status{
-			PID: os.Getpid(), Started: d.started, Config: d.cfg.File(), Loaded: d.loaded, Reloads: d.reloads,
+			PID: os.Getpid(), Started: d.started, Config: fromRoot(d.cfg.File()), Loaded: d.loaded, Reloads: d.reloads,
 			Workers: len(d.dp.Workers), Services: len(d.cfg.Services),
 		}
 		for i := range d.cfg.Services {

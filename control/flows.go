@@ -74,7 +74,7 @@ func (d *Daemon) killFlows(ctx context.Context, q admin.KillFlowsRequest, out *a
 		return err
 	}
 	if !q.All && f.fitsAll() {
-		return admin.Refusal(admin.ErrInvalid, errors.New("that would be all flows: say so if they are meant"))
+		return admin.Refusal(admin.ErrInvalid, errors.New("that would be all flows: if they are meant, say so by --yes"))
 	}
 	var total admin.KilledFlows
 	err = d.walk(ctx, func(worker int, s *dataplane.FlowSlice) error {

@@ -103,7 +103,7 @@ func orderCommand(action admin.Action, use, short, long string) *cobra.Command {
 	}
 	cmd := &cobra.Command{Use: use, Short: short, Long: long + `
 
-BACKEND is ADDRESS:PORT, in all services that have it, or SERVICE/ADDRESS:PORT.`, Args: cobra.ExactArgs(n)}
+BACKEND is ADDRESS:PORT, in all services that have it, or SERVICE/ADDRESS:PORT.`, Args: exactly(n)}
 	a := askFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		o := admin.Order{Action: action, Backend: args[0]}
@@ -117,7 +117,7 @@ BACKEND is ADDRESS:PORT, in all services that have it, or SERVICE/ADDRESS:PORT.`
 		return a.ask(cmd.Context(), func(ctx context.Context, c *admin.Client) error {
 			all, err := c.Order(ctx, o)
 			if err != nil {
-				return err
+				return usage(err)
 			}
 			return a.print(cmd.OutOrStdout(), all, func(w io.Writer) { backendsTable(w, all) })
 		})

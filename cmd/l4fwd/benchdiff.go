@@ -27,7 +27,7 @@ The exit status is 0 if the captures hold the same packets in the same order,
 and 1 if not.`,
 		Example: `  l4fwd bench replay -c l4fwd.yaml --pcap in.pcap --write now.pcap
   l4fwd bench diff before.pcap now.pcap`,
-		Args: cobra.ExactArgs(2),
+		Args: exactly(2),
 	}
 	cmd.Flags().IntVar(&limit, "limit", limit, "packets to explain at most, 0 for all")
 	cmd.ValidArgsFunction = func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {

@@ -71,7 +71,14 @@ An END is an address, a prefix, address:port, or :port.`,
 				return a.print(cmd.OutOrStdout(), n, func(w io.Writer) { row(w, n.Flows) })
 			}
 			out := bufio.NewWriter(cmd.OutOrStdout())
-			err := c.Flows(ctx, q, a.flowPrinter(out))
+			n, show := 0, a.flowPrinter(out)
+			err := c.Flows(ctx, q, func(f *admin.Flow) error {
+				n++
+				return show(f)
+			})
+			if err != nil && n == 0 {
+				return usage(err) // no heading over it
+			}
 			return errors.Join(usage(err), out.Flush())
 		})
 	}

@@ -50,8 +50,8 @@ func TestRun(t *testing.T) {
 	start := func() *testbed.Process {
 		p, err := topo.LB.StartProcess(ctx, testbed.ProcessOptions{
 			Path: path, Ready: `"msg":"ready"`,
-			Args:    []string{"run", "-c", file, "--log-format", "json", "--busy-poll", "--ready-file", ready, "--stats-file", stats},
-			Prepare: func(c *testbed.Cmd) { c.Binds = own },
+			Args:    []string{"run", "-c", filepath.Base(file), "--log-format", "json", "--busy-poll", "--ready-file", ready, "--stats-file", stats},
+			Prepare: func(c *testbed.Cmd) { c.Binds, c.Dir = own, dir }, // not where the commands are given
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -79,6 +79,15 @@ func TestRun(t *testing.T) {
 	} {
 		args := append(strings.Fields(command), "--socket", socket)
 		if out, err := topo.LB.Command(ctx, path, args...).CombinedOutput(); err != nil || !strings.Contains(string(out), want) {
+			t.Errorf("%s: %v: %s", command, err, out)
+		}
+	}
+	for command, want := range map[string]string{
+		"flows --state bogus": `l4fwd: state "bogus": want`, "drain web": `l4fwd: backend "web": expected`, "flows kill": "by --yes\n",
+	} {
+		out, err := topo.LB.Command(ctx, path, append(strings.Fields(command), "--socket", socket)...).CombinedOutput()
+		var code *exec.ExitError
+		if !errors.As(err, &code) || code.ExitCode() != exitUsage || !strings.Contains(string(out), want) || strings.Contains(string(out), "PROTOCOL") {
 			t.Errorf("%s: %v: %s", command, err, out)
 		}
 	}

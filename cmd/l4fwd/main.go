@@ -3,6 +3,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 
@@ -94,6 +95,16 @@ stays with the kernel.`,
 	cmd.AddCommand(orderCommands()...)
 	statuses(cmd)
 	return cmd
+}
+
+// exactly is for commands that take n arguments: what is wrong is said with their names.
+func exactly(n int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) == n {
+			return nil
+		}
+		return fmt.Errorf("%s: expected %s", count(len(args), "argument"), cmd.UseLine())
+	}
 }
 
 // statuses gives what the commands return an exit status: a bad configuration

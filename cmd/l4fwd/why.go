@@ -114,6 +114,12 @@ func (w *whyFlags) requests(args []string) ([]admin.WhyRequest, error) {
 	if p.Source, err = netip.ParseAddrPort(args[1]); err != nil {
 		return nil, fmt.Errorf("source: %w", err)
 	}
+	switch {
+	case p.TTL == 0:
+		return nil, errors.New("--ttl 0: expected 1 to 255")
+	case p.Protocol == "udp" && (p.Flags != "" || p.Seq != 0 || p.Ack != 0):
+		return nil, errors.New("--flags, --seq and --ack are TCP's")
+	}
 	if p.Destination, err = netip.ParseAddrPort(args[2]); err != nil {
 		return nil, fmt.Errorf("destination: %w", err)
 	}

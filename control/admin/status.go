@@ -10,7 +10,7 @@ import (
 type Status struct {
 	PID     int       `json:"pid"`
 	Started time.Time `json:"started"`
-	Config  string    `json:"config"` // the file, "" if there is none
+	Config  string    `json:"config"` // the file, by its path from /; "" if there is none
 	// Loaded is when the configuration in force was read, Reloads how many there were
 	// since the start.
 	Loaded   time.Time `json:"loaded"`
