@@ -101,6 +101,7 @@ type Config struct {
 
 	file string
 	at   map[string]position
+	part *part // of a Sum; nil: it has all services
 }
 
 // Interface is one data-plane NIC.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 )
 
 // ServiceDocument is a service that stands elsewhere than in the file, sound as far as
@@ -115,19 +116,7 @@ func (c *Config) With(found []Found) (*Config, error) {
 	out := *c
 	out.Services = slices.Grow(slices.Clone(c.Services), len(found))
 	out.at = maps.Clone(c.at)
-	idle := func(f Found) bool { return f.Service.Backends()+len(f.Backends) == 0 }
-	for _, f := range found {
-		if !idle(f) {
-			out.add(f)
-		}
-	}
-	served := len(out.Services)
-	for _, f := range found {
-		if idle(f) {
-			out.add(f)
-			out.Services[len(out.Services)-1].Backends = nil // no list that is empty by mistake
-		}
-	}
+	served := out.join(found)
 	if errs := out.validate(nil); len(errs) > 0 {
 		return nil, errs
 	}
@@ -135,12 +124,31 @@ func (c *Config) With(found []Found) (*Config, error) {
 	return &out, nil
 }
 
+// join puts services of documents behind the others, and returns the number of those that
+// are served, which come before the rest.
+func (c *Config) join(found []Found) (served int) {
+	idle := func(f Found) bool { return f.Service.Backends()+len(f.Backends) == 0 }
+	for _, f := range found {
+		if !idle(f) {
+			c.add(f)
+		}
+	}
+	served = len(c.Services)
+	for _, f := range found {
+		if idle(f) {
+			c.add(f)
+			c.Services[len(c.Services)-1].Backends = nil // no list that is empty by mistake
+		}
+	}
+	return served
+}
+
 // add puts a service of documents behind the others.
 func (c *Config) add(f Found) {
 	s := f.Service.service
 	s.Backends = slices.Clone(s.Backends)
 	s.inherit(c)
-	base := fmt.Sprintf("services[%d]", len(c.Services))
+	base := c.place(len(c.Services))
 	here := position{doc: &docPosition{f.Service.source, base}}
 	c.at[base] = here
 	for path := range f.Service.at {
@@ -156,11 +164,51 @@ func (c *Config) add(f Found) {
 	c.Services = append(c.Services, s)
 }
 
+// place is the path of a service.
+func (c *Config) place(i int) string {
+	switch p := c.part; {
+	case p == nil:
+	case i < len(p.places):
+		i = p.places[i]
+	default:
+		i += len(p.of.Services) - len(p.places) // a number that no other has
+	}
+	return fmt.Sprintf("services[%d]", i)
+}
+
+// position is where a field stands.
+func (c *Config) position(path string) (position, bool) {
+	at, ok := c.at[path]
+	if !ok && c.part != nil {
+		at, ok = c.part.of.at[path]
+	}
+	return at, ok
+}
+
 // called is what messages call a service: by its place in the file, or its document.
 func (c *Config) called(i int) string {
-	path := fmt.Sprintf("services[%d]", i)
-	if at := c.at[path]; at.doc != nil {
+	path := c.place(i)
+	if at, _ := c.position(path); at.doc != nil {
 		return at.doc.source
 	}
 	return path
+}
+
+// calledBackend is what messages about the service call a backend of it: by its place
+// beside the other one, or its document.
+func (c *Config) calledBackend(service string, i int) string {
+	path := fmt.Sprintf("%s.backends[%d]", service, i)
+	if at, _ := c.position(path); at.doc != nil && at.doc.path == path {
+		return at.doc.source
+	}
+	return strings.TrimPrefix(path, service+".")
+}
+
+// calledFully is what messages about other services call a backend.
+func (c *Config) calledFully(service, i int) string {
+	name := c.calledBackend(c.place(service), i)
+	if strings.HasPrefix(name, "backends[") {
+		name = c.called(service) + "." + name
+	}
+	return name
 }

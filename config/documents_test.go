@@ -193,6 +193,12 @@ func TestDocumentWithoutBackends(t *testing.T) {
 	if p := c.Problem("services[0].mode", "x"); p.String() != "web: mode: x" {
 		t.Errorf("%v", p)
 	}
+	// What its backends decide is not decided yet.
+	probed := Found{Service: mustService(t, "b", "b",
+		`{"address":"[2001:db8::1]:80","protocol":"tcp","mode":"full-nat","health_check":{"type":"tcp","source":"10.0.1.9"}}`)}
+	if _, err := mustParse(t, fileAlone).With([]Found{probed, web}); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestDiscoveryKeys(t *testing.T) {

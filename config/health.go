@@ -442,8 +442,11 @@ func (v *validator) healthCheck(path string, s Service) {
 	if h.Method == "HEAD" && h.ExpectBody != "" {
 		v.fail(path+".health_check.expect_body", "an answer to HEAD has no body")
 	}
-	probed := s.Address.Addr()
-	if !s.Mode.Direct() && len(s.Backends) > 0 {
+	var probed netip.Addr
+	switch {
+	case s.Mode.Direct():
+		probed = s.Address.Addr()
+	case len(s.Backends) > 0: // the service of a document may have none yet
 		probed = s.Backends[0].Address.Addr()
 	}
 	if h.Source.IsValid() && probed.IsValid() && h.Source.Is4() != probed.Is4() {

@@ -74,7 +74,7 @@ type docPosition struct{ source, path string }
 func (c *Config) Problem(path, format string, args ...any) Problem {
 	p := Problem{File: c.file, Path: path, Message: fmt.Sprintf(format, args...)}
 	for around := path; ; around = around[:max(0, strings.LastIndexAny(around, ".["))] {
-		if at, ok := c.at[around]; ok {
+		if at, ok := c.position(around); ok {
 			if at.flag != "" {
 				p.File, p.Path = at.flag, ""
 			}

@@ -46,7 +46,7 @@ func (v *validator) quic(path string, s Service) {
 		case b.ServerID > most:
 			v.fail(sub, "%d does not fit; expected at most %d", b.ServerID, most)
 		case again:
-			v.fail(sub, "%d is already that of backends[%d]", b.ServerID, j)
+			v.fail(sub, "%d is already that of %s", b.ServerID, v.c.calledBackend(path, j))
 		default:
 			first[b.ServerID] = i
 		}

@@ -155,7 +155,7 @@ func (v *validator) tunnel(path string, s Service) {
 	}
 	for j, b := range s.Backends {
 		if a := b.Address.Addr(); a.IsValid() && a.Is4() != source.Addr().Is4() {
-			v.fail(path+".encapsulation_source", "%v is no source for backends[%d], which has an %s address", source, j, family(a))
+			v.fail(path+".encapsulation_source", "%v is no source for %s, which has an %s address", source, v.c.calledBackend(path, j), family(a))
 			return
 		}
 	}
@@ -168,15 +168,15 @@ func (v *validator) tunnelSource(i int) {
 	if !source.IsValid() {
 		return
 	}
-	path := fmt.Sprintf("services[%d].encapsulation_source", i)
+	path := v.c.place(i) + ".encapsulation_source"
 	for j, s := range v.c.Services {
 		if a := s.Address.Addr(); a.IsValid() && source.Contains(a) {
-			v.fail(path, "%v holds the VIP %v of services[%d]", source, a, j)
+			v.fail(path, "%v holds the VIP %v of %s", source, a, v.c.called(j))
 			return
 		}
 		for k, b := range s.Backends {
 			if a := b.Address.Addr(); a.IsValid() && source.Contains(a) {
-				v.fail(path, "%v holds %v, a backend (services[%d].backends[%d])", source, a, j, k)
+				v.fail(path, "%v holds %v, a backend (%s)", source, a, v.c.calledFully(j, k))
 				return
 			}
 		}

@@ -25,6 +25,10 @@ type validator struct {
 	// local4 and local6 tell whether there is a local address of the family, or
 	// an entry that may have been meant as one.
 	local4, local6 bool
+	// more is how many backends a service, by its path, has beside those that are here, and
+	// tables how large the hash tables are that are not: what a Sum leaves out.
+	more   map[string]int
+	tables int
 }
 
 // validate returns everything that is wrong with c apart from the values
@@ -37,16 +41,21 @@ func (c *Config) validate(told Errors) Errors {
 	v.interfaces()
 	v.resources()
 	v.localAddresses()
+	v.together()
+	v.secrets()
+	v.discovery()
+	return v.errs
+}
+
+// together checks services, and what they have to do with each other and the rest.
+func (v *validator) together() {
 	v.services()
-	for i := range c.Services {
+	for i := range v.c.Services {
 		v.backends(i)
 		v.tunnelSource(i)
 	}
 	v.hashTables()
 	v.listeners()
-	v.secrets()
-	v.discovery()
-	return v.errs
 }
 
 func (v *validator) fail(path, format string, args ...any) {
@@ -55,7 +64,7 @@ func (v *validator) fail(path, format string, args ...any) {
 
 // given reports whether the file or a flag has the key.
 func (c *Config) given(path string) bool {
-	_, ok := c.at[path]
+	_, ok := c.position(path)
 	return ok
 }
 
@@ -179,7 +188,7 @@ func (v *validator) services() {
 	}
 	byName, byAddress := map[string]int{}, map[endpoint]int{}
 	for i, s := range c.Services {
-		path := fmt.Sprintf("services[%d]", i)
+		path := c.place(i)
 		if j, again := byName[s.Name]; again && s.Name != "" {
 			v.fail(path+".name", "the name %s is already that of %s", s.Name, c.called(j))
 		} else {
@@ -315,8 +324,8 @@ func (v *validator) scheduler(path string, s Service) {
 			v.fail(path+".hash_table_size", "%v has no hash table; sh and maglev have", s.Scheduler)
 		}
 	}
-	if n := s.HashTableSize; n != 0 && n < len(s.Backends) {
-		v.fail(path+".hash_table_size", "%d slots for %d backends; expected one for each at least, better 100", n, len(s.Backends))
+	if n, all := s.HashTableSize, len(s.Backends)+v.more[path]; n != 0 && n < all {
+		v.fail(path+".hash_table_size", "%d slots for %d backends; expected one for each at least, better 100", n, all)
 	}
 	if s.OnePacket && s.Persistence.Timeout != 0 {
 		v.fail(path+".persistence", "one_packet gives every datagram a backend of its own; persistence keeps a client with one")
@@ -329,12 +338,12 @@ func (v *validator) scheduler(path string, s Service) {
 // maxTables bounds the memory of all hash tables together.
 const maxTables = 1 << 30
 
-// tableBytes is the memory of a service's hash table, at least half of it where the
-// size is not given.
-func tableBytes(s *Service) int {
+// tableBytes is the memory of a service's hash table with so many backends, at least half
+// of it where the size is not given.
+func tableBytes(s *Service, backends int) int {
 	n := s.HashTableSize
 	if n == 0 {
-		n = min(max(65537, 100*len(s.Backends)), maxTableSize)
+		n = min(max(65537, 100*backends), maxTableSize)
 	}
 	return 2 * n
 }
@@ -344,13 +353,14 @@ func (v *validator) hashTables() {
 	total, first := 0, -1
 	for i := range v.c.Services {
 		if s := &v.c.Services[i]; s.Scheduler.Hashed() {
-			if total += tableBytes(s); first < 0 {
+			if total += tableBytes(s, len(s.Backends)); first < 0 {
 				first = i
 			}
 		}
 	}
+	total += v.tables
 	if total > maxTables {
-		v.fail(fmt.Sprintf("services[%d].scheduler", first),
+		v.fail(v.c.place(first)+".scheduler",
 			"the hash tables of sh and maglev take %d MiB in all services; expected at most %d MiB: give the services a smaller hash_table_size",
 			(total+1<<20-1)>>20, maxTables>>20)
 	}
@@ -360,12 +370,12 @@ func (v *validator) hashTables() {
 // backends and the local addresses.
 func (v *validator) backends(i int) {
 	s := v.c.Services[i]
-	base := fmt.Sprintf("services[%d]", i)
+	base := v.c.place(i)
 	if s.Backends != nil && len(s.Backends) == 0 {
 		v.fail(base+".backends", "at least one backend is needed; weight 0 keeps one without new flows")
 	}
-	if len(s.Backends) > maxBackends {
-		v.fail(base+".backends", "%d backends; expected at most %d", len(s.Backends), maxBackends)
+	if n := len(s.Backends) + v.more[base]; n > maxBackends {
+		v.fail(base+".backends", "%d backends; expected at most %d", n, maxBackends)
 	}
 	first := map[netip.AddrPort]int{}
 	lead, mixed := -1, false
@@ -376,7 +386,7 @@ func (v *validator) backends(i int) {
 		path := fmt.Sprintf("%s.backends[%d].address", base, j)
 		a := b.Address.Addr()
 		if k, again := first[b.Address]; again {
-			v.fail(path, "%v is already backends[%d]", b.Address, k)
+			v.fail(path, "%v is already %s", b.Address, v.c.calledBackend(base, k))
 		} else {
 			first[b.Address] = j
 		}
@@ -401,7 +411,7 @@ func (v *validator) backends(i int) {
 			lead = j
 		} else if got, want := family(a), family(s.Backends[lead].Address.Addr()); got != want && !mixed {
 			mixed = true
-			v.fail(path, "an %s backend among %s ones (backends[%d])", got, want, lead)
+			v.fail(path, "an %s backend among %s ones (%s)", got, want, v.c.calledBackend(base, lead))
 		}
 	}
 	if lead >= 0 && !mixed {

@@ -105,21 +105,17 @@ func (m *Merger) parse(d Document) *document {
 
 // Merge puts a set onto a valid configuration. against, if not nil, says what somebody
 // else, such as the host, has against a service that is to be served. The error is that of
-// ctx: thousands of documents that do not go together take many seconds.
+// ctx, that of a file that is wrong, or a fault of this package.
 func (m *Merger) Merge(ctx context.Context, base *config.Config, set *Set, against func(*config.Service) error) (*Result, error) {
 	g := merging{Merger: m, ctx: ctx, base: base, against: against, read: make(map[string]*document, len(set.Documents))}
 	items := g.candidates(set)
-	slices.SortFunc(items, func(a, b *document) int {
-		return cmp.Or(cmp.Compare(a.Revision, b.Revision), cmp.Compare(a.Key, b.Key))
-	})
-	if g.merge(items) != nil {
-		// The file alone must do, or nothing of what follows means anything.
-		if err := g.merge(nil); err != nil {
+	byAge(items)
+	if err := g.merge(items); err != nil {
+		if g.accepted, err = g.weigh(items); err != nil {
 			return nil, err
 		}
-		g.halve(items)
-		if err := ctx.Err(); err != nil {
-			return nil, err // what was refused since then was refused for nothing
+		if err := g.merge(g.accepted); err != nil {
+			return nil, fmt.Errorf("documents that go together one by one do not all together: %w", err)
 		}
 	}
 	out := &Result{Config: g.config, Services: len(g.config.Services) - len(base.Services), accepted: g.accepted, Objections: g.objected}
@@ -133,6 +129,13 @@ func (m *Merger) Merge(ctx context.Context, base *config.Config, set *Set, again
 	slices.SortFunc(out.Problems, func(a, b Problem) int { return strings.Compare(a.Key, b.Key) })
 	m.read = g.read
 	return out, nil
+}
+
+// byAge sorts documents by when they were written.
+func byAge(items []*document) {
+	slices.SortFunc(items, func(a, b *document) int {
+		return cmp.Or(cmp.Compare(a.Revision, b.Revision), cmp.Compare(a.Key, b.Key))
+	})
 }
 
 // Commit says that a result of Merge is in force. It reports whether that is anything new.
@@ -282,10 +285,8 @@ func shorten(s string) string {
 	return strings.ToValidUTF8(s[:maxReason], "") + "..."
 }
 
-// merge accepts documents beside those that are already, all of them or, with an error,
-// none.
-func (g *merging) merge(more []*document) error {
-	all := slices.Concat(g.accepted, more)
+// merge takes documents all together, or, with an error, none.
+func (g *merging) merge(all []*document) error {
 	c, err := g.base.With(g.compose(all))
 	if err != nil {
 		return err
@@ -293,7 +294,7 @@ func (g *merging) merge(more []*document) error {
 	if g.against != nil {
 		for i := range c.Services[len(g.base.Services):] {
 			if err := g.against(&c.Services[len(g.base.Services)+i]); err != nil {
-				return &objection{err}
+				return err
 			}
 		}
 	}
@@ -301,27 +302,49 @@ func (g *merging) merge(more []*document) error {
 	return nil
 }
 
-// halve accepts as many documents as it can, the older ones first: what is wrong is found
-// among all the others in few steps.
-func (g *merging) halve(items []*document) {
-	if len(items) == 0 || g.ctx.Err() != nil {
-		return
-	}
-	err := g.merge(items)
-	switch {
-	case err == nil:
-	case len(items) > 1:
-		g.halve(items[:len(items)/2])
-		g.halve(items[len(items)/2:])
-	default:
-		g.blame(err)
-		if was := g.fallback(items[0], err); was != nil {
-			if err := g.merge([]*document{was}); err != nil {
-				g.blame(err)
-				g.problem(was.Key, "refused, and so is the version before it: %s", reason(was.Key, err))
+// weigh returns the documents that go together, of those that do not the older ones. Each
+// is judged by what was accepted before it; should it be refused, the version of it that
+// stays is judged in its place. This happens at every change as long as anything is
+// refused, so it must not cost more than what is accepted.
+func (g *merging) weigh(items []*document) (accepted []*document, err error) {
+	sum := g.base.Sum(func(s *config.Service) error {
+		if g.against != nil {
+			if err := g.against(s); err != nil {
+				return &objection{err}
 			}
 		}
+		return nil
+	})
+	add := func(d *document) error {
+		err := g.ctx.Err()
+		switch {
+		case err != nil:
+		case d.service != nil:
+			err = sum.AddService(d.service)
+		default:
+			err = sum.AddBackend(d.name, d.backend)
+		}
+		if err == nil {
+			accepted = append(accepted, d)
+		}
+		return err
 	}
+	for _, d := range items {
+		err := add(d)
+		if err == nil {
+			continue
+		}
+		g.blame(err)
+		if d = g.fallback(d, err); d == nil {
+			continue
+		}
+		if err := add(d); err != nil {
+			g.blame(err)
+			g.problem(d.Key, "refused, and so is the version before it: %s", reason(d.Key, err))
+		}
+	}
+	// What was refused after ctx was done was refused for nothing.
+	return accepted, g.ctx.Err()
 }
 
 // objection is what somebody else has against a document.

@@ -113,7 +113,7 @@ func TestMerge(t *testing.T) {
 		{"one bad backend of many", "keep", []step{{
 			[]Document{doc(1, "a", bare("192.0.2.2:80")), doc(2, "a/backends/1", backend("10.0.0.9:80")), doc(3, "a/backends/2", backend("[2001:db8::9]:80")), doc(4, "a/backends/3", backend("10.0.0.9:80")), doc(5, "a/backends/4", backend("10.0.0.8:80"))},
 			[]string{fromFile, "a 192.0.2.2:80 10.0.0.9:80 10.0.0.8:80"},
-			[]string{"a/backends/2: refused: address: an IPv6 backend among IPv4 ones (backends[0])", "a/backends/3: refused: address: 10.0.0.9:80 is already backends[0]"},
+			[]string{"a/backends/2: refused: address: an IPv6 backend among IPv4 ones (/l4fwd/services/a/backends/1)", "a/backends/3: refused: address: 10.0.0.9:80 is already /l4fwd/services/a/backends/1"},
 		}}},
 		{"wiped, and kept", "keep", []step{
 			{[]Document{doc(1, "a", service("192.0.2.2:80", "10.0.0.9:80"))}, []string{fromFile, "a 192.0.2.2:80 10.0.0.9:80"}, nil},
