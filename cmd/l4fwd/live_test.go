@@ -140,7 +140,16 @@ func TestRun(t *testing.T) {
 	}
 	p = start() // the kernel has detached the program, the queues are free
 	ask()
-	noError(t, p.Terminate(10*time.Second))
+
+	// What the watchdog kills has to end by a signal: after status 2 the unit stays down.
+	noError(t, p.Signal(syscall.SIGABRT))
+	err = p.Wait()
+	if !errors.As(err, &code) {
+		t.Fatalf("after SIGABRT: %v", err)
+	}
+	if s, ok := code.Sys().(syscall.WaitStatus); !ok || !s.Signaled() || s.Signal() != syscall.SIGABRT {
+		t.Errorf("after SIGABRT: %v", err)
+	}
 }
 
 func waitFor(ctx context.Context, t *testing.T, path string) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -81,6 +82,10 @@ func run(ctx context.Context, cfg *config.Config, o control.Options) error {
 	signal.Notify(asked, unix.SIGUSR1)
 	defer signal.Stop(asked)
 	o.DumpStats = asked
+
+	// Go would end a crash, and what the watchdog's SIGABRT ends, with status 2: that of a
+	// wrong configuration, after which a service manager does not start l4fwd again.
+	debug.SetTraceback("crash")
 
 	control.TuneRuntime(cfg)
 	d, err := control.New(cfg, o)
