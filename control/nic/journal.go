@@ -1,19 +1,21 @@
 package nic
 
 import (
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
 // journal is the file that outlives a crash: which device, whose, and what was
-// changed from what to what.
+// changed from what to what. Its owner keeps it locked (flock), which ends with the
+// process however that ends, and is seen from wherever the file is: a process ID is
+// another in a container.
 type journal struct {
 	Version   int      `json:"version"`
 	Name      string   `json:"name"`
@@ -21,12 +23,17 @@ type journal struct {
 	PermMAC   string   `json:"permanent_mac,omitempty"`
 	Namespace uint64   `json:"netns"` // inode
 	Boot      string   `json:"boot"`  // after a reboot all is void
-	PID       int      `json:"pid"`
-	Start     uint64   `json:"start"` // of the process, in clock ticks since boot
+	PID       int      `json:"pid"`   // where the owner is, for people
+	Owner     string   `json:"owner"` // self of the process
 	Changes   []change `json:"changes"`
+
+	held *os.File // locked, if this process is the owner and it has been saved
 }
 
 const journalVersion = 1
+
+// self is another for each process.
+var self = rand.Text()
 
 type change struct {
 	knob
@@ -40,7 +47,8 @@ func (j *journal) path(dir string) string {
 }
 
 // save replaces the file as a whole, so that a reader or a crash finds either
-// the old or the new one, and returns when it is on disk.
+// the old or the new one, and returns when it is on disk. The owner's is locked
+// before it is there.
 func (j *journal) save(dir string) (err error) {
 	defer func() {
 		if err != nil {
@@ -56,14 +64,29 @@ func (j *journal) save(dir string) (err error) {
 		return err
 	}
 	_, err = f.Write(append(b, '\n'))
-	err = errors.Join(err, f.Sync(), f.Close())
+	err = errors.Join(err, f.Sync(), flock(f, unix.LOCK_EX|unix.LOCK_NB))
 	if err == nil {
 		err = os.Rename(f.Name(), j.path(dir))
 	}
 	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
+		return errors.Join(err, f.Close(), os.Remove(f.Name()))
 	}
-	return syncDir(dir)
+	if j.Owner != self { // what could not be put back for another stays nobody's
+		return errors.Join(f.Close(), syncDir(dir))
+	}
+	err = j.release()
+	j.held = f
+	return errors.Join(err, syncDir(dir))
+}
+
+// release ends the lock of the file that was saved last.
+func (j *journal) release() error {
+	if j.held == nil {
+		return nil
+	}
+	f := j.held
+	j.held = nil
+	return f.Close()
 }
 
 func syncDir(dir string) error {
@@ -79,7 +102,7 @@ func (j *journal) remove(dir string) error {
 	if err := os.Remove(j.path(dir)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("removing the journal of %s: %w", j.Name, err)
 	}
-	return nil
+	return j.release()
 }
 
 // load reads and checks a journal; it never returns one that names a knob
@@ -113,51 +136,35 @@ func lock(dir string) (unlock func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("locking the journal directory: %w", err)
 	}
-	for {
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
-		if !errors.Is(err, unix.EINTR) {
-			break
-		}
-	}
-	if err != nil {
+	if err := flock(f, unix.LOCK_EX); err != nil {
 		return nil, errors.Join(fmt.Errorf("locking the journal directory: %w", err), f.Close())
 	}
 	return func() { _ = f.Close() }, nil
 }
 
-// ownedElsewhere reports whether the process that wrote the journal lives and
-// is not this one.
-func (j *journal) ownedElsewhere() bool {
-	if j.PID == os.Getpid() {
-		return false
+// flock is flock(2), which may be interrupted.
+func flock(f *os.File, how int) error {
+	for {
+		if err := unix.Flock(int(f.Fd()), how); !errors.Is(err, unix.EINTR) {
+			return err
+		}
 	}
-	start, err := processStart(j.PID)
-	return err == nil && start == j.Start
 }
 
-// processStart is the start time of a process, which with its pid names it for
-// good: field 22 of /proc/PID/stat, counted behind the name in parentheses,
-// which may hold anything. One that has ended and only waits to be noticed by
-// its parent (state Z or X, field 3) is no process any more.
-func processStart(pid int) (uint64, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+// owned reports whether the process that wrote the journal lives.
+func (j *journal) owned(dir string) (bool, error) {
+	f, err := os.Open(j.path(dir))
 	if err != nil {
-		return 0, fmt.Errorf("process %d: %w", pid, err)
+		return false, fmt.Errorf("looking for the owner of a journal: %w", err)
 	}
-	stat := string(b)
-	fields := strings.Fields(stat[strings.LastIndexByte(stat, ')')+1:])
-	const startTime = 22 - 3 // the first field here is the third
-	if len(fields) <= startTime {
-		return 0, fmt.Errorf("process %d: unexpected stat %q", pid, stat)
+	err = flock(f, unix.LOCK_SH|unix.LOCK_NB)
+	if closed := f.Close(); err == nil {
+		return false, closed
 	}
-	if fields[0] == "Z" || fields[0] == "X" {
-		return 0, fmt.Errorf("process %d: has ended", pid)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return true, nil
 	}
-	start, err := strconv.ParseUint(fields[startTime], 10, 64)
-	if err != nil {
-		return 0, fmt.Errorf("process %d: %w", pid, err)
-	}
-	return start, nil
+	return false, fmt.Errorf("looking for the owner of %s: %w", j.path(dir), err)
 }
 
 func bootID() string {

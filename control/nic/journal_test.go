@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
 	"pgregory.net/rapid"
@@ -52,12 +53,8 @@ func (m *memory) write(k knob, v string) error {
 	return nil
 }
 
-func freshJournal(t interface{ Fatal(...any) }) *journal {
-	start, err := processStart(os.Getpid())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &journal{Version: journalVersion, Name: "eth9", Index: 7, Namespace: 42, Boot: bootID(), PID: os.Getpid(), Start: start}
+func freshJournal() *journal {
+	return &journal{Version: journalVersion, Name: "eth9", Index: 7, Namespace: 42, Boot: bootID(), PID: os.Getpid(), Owner: self}
 }
 
 // TestVLANSettings: tags are kept always, filters are touched only where all VLANs are
@@ -65,7 +62,7 @@ func freshJournal(t interface{ Fatal(...any) }) *journal {
 func TestVLANSettings(t *testing.T) {
 	for all, want := range map[bool]string{false: "on", true: "off"} {
 		dev := &memory{values: map[knob]string{vlanStripping: "on", vlanFilter: "on", lro: "off"}}
-		a := &Applied{opt: Options{Dir: t.TempDir()}, log: zap.NewNop(), j: freshJournal(t)}
+		a := &Applied{opt: Options{Dir: t.TempDir()}, log: zap.NewNop(), j: freshJournal()}
 		must(t, a.apply(dev, Settings{KeepVLANTags: true, AllVLANs: all, NoLRO: true}.wishes()))
 		if dev.values[vlanStripping] != "off" || dev.values[vlanFilter] != want || len(a.Problems) > 0 {
 			t.Errorf("all VLANs %v: %v, %v", all, dev.values, a.Problems)
@@ -96,7 +93,7 @@ func TestCrashAnywhere(t *testing.T) {
 		}
 		type died struct{}
 		left := rapid.IntRange(0, 6).Draw(rt, "writes until death")
-		j := freshJournal(rt)
+		j := freshJournal()
 		dev.before = func(k knob, value string) {
 			onDisk, err := load(j.path(dir))
 			if err != nil || onDisk.Changes[len(onDisk.Changes)-1] != (change{k, "on", value}) {
@@ -153,7 +150,7 @@ func TestPutBack(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			dir, j := t.TempDir(), freshJournal(t)
+			dir, j := t.TempDir(), freshJournal()
 			j.Changes = all
 			must(t, j.save(dir))
 			dev := &memory{values: tt.values, refuse: tt.refuse}
@@ -179,13 +176,13 @@ func TestPutBack(t *testing.T) {
 }
 
 func TestJournalRoundTrip(t *testing.T) {
-	dir, j := t.TempDir(), freshJournal(t)
+	dir, j := t.TempDir(), freshJournal()
 	j.PermMAC, j.Changes = "02:00:00:00:00:01", []change{{lro, "on", "off"}}
 	must(t, j.save(dir))
 	must(t, j.save(dir))
 	got, err := load(j.path(dir))
 	must(t, err)
-	if diff := cmp.Diff(j, got, cmp.AllowUnexported(change{})); diff != "" {
+	if diff := cmp.Diff(j, got, cmp.AllowUnexported(change{}), cmpopts.IgnoreUnexported(journal{})); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
 	entries, err := os.ReadDir(dir)
@@ -254,23 +251,37 @@ func TestFakeSysfs(t *testing.T) {
 	}
 }
 
-func TestProcessStart(t *testing.T) {
-	if _, err := processStart(os.Getpid()); err != nil {
-		t.Error(err)
+// TestOwned: a journal is its owner's from the first save to the end, over saves, and
+// what is saved for another is nobody's.
+func TestOwned(t *testing.T) {
+	dir := t.TempDir()
+	j := freshJournal()
+	is := func(want bool) {
+		t.Helper()
+		if got, err := j.owned(dir); got != want || err != nil {
+			t.Errorf("owned: %v, %v", got, err)
+		}
 	}
-	j := freshJournal(t)
-	if j.ownedElsewhere() {
-		t.Error("this process is another")
+	for range 2 {
+		must(t, j.save(dir))
+		is(true)
 	}
-	j.PID, j.Start = os.Getppid(), 1
-	if j.ownedElsewhere() {
-		t.Error("a process that started at another time is the owner")
-	}
-	var err error
-	j.Start, err = processStart(j.PID)
+	other, err := load(j.path(dir))
 	must(t, err)
-	if !j.ownedElsewhere() {
-		t.Error("the parent process is not another")
+	other.Owner = "another"
+	must(t, other.save(dir))
+	is(false)
+	must(t, j.save(dir))
+	is(true)
+	must(t, j.release())
+	is(false)
+	must(t, j.save(dir))
+	must(t, j.remove(dir))
+	if j.held != nil {
+		t.Error("a journal that is removed is held")
+	}
+	if _, err := j.owned(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("no journal: %v", err)
 	}
 }
 

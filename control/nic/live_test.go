@@ -1,9 +1,11 @@
 package nic
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"testing"
@@ -118,7 +120,7 @@ func crash(t *testing.T, dir string) {
 	for _, path := range files(t, dir) {
 		j, err := load(path)
 		must(t, err)
-		j.Start++
+		j.Owner = "another"
 		must(t, j.save(dir))
 	}
 }
@@ -195,18 +197,52 @@ func TestStartAfterCrash(t *testing.T) {
 	check(t, ns, original)
 }
 
+// TestInUse: a process in a container, where its ID is one that here is another's or
+// nobody's, keeps what it has changed until it ends, however that is.
 func TestInUse(t *testing.T) {
 	ns, dir := space(t), t.TempDir()
-	apply(t, ns, dir)
-	j, err := load(files(t, dir)[0])
+	cmd := exec.Command("unshare", "--pid", "--fork", "--kill-child", "--mount-proc", os.Args[0], "-test.run", "^TestInContainer$")
+	cmd.Env = append(os.Environ(), "NIC_TEST_DIR="+dir)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
 	must(t, err)
-	j.PID = os.Getppid()
-	j.Start, err = processStart(j.PID)
-	must(t, err)
-	must(t, j.save(dir))
+	must(t, within(ns, cmd.Start))
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil || line != "applied by 1\n" {
+		t.Errorf("the other process: %q, %v", line, err)
+	}
 	if _, err := Apply("nic0", want, Options{Dir: dir, Namespace: ns}); !errors.Is(err, ErrInUse) {
 		t.Errorf("Apply: %v", err)
 	}
+	if repaired, err := Repair(Options{Dir: dir}); len(repaired) != 0 || err != nil {
+		t.Errorf("Repair of a living process's: %v, %v", repaired, err)
+	}
+	check(t, ns, changed)
+	must(t, cmd.Process.Kill())
+	_ = cmd.Wait()                                                                // killed
+	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) { // it ends after who started it
+		repaired, err := Repair(Options{Dir: dir})
+		must(t, err)
+		if cmp.Equal(repaired, []string{"nic0"}) {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("nothing is put back")
+		}
+	}
+	check(t, ns, original)
+}
+
+// TestInContainer is the other process of TestInUse.
+func TestInContainer(t *testing.T) {
+	dir := os.Getenv("NIC_TEST_DIR")
+	if dir == "" {
+		return
+	}
+	_, err := Apply("nic0", want, Options{Dir: dir})
+	must(t, err)
+	fmt.Println("applied by", os.Getpid())
+	select {}
 }
 
 func TestInterfaceMadeAgain(t *testing.T) {
@@ -235,10 +271,10 @@ func TestInterfaceMadeAgain(t *testing.T) {
 
 func TestVoidJournals(t *testing.T) {
 	dir := t.TempDir()
-	gone, old := freshJournal(t), freshJournal(t)
-	gone.Start++
+	gone, old := freshJournal(), freshJournal()
+	gone.Owner = "another"
 	gone.Namespace = 1 // no namespace has this inode
-	old.Name, old.Boot, old.PID = "eth8", "another boot", 1<<22+1
+	old.Name, old.Boot, old.Owner = "eth8", "another boot", "another"
 	for _, j := range []*journal{gone, old} {
 		j.Changes = []change{{lro, "on", "off"}}
 		must(t, j.save(dir))

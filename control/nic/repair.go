@@ -32,10 +32,14 @@ func Repair(opt Options) (repaired []string, err error) {
 			errs = append(errs, err)
 			continue
 		}
-		if start, err := processStart(j.PID); err == nil && start == j.Start {
+		owned, err := j.owned(opt.Dir)
+		if owned {
 			continue
 		}
-		if err := j.repair(opt, log); err != nil {
+		if err == nil {
+			err = j.repair(opt, log)
+		}
+		if err != nil {
 			errs = append(errs, err)
 			continue
 		}

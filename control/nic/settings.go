@@ -161,13 +161,9 @@ func identify(name string) (*journal, error) {
 	if err != nil {
 		return nil, err
 	}
-	start, err := processStart(os.Getpid())
-	if err != nil {
-		return nil, err
-	}
 	return &journal{
 		Version: journalVersion, Name: name, Index: l.Attrs().Index, PermMAC: l.Attrs().PermHWAddr.String(),
-		Namespace: ns, Boot: bootID(), PID: os.Getpid(), Start: start,
+		Namespace: ns, Boot: bootID(), PID: os.Getpid(), Owner: self,
 	}, nil
 }
 
@@ -179,8 +175,13 @@ func (a *Applied) takeOver() error {
 		return nil
 	case err != nil:
 		return err
-	case old.ownedElsewhere():
-		return fmt.Errorf("%w: pid %d", ErrInUse, old.PID)
+	}
+	if old.Owner != self {
+		if owned, err := old.owned(a.opt.Dir); err != nil {
+			return err
+		} else if owned {
+			return fmt.Errorf("%w: pid %d", ErrInUse, old.PID)
+		}
 	}
 	return old.restore(a.opt, a.log)
 }
