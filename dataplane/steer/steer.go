@@ -77,7 +77,7 @@ func Load(o Options) (*Steer, error) {
 // permission marks an error that a missing capability caused.
 func permission(err error) error {
 	if errors.Is(err, os.ErrPermission) {
-		return fmt.Errorf("%w: loading XDP programs needs CAP_BPF and CAP_NET_ADMIN (run as root): %w", ErrPermission, err)
+		return fmt.Errorf("%w: loading XDP programs needs CAP_BPF and CAP_NET_ADMIN (run as root), in a container also a seccomp profile that permits bpf(2): %w", ErrPermission, err)
 	}
 	return err
 }
