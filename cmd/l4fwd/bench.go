@@ -113,7 +113,7 @@ func benchFilter(protocol, family string) (proto uint8, fam int, err error) {
 }
 
 // writeFile gives write the file at path, or standard output for "-". A file
-// that was not written whole does not stay.
+// that was not written whole does not stay; what is no file, such as /dev/full, does.
 func writeFile(stdout io.Writer, path string, write func(io.Writer) error) error {
 	if path == "-" {
 		return write(stdout)
@@ -122,7 +122,8 @@ func writeFile(stdout io.Writer, path string, write func(io.Writer) error) error
 	if err != nil {
 		return err
 	}
-	if err = errors.Join(write(f), f.Close()); err != nil {
+	info, err := f.Stat()
+	if err = errors.Join(err, write(f), f.Close()); err != nil && info != nil && info.Mode().IsRegular() {
 		_ = os.Remove(path)
 	}
 	return err

@@ -84,19 +84,11 @@ func debugOf(what string, seconds int, short, long string) *cobra.Command {
 }
 
 // receiveDebug writes the answer into the file, which exists only if it is whole.
-func receiveDebug(ctx context.Context, out io.Writer, in io.Reader, file string) (err error) {
-	if file != "-" {
-		f, err := os.Create(file)
-		if err != nil {
-			return err
+func receiveDebug(ctx context.Context, out io.Writer, in io.Reader, file string) error {
+	return writeFile(out, file, func(w io.Writer) error {
+		if _, err := io.Copy(w, in); err != nil && ctx.Err() == nil {
+			return fmt.Errorf("answer: %w", err)
 		}
-		if _, err = io.Copy(f, in); err != nil {
-			return errors.Join(fmt.Errorf("answer: %w", err), f.Close(), os.Remove(file))
-		}
-		return f.Close()
-	}
-	if _, err = io.Copy(out, in); err != nil && ctx.Err() == nil {
-		return fmt.Errorf("answer: %w", err)
-	}
-	return ctx.Err()
+		return ctx.Err()
+	})
 }
