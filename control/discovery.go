@@ -37,6 +37,8 @@ type discovery struct {
 	result   *discover.Result
 	revision int64  // of result
 	refusal  string // why the last set is not in force, "" if it is
+	// Since when any of it has not been, zero if all is.
+	refusedSince time.Time
 }
 
 // startDiscovery begins to follow etcd, and waits for its first words, but not for long:
@@ -211,6 +213,17 @@ func (d *Daemon) takeFound(ctx context.Context, on func(func()) error) {
 		x.refusal = err.Error()
 		d.log.Error("not as etcd says: all stays as it was; it is tried again", zap.Int64("revision", x.set.Revision), zap.Error(err))
 	}
+	x.dateRefusal()
+}
+
+// dateRefusal notes since when something is refused. With x.mu.
+func (x *discovery) dateRefusal() {
+	switch {
+	case x.refusal == "" && (x.result == nil || len(x.result.Problems) == 0):
+		x.refusedSince = time.Time{}
+	case x.refusedSince.IsZero():
+		x.refusedSince = time.Now()
+	}
 }
 
 // isNews reports whether it is worth a line of the log that a set is in force. With
@@ -274,6 +287,7 @@ func (d *Daemon) inForce(file *config.Config, f *found) {
 		}
 	}
 	x.result, x.revision = f.Result, f.revision
+	x.dateRefusal()
 	x.mu.Unlock()
 	logged := 0
 	for _, p := range f.Problems {
@@ -314,7 +328,7 @@ func (d *Daemon) discoveryStatus() *admin.DiscoveryStatus {
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	out.Recalled, out.Refusal, out.InForce = x.recalled, x.refusal, x.revision
+	out.Recalled, out.Refusal, out.RefusedSince, out.InForce = x.recalled, x.refusal, x.refusedSince, x.revision
 	if x.result != nil {
 		out.Services, out.Backends, out.Refused = x.result.Services, x.result.Backends, len(x.result.Problems)
 		for _, p := range x.result.Problems[:min(len(x.result.Problems), mostProblems)] {

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/l4fwd/l4fwd/config"
+	"github.com/l4fwd/l4fwd/control/admin"
 	"github.com/l4fwd/l4fwd/control/nic"
 	"github.com/l4fwd/l4fwd/control/plan"
 	"github.com/l4fwd/l4fwd/dataplane"
@@ -43,9 +44,11 @@ type Finding struct {
 }
 
 // Diagnose looks at the host as it is for a configuration, in the network namespace of
-// the calling thread, and changes nothing. running is whether l4fwd serves the
-// interfaces already. It is for a goroutine that does nothing else meanwhile.
-func Diagnose(ctx context.Context, cfg *config.Config, running bool) ([]Finding, error) {
+// the calling thread, and changes nothing. running is what the l4fwd that serves the
+// interfaces already says of itself, nil if there is none. It asks etcd where the
+// configuration has one, for some seconds at most. It is for a goroutine that does nothing
+// else meanwhile.
+func Diagnose(ctx context.Context, cfg *config.Config, running *admin.Status) ([]Finding, error) {
 	d, err := New(cfg, Options{})
 	if err != nil {
 		return nil, err
@@ -54,8 +57,9 @@ func Diagnose(ctx context.Context, cfg *config.Config, running bool) ([]Finding,
 		return nil, fmt.Errorf("finding the network namespace: %w", err)
 	}
 	defer func() { _ = d.ns.Close() }()
-	x := &exam{d: d, spec: plan.Spec(d.cfg, nil), running: running, own: map[netip.Addr]netlink.Addr{}}
-	for _, look := range []func() error{x.kernel, x.interfaces, x.capabilities, x.addresses, x.routes, x.forwarding, x.cpus, x.isolation, x.clock, x.memory, x.copying, x.listeners} {
+	x := &exam{d: d, spec: plan.Spec(d.cfg, nil), running: running != nil, status: running, own: map[netip.Addr]netlink.Addr{}}
+	found := func() error { return x.discovery(ctx) } // first, for it adds to the configuration
+	for _, look := range []func() error{found, x.kernel, x.interfaces, x.capabilities, x.addresses, x.routes, x.forwarding, x.cpus, x.isolation, x.clock, x.memory, x.copying, x.listeners} {
 		if err := errors.Join(ctx.Err(), look()); err != nil {
 			return nil, err
 		}
@@ -68,6 +72,7 @@ type exam struct {
 	d       *Daemon        // that does not run: it knows the configuration
 	spec    dataplane.Spec // services in their places
 	running bool
+	status  *admin.Status               // of the one that runs, nil if none does
 	own     map[netip.Addr]netlink.Addr // the host's addresses
 	found   []Finding
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/l4fwd/l4fwd/config"
+	"github.com/l4fwd/l4fwd/control/admin"
 	"github.com/l4fwd/l4fwd/control/nic"
 	"github.com/l4fwd/l4fwd/internal/testbed"
 )
@@ -53,20 +54,20 @@ func TestDoctorListeners(t *testing.T) {
 		t.Fatal(err)
 	}
 	cfg.WebListen = netip.MustParseAddrPort("203.0.113.77:80")
-	look := func(running bool) []Finding {
+	look := func(running *admin.Status) []Finding {
 		return w.within("listen", func() ([]Finding, error) { return Diagnose(t.Context(), cfg, running) })
 	}
-	found := look(false)
+	found := look(nil)
 	if len(found) != 2 || found[0].Subject != "metrics_listen" || found[0].Command != fmt.Sprintf("ss -ltnp sport = :%d", port) ||
 		found[1].Subject != "web_listen" || found[0].Grade != Fail || found[1].Grade != Fail {
 		t.Errorf("%+v", found)
 	}
-	if found := look(true); len(found) != 0 {
+	if found := look(&admin.Status{}); len(found) != 0 {
 		t.Errorf("of one that runs: %+v", found)
 	}
 	cfg.WebListen = netip.AddrPort{}
 	cfg.MetricsListen = netip.AddrPortFrom(cfg.MetricsListen.Addr(), port+1)
-	if found := look(false); len(found) != 1 || found[0].Grade != Good {
+	if found := look(nil); len(found) != 1 || found[0].Grade != Good {
 		t.Errorf("where nobody listens: %+v", found)
 	}
 }
@@ -81,7 +82,7 @@ func TestDoctorHardware(t *testing.T) {
 	}
 	cfg.CPUs = []int{0}
 	look := func(check string) []Finding {
-		return w.within(check, func() ([]Finding, error) { return Diagnose(t.Context(), cfg, false) })
+		return w.within(check, func() ([]Finding, error) { return Diagnose(t.Context(), cfg, nil) })
 	}
 	cfg.MaxFlows = 1 << 30 // more than any machine has huge pages for
 	memory := look("memory")

@@ -20,8 +20,9 @@ func doctorCommand() *cobra.Command {
 		Short: "Look at the host for what keeps traffic from getting through",
 		Long: `Look at interfaces, queues, routes, neighbours, addresses, ports, CPUs and privileges as
 a configuration needs them, and say of each what it means and, where there is one, the
-command that mends it. Nothing is changed, and only --probe sends anything. Without -c
-the running daemon says what its configuration is; with it none need run.
+command that mends it. Nothing is changed. All that is sent is a question to etcd, where
+the configuration has one, and what --probe sends. Without -c the running daemon says
+what its configuration is; with it none need run.
 
 It looks at the network namespace and with the privileges that it is run in and with:
 those of l4fwd. The exit status is 1 if something fails.`,
@@ -36,8 +37,11 @@ those of l4fwd. The exit status is 1 if something fails.`,
 	must(cmd.MarkFlagFilename("config", "yaml", "yml"))
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		return a.ask(cmd.Context(), func(ctx context.Context, c *admin.Client) error {
+			var running *admin.Status
 			status, err := c.Status(ctx)
-			running := err == nil
+			if err == nil {
+				running = &status
+			}
 			if file == "" {
 				if err != nil {
 					return fmt.Errorf("%w; or name a configuration by -c", err)

@@ -39,9 +39,11 @@ type DiscoveryStatus struct {
 	Refused  int      `json:"refused"`
 	Problems []string `json:"problems,omitempty"`
 	// Refusal is why nothing newer is in force, "" if nothing keeps it from that.
-	Refusal string    `json:"refusal,omitempty"`
-	Error   string    `json:"error,omitempty"` // the last one of the connection
-	ErrorAt time.Time `json:"error_at,omitzero"`
+	Refusal string `json:"refusal,omitempty"`
+	// RefusedSince is since when there has been something refused, zero if nothing is.
+	RefusedSince time.Time `json:"refused_since,omitzero"`
+	Error        string    `json:"error,omitempty"` // the last one of the connection
+	ErrorAt      time.Time `json:"error_at,omitzero"`
 }
 
 // Status asks who the daemon is.

@@ -83,7 +83,7 @@ func (f *Follower) dial(ctx context.Context, address string) (net.Conn, error) {
 // tls is how to trust etcd, and be trusted.
 func (f *Follower) tls() (*tls.Config, error) {
 	e := &f.opt.Etcd
-	c := &tls.Config{MinVersion: tls.VersionTLS12}
+	c := &tls.Config{MinVersion: tls.VersionTLS12, VerifyConnection: f.peer}
 	if e.CA != "" {
 		pem, _, err := access.ReadSecret(e.CA)
 		if err != nil {

@@ -2,6 +2,7 @@ package discover
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"math/rand/v2"
 	"net"
@@ -51,7 +52,8 @@ type Status struct {
 
 // Follower follows the documents of a prefix. Make one with New, start it with Run.
 type Follower struct {
-	opt Options
+	opt  Options
+	peer func(tls.ConnectionState) error // beside what is usual; nil: nothing
 
 	mu     sync.Mutex
 	status Status

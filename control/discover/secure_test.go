@@ -119,6 +119,9 @@ func TestSecure(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			o := good
 			tt.change(&o)
+			if got := Ask(t.Context(), Options{Etcd: o, Dial: e.Dial})[0]; got.Err == nil { // etcd may hang up before it has said why
+				t.Errorf("%+v", got)
+			}
 			follow(t, e, o).says("refused", func(st Status) bool { return !st.Connected && strings.Contains(st.Error, tt.want) })
 		})
 	}
@@ -126,6 +129,9 @@ func TestSecure(t *testing.T) {
 	f.says("refused", func(st Status) bool { return strings.Contains(st.Error, "invalid user ID or password") })
 	check(t, os.WriteFile(password, []byte("secret\r\nand a comment"), 0o600))
 	f.sees("a")
+	if got := Ask(t.Context(), Options{Etcd: good, Dial: e.Dial})[0]; got.Err != nil || got.Documents != 1 || !got.Expires.Equal(a.cert.NotAfter) {
+		t.Errorf("%+v, the authority's end is %v", got, a.cert.NotAfter)
+	}
 }
 
 // requirePasswords has etcd ask for them; the user l4fwd may only read.
