@@ -17,6 +17,8 @@ import (
 
 // claims collects who has said by ARP or ND what MAC address an IP address has.
 type claims struct {
+	ear *testbed.Sniffer
+
 	mu sync.Mutex
 	by map[claim]int
 }
@@ -89,7 +91,7 @@ func TestAnswersForAddresses(t *testing.T) {
 		{"local address", r.ServerDevs[0], newClaims(), r.LocalAddr, r.LBServer.MAC},
 	}
 	for _, p := range places {
-		sniff(t, p.dev.NS, p.dev.Name, testbed.SnifferOptions{Watch: p.claims.watch})
+		p.claims.ear = sniff(t, p.dev.NS, p.dev.Name, testbed.SnifferOptions{Watch: p.claims.watch})
 	}
 	config := r.Config(testbed.Services(0, fullNAT, "toa", "wrr"))
 	r.toa = true
@@ -158,6 +160,7 @@ func (p place) silent(t *testing.T, when string) {
 	p.forgetAll(t)
 	p.claims.clear()
 	p.knock(t, when+", MAC address unknown")
+	p.claims.ear.CatchUp()
 	for _, f := range testbed.Families {
 		a := p.addr(f, 0)
 		for _, announced := range []bool{true, false} {
@@ -231,7 +234,9 @@ func forget(dev *testbed.Device, a netip.Addr) error {
 	return nil
 }
 
+// clear forgets all of before the call.
 func (c *claims) clear() {
+	c.ear.CatchUp()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	clear(c.by)

@@ -106,7 +106,7 @@ func (row narrowing) past(t *testing.T) {
 		from = toClient
 	}
 	ear := &sender{}
-	sniff(t, from.host.NS, from.host.Name, testbed.SnifferOptions{Every: 20, Watch: ear.watch})
+	ear.ear = sniff(t, from.host.NS, from.host.Name, testbed.SnifferOptions{Every: 20, Watch: ear.watch})
 	d := r.startWith(scene{true, row.workers, dsrL2}, 1, 0)
 	r.warmUp()
 	for _, f := range testbed.Families {

@@ -77,10 +77,10 @@ func TestHealthOfDirectReturn(t *testing.T) {
 					check = "type: udp, send: hello, expect: hello"
 				}
 				ping := *s
-				s.Extra = strings.TrimPrefix(s.Extra+"\n    health_check: {"+check+", interval: 300ms, timeout: 300ms, rise: 2, fall: 2}", "\n    ")
+				s.Extra = strings.TrimPrefix(s.Extra+"\n    health_check: {"+check+", "+checked+"}", "\n    ")
 				if s.Protocol == "udp" { // once more, on another port
 					ping.Name, ping.Port, ping.BackendPort = "ping-"+ping.Name, 9999, 9999
-					ping.Extra = strings.TrimPrefix(ping.Extra+"\n    health_check: {type: ping, interval: 300ms, timeout: 300ms}", "\n    ")
+					ping.Extra = strings.TrimPrefix(ping.Extra+"\n    health_check: {type: ping, "+checked+"}", "\n    ")
 					services = append(services, ping)
 				}
 			}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -25,10 +26,14 @@ func (s stats) health() map[string][]string {
 	return out
 }
 
-// untilHealth waits until the backends of all services are in the states.
+// toldHealth are the log's last words on a backend of a service.
+var toldHealth = regexp.MustCompile(`backend is (up|down)\t\{"service": "([^"]+)", "backend": "([^"]+)"`)
+
+// untilHealth waits until the backends of all services are in the states, and the workers
+// know.
 func (d *daemon) untilHealth(want ...string) stats {
 	d.t.Helper()
-	return d.until(fmt.Sprintf("backends that are %v", want), func(s stats) bool {
+	found := d.until(fmt.Sprintf("backends that are %v", want), func(s stats) bool {
 		h := s.health()
 		for _, got := range h {
 			if !slices.Equal(got, want) {
@@ -37,6 +42,25 @@ func (d *daemon) untilHealth(want ...string) stats {
 		}
 		return len(h) > 0
 	})
+	// The statistics are ahead of the workers, who hear of it in the turn of the loop that
+	// writes it down: after that turn the loop answers again.
+	await(d.t, "the loop to hear of it", func() error {
+		told := make(map[string]string)
+		for _, m := range toldHealth.FindAllStringSubmatch(d.Output(), -1) {
+			told[m[2]+" "+m[3]] = m[1]
+		}
+		for _, svc := range found.Services {
+			for i, b := range svc.Backends {
+				// Of one that its first check finds up nothing is said.
+				if last, ok := told[svc.Name+" "+b.Address]; last != want[i] && (ok || want[i] != "up") {
+					return fmt.Errorf("%s of %s is %q in the log, want %s", b.Address, svc.Name, last, want[i])
+				}
+			}
+		}
+		return nil
+	})
+	d.stats()
+	return found
 }
 
 // batch is some requests, and when they began.
@@ -79,8 +103,12 @@ func deaf(t *testing.T, ns *testbed.Namespace, on bool) {
 	}
 }
 
-// healthBound is within what a dead server is known: fall intervals and a timeout.
-const healthBound = 2*300*time.Millisecond + 300*time.Millisecond
+// checked is how often servers are looked at: none is taken for dead since the machine is
+// busy for a moment.
+const checked = "interval: 1s, timeout: 1s, fast_interval: 300ms, rise: 2, fall: 2"
+
+// healthBound is within what a dead server is known: an interval and fall timeouts.
+const healthBound = 3 * time.Second
 
 // TestHealthChecks: of two servers under load one dies, so that it refuses or so that it
 // is silent, and comes back. From the moment that it is known to be down no new request
@@ -103,7 +131,7 @@ func TestHealthChecks(t *testing.T) {
 			services := testbed.Services(0, row.mode, "", "wrr")
 			services = slices.DeleteFunc(services, func(s testbed.Service) bool { return !strings.HasPrefix(s.Name, "web") })
 			for i := range services {
-				services[i].Extra = "health_check: {" + row.check + ", interval: 300ms, timeout: 300ms, rise: 2, fall: 2}"
+				services[i].Extra = "health_check: {" + row.check + ", " + checked + "}"
 			}
 			d := program{}.start(t, r.LB, r.Config(services))
 			r.warmUp()

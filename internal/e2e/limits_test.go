@@ -1,10 +1,11 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
+	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/l4fwd/l4fwd/internal/testbed"
 )
@@ -57,34 +58,50 @@ func (r *rig) exhaust(d *daemon, sockets int, reasons []string, fitted func(open
 			t.Error(err)
 		}
 		before := d.stats()
-		res, err := testbed.Echo{To: r.vip(f, 0, testbed.PortEcho), Sockets: sockets, Timeout: time.Second}.Run(t.Context(), r.Client)
-		if err != nil || res.Wrong > 0 {
-			t.Errorf("%+v, %v", res, err)
-		}
-		// Not the number of sockets answered: their ports may be used again.
-		after := d.stats()
+		after := r.crowd(d, testbed.Echo{To: r.vip(f, 0, testbed.PortEcho), Sockets: sockets, Timeout: limit}, before, reasons)
 		if err := fitted(int(after.Opened-before.Opened), after.Flows); err != nil {
 			t.Error(err)
-		}
-		var refused uint64
-		for _, reason := range reasons {
-			refused += after.Verdicts[reason] - before.Verdicts[reason]
-		}
-		// A flow without an answer yet may have had to make room for another.
-		if evicted := after.Evicted - before.Evicted; refused == 0 || refused+evicted != uint64(res.Lost) {
-			t.Errorf("%s: %d datagrams lost, %d counted as %v, %d flows evicted", f, res.Lost, refused, reasons, evicted)
 		}
 		if err := conns.Exchange(1000, 1000, limit); err != nil {
 			t.Errorf("while full: %v", err)
 		}
 		d.until("flows to go", func(s stats) bool { return s.Flows < 100 && s.Flows < before.Flows+5 })
-		if res, err = (testbed.Echo{To: r.vip(f, 0, testbed.PortEcho), Sockets: 10, Timeout: limit}).Run(t.Context(), r.Client); err != nil || res.OK != 10 {
+		if res, err := (testbed.Echo{To: r.vip(f, 0, testbed.PortEcho), Sockets: 10, Timeout: limit}).Run(t.Context(), r.Client); err != nil || res.OK != 10 {
 			t.Errorf("with room again: %+v, %v", res, err)
 		}
 		d.until("flows to go", func(s stats) bool { return s.Flows < before.Flows+5 })
 	}
 	noResets(t, r.client, r.behind[0], r.behind[1])
 	d.stop()
+}
+
+// crowd has more sockets ask than there is room for, until each has its answer or has
+// been counted as refused for one of the reasons: some are.
+func (r *rig) crowd(d *daemon, e testbed.Echo, before stats, reasons []string) stats {
+	r.t.Helper()
+	ctx, enough := context.WithCancel(r.t.Context())
+	defer enough()
+	var answered atomic.Uint64
+	e.OnAnswer = func() { answered.Add(1) }
+	ended := make(chan struct{})
+	var res testbed.EchoResult
+	go func() {
+		defer close(ended)
+		res, _ = e.Run(ctx, r.Client) // which is told when to end
+	}()
+	after := d.until(fmt.Sprintf("%s: each of %d datagrams to be answered or counted as %v", e.To, e.Sockets, reasons), func(s stats) bool {
+		var refused uint64
+		for _, reason := range reasons {
+			refused += s.Verdicts[reason] - before.Verdicts[reason]
+		}
+		// A flow without an answer yet may have had to make room for another.
+		return refused > 0 && answered.Load()+refused+s.Evicted-before.Evicted == uint64(e.Sockets)
+	})
+	enough()
+	if <-ended; res.Wrong > 0 || res.OK+res.Lost != e.Sockets {
+		r.t.Errorf("%s: %+v", e.To, res)
+	}
+	return after
 }
 
 // TestNoBackend: a service whose servers all have weight 0 stays silent and

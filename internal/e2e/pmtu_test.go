@@ -12,6 +12,8 @@ import (
 
 // sender listens at the device of who sends bulk.
 type sender struct {
+	ear *testbed.Sniffer
+
 	mu     sync.Mutex
 	most   int // bytes of packet that pass
 	before int // longer packets sent before an error came
@@ -107,7 +109,7 @@ func (row narrowing) discover(t *testing.T) {
 		at.narrowHost(mtu)
 	}
 	ear := &sender{}
-	sniff(t, from.host.NS, from.host.Name, testbed.SnifferOptions{Every: 20, Watch: ear.watch})
+	ear.ear = sniff(t, from.host.NS, from.host.Name, testbed.SnifferOptions{Every: 20, Watch: ear.watch})
 	r.relay()
 	used, all := pairKinds, r.allKinds(1, 0)
 	for _, k := range proxyKinds[:3] {
@@ -174,8 +176,7 @@ func (p path) discover(t *testing.T, r *rig, ear *sender) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// What is on its way to a sniffer's reader arrives within this time.
-	time.Sleep(100 * time.Millisecond)
+	ear.ear.CatchUp()
 	ear.mu.Lock()
 	defer ear.mu.Unlock()
 	t.Logf("%d MiB in %s; packets above %d bytes: %d before the first of %d errors, %d after; then %d full ones",

@@ -119,16 +119,23 @@ func (c cycling) run(t *testing.T, top *testbed.Topology, base int, span time.Du
 	counters := []*kernelCounters{countersOf(t, top.Client), countersOf(t, top.Servers[0])}
 	n, took := c.load(t, top, srv, span)
 	drops := d.stats().drops(before)
+	// On a busy machine a FIN is sent again before its acknowledgement comes. It, or the
+	// answer to it, may find that nobody remembers the connection.
+	var again int64
 	for _, k := range counters {
-		allowed := make(map[string]int64)
+		again += k.moved(t, "Tcp.RetransSegs")
+	}
+	for _, k := range counters {
+		allowed := map[string]int64{"Tcp.OutRsts": again}
 		if forgetful && k.ns == top.Client {
-			// Nobody is in TIME_WAIT to acknowledge a FIN that the server repeats,
-			// which it does on a busy machine.
-			allowed["Tcp.OutRsts"] = counters[1].moved(t, "Tcp.RetransSegs")
 			allowed["TcpExt.TCPTimeWaitOverflow"] = math.MaxInt64
-			delete(drops, "bad_rst")
 		}
 		k.unmoved(t, allowed)
+	}
+	for _, reason := range []string{"bad_rst", "no_flow"} {
+		if drops[reason] <= uint64(again) {
+			delete(drops, reason)
+		}
 	}
 	if len(drops) > 0 {
 		t.Errorf("drops %v", drops)

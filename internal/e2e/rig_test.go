@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/netip"
 	"testing"
-	"time"
 
 	"github.com/l4fwd/l4fwd/internal/testbed"
 )
@@ -175,9 +174,8 @@ func (r *rig) checkAddresses(mode string) {
 // noResets fails the test if anybody has sent a RST in sight of the sniffers.
 func noResets(t *testing.T, sniffers ...*testbed.Sniffer) {
 	t.Helper()
-	// What is on its way to a sniffer's reader arrives within this time.
-	time.Sleep(100 * time.Millisecond)
 	for i, s := range sniffers {
+		s.CatchUp()
 		if n := s.Report().Resets; n > 0 {
 			t.Errorf("sniffer %d has seen %d RSTs", i, n)
 		}

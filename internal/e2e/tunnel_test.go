@@ -120,7 +120,7 @@ func TestTunnelPathMTU(t *testing.T) {
 			r, client, server := tunnelRouted(t, wr, outer)
 			server.narrowLB(mtu)
 			ear := &sender{}
-			sniff(t, client.host.NS, client.host.Name, testbed.SnifferOptions{Every: 20, Watch: ear.watch})
+			ear.ear = sniff(t, client.host.NS, client.host.Name, testbed.SnifferOptions{Every: 20, Watch: ear.watch})
 			d := program{args: []string{"--workers", fmt.Sprint(row.workers)}}.start(t, r.LB, r.Config(r.tunnelServices(wr, outer, 1, 0)))
 			r.warmUp()
 			for _, f := range testbed.Families {

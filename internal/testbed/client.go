@@ -156,6 +156,8 @@ type Echo struct {
 	Count   int           // datagrams a socket, one after the other; 0 = 1
 	Size    int           // bytes of payload, at least 16
 	Timeout time.Duration // for an answer; 0 = 2 s
+	// OnAnswer is called for each answer as it must be, from many goroutines; nil = nobody.
+	OnAnswer func()
 }
 
 // EchoResult is what came of an Echo.
@@ -170,7 +172,9 @@ type EchoResult struct {
 
 // Run sends the datagrams from a namespace. Sockets are not connected, so that
 // an answer from another address than the one asked is seen and counted as
-// wrong. The error is of a socket or of a done context.
+// wrong; a port is one socket's until all have ended. When the context is done
+// nobody waits any longer, and the result is of what has come till then. The error
+// is of a socket or of a done context.
 func (e Echo) Run(ctx context.Context, ns *Namespace) (EchoResult, error) {
 	e.Sockets, e.Count, e.Size = max(e.Sockets, 1), max(e.Count, 1), max(e.Size, 16)
 	if e.Timeout == 0 {
@@ -190,8 +194,8 @@ func (e Echo) Run(ctx context.Context, ns *Namespace) (EchoResult, error) {
 			errs[i] = fmt.Errorf("echo: %w", err)
 			break
 		}
+		defer func() { _ = c.Close() }()
 		wg.Go(func() {
-			defer func() { _ = c.Close() }()
 			one := e.flow(ctx, c.(*net.UDPConn), i)
 			mu.Lock()
 			defer mu.Unlock()
@@ -206,11 +210,13 @@ func (e Echo) Run(ctx context.Context, ns *Namespace) (EchoResult, error) {
 func (e Echo) flow(ctx context.Context, c *net.UDPConn, id int) EchoResult {
 	r := EchoResult{ByServer: make(map[string]int), ByRemote: make(map[netip.Addr]int)}
 	out, in := make([]byte, e.Size), make([]byte, e.Size+256)
+	givenUp := make(map[string]bool) // datagrams whose answer may still come
+	defer context.AfterFunc(ctx, func() { _ = c.SetReadDeadline(time.Now()) })()
 	for i := range e.Count {
 		if ctx.Err() != nil {
 			break
 		}
-		copy(out, fmt.Sprintf("%07d %07d", id, i))
+		copy(out, fmt.Sprintf("%07d %07d", id, i)) // numbered
 		for k := 16; k < len(out); k++ {
 			out[k] = byte(k * (i + 1))
 		}
@@ -222,22 +228,41 @@ func (e Echo) flow(ctx context.Context, c *net.UDPConn, id int) EchoResult {
 			r.wrong(err)
 			continue
 		}
+		if ctx.Err() != nil {
+			_ = c.SetReadDeadline(time.Now()) // which may have been set already
+		}
+		before := r.OK
 		n, from, err := c.ReadFromUDPAddrPort(in)
+		for ; err == nil && givenUp[numbers(in[:n])]; n, from, err = c.ReadFromUDPAddrPort(in) {
+			delete(givenUp, numbers(in[:n])) // one more of it is wrong
+		}
 		var nerr net.Error
 		if errors.As(err, &nerr) && nerr.Timeout() {
 			r.Lost++
+			givenUp[string(out[:numbered])] = true
 			continue
 		}
 		if err != nil {
 			r.wrong(err)
 			continue
 		}
-		r.judge(e.To, plain(from), in[:n], out)
+		if r.judge(e.To, plain(from), in[:n], out); r.OK > before && e.OnAnswer != nil {
+			e.OnAnswer()
+		}
 	}
 	if len(r.ByServer) > 1 {
 		r.Moved = 1
 	}
 	return r
+}
+
+// numbered is the length of what tells a datagram from all others.
+const numbered = 15
+
+// numbers are those of the datagram that an answer is to.
+func numbers(answer []byte) string {
+	_, body, _ := bytes.Cut(answer, []byte{'\n'})
+	return string(body[:min(len(body), numbered)])
 }
 
 // judge looks at one answer.

@@ -369,8 +369,8 @@ func (s *Sniffer) TOA() map[TOAKey][]netip.AddrPort {
 	return out
 }
 
-// clientWait is how much later than asked the kernel may hand over a segment.
-const clientWait = 20 * retireMillis * time.Millisecond
+// handover is how much later than asked the kernel may hand over a frame.
+const handover = 20 * retireMillis * time.Millisecond
 
 // Client is the client that the latest new TOA option from peer to local named.
 // A connection may be accepted before the capture hands over its segments, so
@@ -388,7 +388,7 @@ func (s *Sniffer) Client(peer, local netip.AddrPort) (netip.AddrPort, bool) {
 		if n := len(found); n > 0 {
 			return found[n-1], true
 		}
-		if upTo.Sub(asked) > clientWait {
+		if upTo.Sub(asked) > handover {
 			return netip.AddrPort{}, false
 		}
 		select {
@@ -396,6 +396,27 @@ func (s *Sniffer) Client(peer, local netip.AddrPort) (netip.AddrPort, bool) {
 		case <-tick.C:
 		case <-s.done:
 			return netip.AddrPort{}, false
+		}
+	}
+}
+
+// CatchUp waits until every frame that has passed before the call has been looked at,
+// however late a busy machine lets the sniffer do that.
+func (s *Sniffer) CatchUp() {
+	asked := time.Now()
+	tick := time.NewTicker(retireMillis * time.Millisecond)
+	defer tick.Stop()
+	for {
+		s.mu.Lock()
+		upTo := s.upTo
+		s.mu.Unlock()
+		if upTo.Sub(asked) > handover {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-s.done:
+			return
 		}
 	}
 }
