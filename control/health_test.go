@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -23,19 +24,23 @@ type illness struct {
 
 // check is the key that has backends looked for there.
 func (i illness) check(more string) string {
-	return fmt.Sprintf(`health_check: {type: exec, command: [/bin/sh, -c, "echo looked; test ! -e %s/$L4FWD_ADDRESS"], interval: 200ms, timeout: 200ms, rise: 1, fall: 1%s}`, i.dir, more)
+	return fmt.Sprintf(`health_check: {type: exec, command: [/bin/sh, -c, "echo looked; test ! -e %s/$L4FWD_ADDRESS"], interval: 1s, timeout: 1s, rise: 1, fall: 1%s}`, i.dir, more)
 }
 
-// only makes these the ones that fail.
+// only makes these the ones that fail. Who is ill before and after is so all the time.
 func (i illness) only(sick ...netip.Addr) {
 	i.t.Helper()
+	var stay []string
+	for _, a := range sick {
+		stay = append(stay, filepath.Join(i.dir, a.String()))
+		check(i.t, os.WriteFile(stay[len(stay)-1], nil, 0o600))
+	}
 	old, err := filepath.Glob(filepath.Join(i.dir, "*"))
 	check(i.t, err)
 	for _, file := range old {
-		check(i.t, os.Remove(file))
-	}
-	for _, a := range sick {
-		check(i.t, os.WriteFile(filepath.Join(i.dir, a.String()), nil, 0o600))
+		if !slices.Contains(stay, file) {
+			check(i.t, os.Remove(file))
+		}
 	}
 }
 

@@ -75,7 +75,7 @@ func TestTells(t *testing.T) {
 	hears := func(want string) {
 		t.Helper()
 		b := make([]byte, 100)
-		check(t, manager.SetReadDeadline(time.Now().Add(5*time.Second)))
+		check(t, manager.SetReadDeadline(time.Now().Add(15*time.Second)))
 		n, err := manager.Read(b)
 		got, since, _ := strings.Cut(string(b[:n]), "\nMONOTONIC_USEC=")
 		if err != nil || got != want || (since != "") != (want == "RELOADING=1") {

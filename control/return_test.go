@@ -65,7 +65,7 @@ func TestInterfaceReturns(t *testing.T) {
 				check(t, (*dev).Delete())
 				d.awaitN("interface is gone", i+1)
 				if i == 0 { // the other one serves on
-					_, err := w.Client.Ping(w.VIP(testbed.V4, 0), 56, time.Second)
+					_, err := w.Client.Ping(w.VIP(testbed.V4, 0), 56, 15*time.Second)
 					check(t, err)
 				}
 				if i == 0 {
