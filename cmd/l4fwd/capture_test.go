@@ -36,12 +36,13 @@ func newCapturing(t *testing.T, more ...string) *capturing {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { noError(t, testbed.CloseServers(servers)) })
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute) // t's ends before the forwarder does
-	t.Cleanup(cancel)
-	path, err := testbed.Build(ctx, "./cmd/l4fwd", false)
+	path, err := testbed.Build(t.Context(), "./cmd/l4fwd", false)
 	if err != nil {
 		t.Fatal(err)
 	}
+	// t's ends before the forwarder does. Some seconds, but on a busy machine.
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	t.Cleanup(cancel)
 	dir := t.TempDir()
 	c := &capturing{Topology: topo, t: t, ctx: ctx, path: path, socket: filepath.Join(dir, "a.sock"), dir: dir}
 	file := filepath.Join(dir, "l4fwd.yaml")
@@ -52,7 +53,7 @@ func newCapturing(t *testing.T, more ...string) *capturing {
 		t.Fatal(err)
 	}
 	c.daemon = p
-	t.Cleanup(func() { noError(t, p.Terminate(10*time.Second)) })
+	t.Cleanup(func() { noError(t, p.Terminate(30*time.Second)) })
 	return c
 }
 
@@ -152,6 +153,7 @@ func TestCaptureConnection(t *testing.T) {
 // next can begin.
 func TestCaptureDrops(t *testing.T) {
 	c := newCapturing(t)
+	c.ask() // nothing is dropped any more since nobody knows a MAC address
 	p := c.start("--drops", "--count", "1")
 	second, err := c.LB.Command(c.ctx, c.path, "capture", "--socket", c.socket).CombinedOutput()
 	if err == nil || !strings.Contains(string(second), "l4fwd: another capture is running") {
@@ -183,7 +185,7 @@ func TestCaptureDrops(t *testing.T) {
 		}
 	}
 	c.start("--drops").Kill()
-	p = c.start("--reason", "no_service", "--duration", "300ms", "--snaplen", "20", "udp")
+	p = c.start("--reason", "no_service", "--duration", "2s", "--snaplen", "20", "udp")
 	c.knock()
 	noError(t, p.WaitOutput(c.ctx, "1 frames captured, 0 missed"))
 

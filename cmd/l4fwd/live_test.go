@@ -104,7 +104,7 @@ func TestRun(t *testing.T) {
 	noError(t, os.WriteFile(file, []byte(text), 0o644))
 	noError(t, p.Signal(syscall.SIGUSR1))
 	noError(t, p.WaitOutput(ctx, `"msg":"stats"`))
-	noError(t, p.Terminate(10*time.Second))
+	noError(t, p.Terminate(30*time.Second))
 	for _, gone := range []string{ready, socket} {
 		if _, err := os.Stat(gone); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("%s: %v", gone, err)
