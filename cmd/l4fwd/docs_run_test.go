@@ -130,7 +130,7 @@ var instead = strings.NewReplacer(
 	"go run ./cmd/l4fwd", "l4fwd", // the same program, built before
 	"--cpus 2,4-5", "--cpus 0", // the machine may have no others
 	"--seconds 30", "--seconds 1", "--seconds 5", "--seconds 1",
-	"--duration 30s", "--duration 300ms", "--duration 1m ", "--duration 300ms ",
+	"--duration 30s", "--duration 3s", "--duration 1m ", "--duration 3s ", // traffic may be slow
 	"/usr/share/doc/l4fwd/examples", "deploy/examples", // what the package would have put there
 	"/etc/l4fwd/", "etc/l4fwd/", // the machine's own stays as it is
 )

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -59,16 +60,16 @@ func start(t *testing.T, args ...string) *child {
 	return c
 }
 
-// until reads up to a line that begins with text.
-func (c *child) until(t *testing.T, text string) {
+// until reads up to a line that begins as the pattern says.
+func (c *child) until(t *testing.T, pattern string) {
 	t.Helper()
-	for c.lines.Scan() {
+	for begin := regexp.MustCompile("^" + pattern); c.lines.Scan(); {
 		fmt.Fprintln(&c.seen, c.lines.Text())
-		if strings.HasPrefix(c.lines.Text(), text) {
+		if begin.MatchString(c.lines.Text()) {
 			return
 		}
 	}
-	t.Fatalf("no line begins with %q:\n%s", text, c.seen.String())
+	t.Fatalf("no line begins as %q:\n%s", pattern, c.seen.String())
 }
 
 // end reads the rest and returns the exit status with everything printed.
@@ -124,7 +125,7 @@ func TestVerdictGood(t *testing.T) {
 	if status != 0 || !strings.Contains(out, "all 15 checks ok") || strings.Contains(out, "FAILED") {
 		t.Errorf("exit status %d:\n%s", status, out)
 	}
-	if took := time.Since(begin); took > 20*time.Second {
+	if took := time.Since(begin); took > time.Minute {
 		t.Errorf("took %s", took)
 	}
 	if l := left(t, c.Process.Pid); len(l) > 0 {
@@ -229,14 +230,14 @@ func TestForwarderDoesNotStart(t *testing.T) {
 
 func TestInterrupt(t *testing.T) {
 	for _, tt := range []struct {
-		name, line string
+		name, line string // a pattern
 		sig        syscall.Signal
 		args       []string
 	}{
 		{"at once", "l4fwd demo", syscall.SIGINT, nil},
 		{"while the forwarder starts", "network", syscall.SIGINT, nil},
 		{"while it warms up", "forwarder", syscall.SIGTERM, nil},
-		{"in the middle of the traffic", "    1.0 s", syscall.SIGINT, nil},
+		{"in the middle of the traffic", ` +[1-9]\d*\.\d s   http`, syscall.SIGINT, nil},
 		{"terminal gone", "traffic", syscall.SIGHUP, nil},
 		{"while the second forwarder starts", "forwarder", syscall.SIGINT, []string{"--mode", snat}},
 		{"while servers begin to unwrap", "rs1", syscall.SIGINT, []string{"--mode", tunnel, "--encapsulation", "gue"}},
@@ -290,7 +291,7 @@ func TestKilledDemoIsSwept(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.end(t)
-	for deadline := time.Now().Add(5 * time.Second); len(forwarders(t, c.Process.Pid)) > 0; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(20 * time.Second); len(forwarders(t, c.Process.Pid)) > 0; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("the forwarder outlives the demo")
 		}

@@ -43,7 +43,7 @@ func TestAFXDPReachesPlainVeth(t *testing.T) {
 		t.Fatalf("transmitted %d", n)
 	}
 	buf := make([]byte, 2048)
-	if err := l.SetReadDeadline(time.Now().Add(2 * time.Second)); err != nil {
+	if err := l.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		t.Fatal(err)
 	}
 	n, from, err := l.ReadFrom(buf)

@@ -78,7 +78,7 @@ func exist(namespaces []string) (there []string) {
 // endsSoon fails the test if a process lives on, zombies left out.
 func endsSoon(t *testing.T, pid int) {
 	t.Helper()
-	for end := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
 		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 		if errors.Is(err, os.ErrNotExist) || strings.Contains(string(b), ") Z ") {
 			return

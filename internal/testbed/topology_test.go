@@ -20,7 +20,7 @@ func TestTopologyPing(t *testing.T) {
 			}
 			for _, f := range Families {
 				for i := range top.Servers {
-					if _, err := top.Client.Ping(top.ServerAddr(f, i), 56, 2*time.Second); err != nil {
+					if _, err := top.Client.Ping(top.ServerAddr(f, i), 56, patience); err != nil {
 						t.Error(err)
 					}
 				}
@@ -72,7 +72,7 @@ func exercise(t *testing.T, top *Topology, f Family, s *Server) {
 		t.Fatal(err)
 	}
 	for range 3 {
-		if err := cs.Exchange(1000, 1<<20, 10*time.Second); err != nil {
+		if err := cs.Exchange(1000, 1<<20, patience); err != nil {
 			t.Error(err)
 		}
 	}
@@ -82,7 +82,7 @@ func exercise(t *testing.T, top *Topology, f Family, s *Server) {
 	if err := cs.Close(); err != nil {
 		t.Error(err)
 	}
-	e, err := Echo{To: at(PortEcho), Sockets: 20, Count: 5, Size: 100}.Run(t.Context(), top.Client)
+	e, err := Echo{To: at(PortEcho), Sockets: 20, Count: 5, Size: 100, Timeout: patience}.Run(t.Context(), top.Client)
 	want := EchoResult{OK: 100, ByServer: map[string]int{"rs2": 100}, ByRemote: map[netip.Addr]int{top.ClientAddr(f, 0): 100}}
 	if diff := cmp.Diff(want, e, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); err != nil || diff != "" {
 		t.Errorf("echo: %v (-want +got)\n%s", err, diff)

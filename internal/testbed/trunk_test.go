@@ -5,7 +5,6 @@ import (
 	"errors"
 	"sync"
 	"testing"
-	"time"
 )
 
 // TestTrunkTags: what crosses the trunk has the tag of its VLAN, in both directions,
@@ -40,7 +39,7 @@ func TestTrunkTags(t *testing.T) {
 	const pings = 3
 	for range pings {
 		for _, f := range Families {
-			if _, err := top.Client.Ping(top.ServerAddr(f, 0), 56, 2*time.Second); err != nil {
+			if _, err := top.Client.Ping(top.ServerAddr(f, 0), 56, patience); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -47,12 +47,12 @@ func TestVethMTUAndStaticNeighbours(t *testing.T) {
 		AddrsA: prefixes("10.9.0.1/24", "fd09::1/64"), AddrsB: prefixes("10.9.0.2/24", "fd09::2/64")})
 	s := sniff(t, b, SnifferOptions{})
 	for _, f := range Families {
-		if _, err := a.NS.Ping(b.Addr(f), 56, 2*time.Second); err != nil {
+		if _, err := a.NS.Ping(b.Addr(f), 56, patience); err != nil {
 			t.Error(err)
 		}
 	}
 	// 1400 + header in one frame; more is sent in fragments.
-	if _, err := a.NS.Ping(b.Addr(V4), 3000, 2*time.Second); err != nil {
+	if _, err := a.NS.Ping(b.Addr(V4), 3000, patience); err != nil {
 		t.Error(err)
 	}
 	r, err := s.Stop()
@@ -177,7 +177,7 @@ func TestArmReturns(t *testing.T) {
 	if err := errors.Join(top.ConnectLBClient(), top.ConnectLBServer()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := top.Client.Ping(to, 56, 5*time.Second); err != nil {
+	if _, err := top.Client.Ping(to, 56, patience); err != nil {
 		t.Error(err)
 	}
 }

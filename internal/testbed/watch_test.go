@@ -1,9 +1,13 @@
 package testbed
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"net/netip"
 	"sync"
 	"testing"
+	"time"
 )
 
 // TestSnifferTxQueue: the sniffers of a device's transmit queues share its
@@ -54,11 +58,60 @@ func TestSnifferWatch(t *testing.T) {
 	if err := b.Inject(frame); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Stop(); err != nil {
-		t.Fatal(err)
-	}
+	s.CatchUp()
+	mu.Lock()
+	defer mu.Unlock()
 	if seen[false] != 2 || seen[true] != 1 {
 		t.Errorf("incoming, outgoing: %v", seen)
+	}
+}
+
+// TestEchoLate: an answer that nobody waits for any longer is lost and no more than that,
+// unless it comes twice; and nobody waits once the context is done.
+func TestEchoLate(t *testing.T) {
+	ns := newNamespace(t, "late")
+	l, err := ns.ListenPacket("udp4", "127.0.0.1:9001")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	for _, twice := range []bool{false, true} {
+		ctx, enough := context.WithCancel(t.Context())
+		go func() {
+			var first []byte
+			for i := range 3 {
+				b := make([]byte, 100)
+				n, from, err := l.ReadFrom(b)
+				if err != nil {
+					return
+				}
+				if b = fmt.Appendf(nil, "late %s\n%s", from, b[:n]); i == 0 {
+					first = b
+					continue
+				}
+				if i == 2 {
+					enough()
+					return
+				}
+				_, _ = l.WriteTo(first, from)
+				if twice {
+					_, _ = l.WriteTo(first, from)
+				}
+				_, _ = l.WriteTo(b, from)
+			}
+		}()
+		answers := 0
+		e := Echo{To: netip.MustParseAddrPort("127.0.0.1:9001"), Count: 3, Timeout: 2 * time.Second, OnAnswer: func() { answers++ }}
+		r, err := e.Run(ctx, ns)
+		enough()
+		// The second of the first is taken for the second's, and that for the third's.
+		want := [4]int{1, 2, 0, 1}
+		if twice {
+			want = [4]int{0, 1, 2, 0}
+		}
+		if got := [4]int{r.OK, r.Lost, r.Wrong, answers}; got != want || !twice && !errors.Is(err, context.Canceled) {
+			t.Errorf("twice %t: answered, lost, wrong, told %v, want %v: %v %v", twice, got, want, err, r.Errors)
+		}
 	}
 }
 

@@ -46,11 +46,11 @@ func TestWire(t *testing.T) {
 		w.Plan(PortHash, p)
 	}
 	for _, f := range Families {
-		tr := Transfer{To: netip.AddrPortFrom(top.ServerAddr(f, 0), PortHash), Up: 1 << 20, Down: 1 << 20, Timeout: 20 * time.Second}
+		tr := Transfer{To: netip.AddrPortFrom(top.ServerAddr(f, 0), PortHash), Up: 1 << 20, Down: 1 << 20, Timeout: time.Minute}
 		if _, err := tr.Run(t.Context(), top.Client); err != nil {
 			t.Error(err)
 		}
-		if _, err := top.Client.Ping(top.ServerAddr(f, 0), 56, 2*time.Second); err != nil {
+		if _, err := top.Client.Ping(top.ServerAddr(f, 0), 56, patience); err != nil {
 			t.Error(err)
 		}
 	}
