@@ -128,7 +128,7 @@ func (b *bench) deaf(host string) netip.AddrPort {
 		}
 		err = errors.Join(err, raw.Control(func(fd uintptr) { err = unix.Listen(int(fd), 0) }))
 		to = netip.MustParseAddrPort(l.Addr().String())
-		c, dialErr := net.DialTimeout("tcp", to.String(), time.Second)
+		c, dialErr := net.DialTimeout("tcp", to.String(), 20*time.Second)
 		if dialErr == nil {
 			b.t.Cleanup(func() { _ = c.Close() })
 		}
@@ -234,7 +234,7 @@ func TestHTTP(t *testing.T) {
 		to := b.serve(host, func(c net.Conn) {
 			l := &onceListener{c: make(chan net.Conn, 1), done: make(chan struct{})}
 			l.c <- c
-			_ = http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			answer := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				if r.Host == "missing" {
 					w.WriteHeader(http.StatusServiceUnavailable)
 				}
@@ -242,8 +242,12 @@ func TestHTTP(t *testing.T) {
 					http.Redirect(w, r, "/", http.StatusFound)
 				}
 				_, _ = fmt.Fprintf(w, "%s %s %s close=%v status: fine", r.Method, r.Host, r.URL, r.Close)
-				close(l.done)
-			}))
+			})
+			_ = (&http.Server{Handler: answer, ConnState: func(_ net.Conn, s http.ConnState) {
+				if s == http.StateClosed {
+					close(l.done)
+				}
+			}}).Serve(l)
 		})
 		b.expect(t, plain, to, "good: HTTP status 200")
 		b.expect(t, with(func(h *HTTPCheck) { h.Host = "missing" }), to, "bad: HTTP status 503")
@@ -294,7 +298,7 @@ func TestHTTP(t *testing.T) {
 	}), tooLate)
 }
 
-// onceListener is one connection as a listener, until it was answered.
+// onceListener is one connection as a listener, until that is closed.
 type onceListener struct {
 	c    chan net.Conn
 	done chan struct{}
@@ -305,7 +309,6 @@ func (l *onceListener) Accept() (net.Conn, error) {
 	case c := <-l.c:
 		return c, nil
 	case <-l.done:
-		time.Sleep(10 * time.Millisecond) // http.Serve sends the rest of the answer meanwhile
 		return nil, io.EOF
 	}
 }
@@ -363,12 +366,12 @@ func TestUDP(t *testing.T) {
 		hello, hi := UDPCheck{Send: []byte("hello")}, UDPCheck{Send: []byte("hello"), Expect: []byte("said hello")}
 		b.expect(t, Check{Kind: UDP, UDP: hello}, echo, "good: answered")
 		b.expect(t, Check{Kind: UDP, UDP: hi}, echo, "good: answered as expected")
-		b.expect(t, Check{Kind: UDP, UDP: UDPCheck{Expect: []byte("x")}, Timeout: short}, echo, "bad: what was answered is not what is expected")
+		b.expect(t, Check{Kind: UDP, UDP: UDPCheck{Expect: []byte("x")}, Timeout: time.Second}, echo, "bad: what was answered is not what is expected")
 		long := b.answer(host, func([]byte) []byte {
 			return slices.Concat(make([]byte, maxDatagram-5), []byte("first"), make([]byte, 1000), []byte("last"))
 		})
 		b.expect(t, Check{Kind: UDP, UDP: UDPCheck{Expect: []byte("first")}}, long, "good: answered as expected")
-		b.expect(t, Check{Kind: UDP, UDP: UDPCheck{Expect: []byte("last")}, Timeout: short}, long, "bad: what was answered is not what is expected")
+		b.expect(t, Check{Kind: UDP, UDP: UDPCheck{Expect: []byte("last")}, Timeout: time.Second}, long, "bad: what was answered is not what is expected")
 		b.expect(t, Check{Kind: UDP, UDP: hello, Timeout: short}, silent, "good: nobody complained")
 		b.expect(t, Check{Kind: UDP, UDP: hi, Timeout: short}, silent, tooLate)
 		b.expect(t, Check{Kind: UDP, UDP: hello}, b.nobody(host), "bad: connection refused")
@@ -471,7 +474,7 @@ func TestExecKillsChildren(t *testing.T) {
 		name, then, want string
 		timeout          time.Duration
 	}{
-		{"time is up", "wait", "bad: no answer within 1s", time.Second},
+		{"time is up", "wait", "bad: no answer within 3s", 3 * time.Second},
 		{"good", "echo fine", "good: fine", 0},
 		{"bad", "exit 3", "bad: exit status 3", 0},
 		{"killed", "kill -9 $$", "bad: signal: killed", 0},
