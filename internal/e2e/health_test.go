@@ -27,7 +27,7 @@ func (s stats) health() map[string][]string {
 }
 
 // toldHealth are the log's last words on a backend of a service.
-var toldHealth = regexp.MustCompile(`backend is (up|down)\t\{"service": "([^"]+)", "backend": "([^"]+)"`)
+var toldHealth = regexp.MustCompile(`backend is (up|down)\s+\{"service": "([^"]+)", "backend": "([^"]+)"`)
 
 // untilHealth waits until the backends of all services are in the states, and the workers
 // know.

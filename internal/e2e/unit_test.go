@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -151,27 +152,51 @@ func TestUnit(t *testing.T) {
 	defer func() { _ = f.Close() }()
 	call := regexp.MustCompile(`^[0-9]+ +([a-z0-9_]+)\((AF_[A-Z0-9_]+)?`)
 	seen, denied := 0, make(map[string]string)
-	lines := bufio.NewScanner(f)
-	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
-		m := call.FindStringSubmatch(lines.Text())
-		if m == nil || strings.Contains(lines.Text(), "= -1 EPERM") {
-			continue // the end of a call that another thread's came between; or l4fwd has lived without it
+	calls, err := traced(f)
+	for _, line := range calls {
+		m := call.FindStringSubmatch(line)
+		if m == nil || strings.Contains(line, "= -1 EPERM") { // which l4fwd has lived without
+			continue
 		}
 		seen++
 		if !allowed[m[1]] {
-			denied[m[1]] = lines.Text()
+			denied[m[1]] = line
 		}
 		if m[1] == "socket" && !slices.Contains(families, m[2]) {
-			denied[m[1]+" "+m[2]] = lines.Text()
+			denied[m[1]+" "+m[2]] = line
 		}
 	}
-	if err := lines.Err(); err != nil || seen < 1000 {
+	if err != nil || seen < 1000 {
 		t.Errorf("strace saw %d calls: %v", seen, err)
 	}
 	for what, line := range denied {
 		t.Errorf("the unit denies %s: %s", what, line)
 	}
+}
+
+// traced are the calls that strace has written down, whole also where another thread's
+// came between a call and what came of it.
+func traced(r io.Reader) (calls []string, err error) {
+	begun := make(map[string]string) // by thread
+	lines := bufio.NewScanner(r)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		thread, what, _ := strings.Cut(lines.Text(), " ")
+		if call, cut := strings.CutSuffix(lines.Text(), "<unfinished ...>"); cut {
+			begun[thread] = call
+			continue
+		}
+		if _, end, resumed := strings.Cut(what, " resumed>"); resumed && strings.HasPrefix(strings.TrimSpace(what), "<... ") {
+			calls = append(calls, begun[thread]+end)
+			delete(begun, thread)
+			continue
+		}
+		calls = append(calls, lines.Text())
+	}
+	for _, call := range begun { // that never came back
+		calls = append(calls, call)
+	}
+	return calls, lines.Err()
 }
 
 // bounded: every thread has the unit's capabilities and no more, and what it starts
