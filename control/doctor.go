@@ -46,9 +46,9 @@ type Finding struct {
 // Diagnose looks at the host as it is for a configuration, in the network namespace of
 // the calling thread, and changes nothing. running is what the l4fwd that serves the
 // interfaces already says of itself, nil if there is none. It asks etcd where the
-// configuration has one, for some seconds at most. It is for a goroutine that does nothing
-// else meanwhile.
-func Diagnose(ctx context.Context, cfg *config.Config, running *admin.Status) ([]Finding, error) {
+// configuration has one, for some seconds at most, and with probe the interfaces' networks
+// who else has its addresses. It is for a goroutine that does nothing else meanwhile.
+func Diagnose(ctx context.Context, cfg *config.Config, running *admin.Status, probe bool) ([]Finding, error) {
 	d, err := New(cfg, Options{})
 	if err != nil {
 		return nil, err
@@ -59,7 +59,13 @@ func Diagnose(ctx context.Context, cfg *config.Config, running *admin.Status) ([
 	defer func() { _ = d.ns.Close() }()
 	x := &exam{d: d, spec: plan.Spec(d.cfg, nil), running: running != nil, status: running, own: map[netip.Addr]netlink.Addr{}}
 	found := func() error { return x.discovery(ctx) } // first, for it adds to the configuration
-	for _, look := range []func() error{found, x.kernel, x.interfaces, x.capabilities, x.addresses, x.routes, x.forwarding, x.cpus, x.isolation, x.clock, x.memory, x.copying, x.listeners} {
+	duplicates := func() error {
+		if probe {
+			return x.duplicates(ctx)
+		}
+		return nil
+	}
+	for _, look := range []func() error{found, x.kernel, x.interfaces, x.capabilities, x.addresses, x.routes, x.forwarding, x.cpus, x.isolation, x.clock, x.memory, x.copying, x.listeners, duplicates} {
 		if err := errors.Join(ctx.Err(), look()); err != nil {
 			return nil, err
 		}

@@ -22,7 +22,7 @@ func TestDoctor(t *testing.T) {
 		t.Helper()
 		err := w.LB.Do(func() error {
 			var err error
-			found, err = Diagnose(t.Context(), cfg, nil)
+			found, err = Diagnose(t.Context(), cfg, nil, false)
 			return err
 		})
 		if err != nil {
@@ -112,7 +112,7 @@ func TestDoctorModes(t *testing.T) {
 			find := func() (out []Finding) {
 				t.Helper()
 				err := w.LB.Do(func() error {
-					found, err := Diagnose(t.Context(), cfg, nil)
+					found, err := Diagnose(t.Context(), cfg, nil, false)
 					for _, f := range found {
 						if f.Check == c.check {
 							out = append(out, f)

@@ -49,7 +49,7 @@ func TestDoctorDiscovery(t *testing.T) {
 	etcd := w.startEtcd()
 	text := w.bare(filepath.Join(t.TempDir(), "state"))
 	var d *daemon
-	look := func(text string) (found []Finding) {
+	look := func(text string, probe bool) (found []Finding) {
 		t.Helper()
 		var running *admin.Status
 		if d != nil {
@@ -64,14 +64,14 @@ func TestDoctorDiscovery(t *testing.T) {
 			t.Fatal(err)
 		}
 		check(t, w.LB.Do(func() (err error) {
-			found, err = Diagnose(t.Context(), cfg, running)
+			found, err = Diagnose(t.Context(), cfg, running, probe)
 			return err
 		}))
 		return found
 	}
 	says := func(text string, want ...string) {
 		t.Helper()
-		if diff := cmp.Diff(want, told(look(text))); diff != "" {
+		if diff := cmp.Diff(want, told(look(text, false))); diff != "" {
 			t.Errorf("(-want +got)\n%s", diff)
 		}
 	}
@@ -89,12 +89,23 @@ func TestDoctorDiscovery(t *testing.T) {
 	etcd.put("bad", `{"colour":"red"}`)
 	backend := w.ServerAddr(testbed.V4, 0).String()
 	says(text, answers, bad, "ok : a start would serve 1 services and 1 backends of etcd")
-	routed := false
-	for _, f := range look(text) {
+	routed, probed := false, ""
+	for _, f := range look(text, true) {
 		routed = routed || f.Subject == backend && (f.Check == "route" || f.Check == "neighbour")
+		if f.Check == "duplicate" {
+			probed += f.Text
+		}
 	}
-	if !routed {
-		t.Error("nobody looked for the way to a backend that etcd alone knows")
+	cfg, err := config.Parse("test.yaml", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	addrs := 1 // the VIP
+	for range cfg.Locals() {
+		addrs++
+	}
+	if want := fmt.Sprintf("nobody else has answered for %d VIPs and local addresses", addrs); !routed || probed != want {
+		t.Errorf("of what etcd alone knows: the way to the backend is looked for: %v; %s, want %s", routed, probed, want)
 	}
 
 	d = w.run(text)
@@ -148,7 +159,7 @@ func TestDoctorCertificates(t *testing.T) {
 	cfg.Discovery.Etcd = config.Etcd{Endpoints: []string{e.Endpoint()}, Prefix: "/l4fwd", Timeout: time.Second, CA: cert, Cert: cert, Key: key}
 	look := func() []string {
 		t.Helper()
-		return told(w.within("discovery", func() ([]Finding, error) { return Diagnose(t.Context(), cfg, nil) }))
+		return told(w.within("discovery", func() ([]Finding, error) { return Diagnose(t.Context(), cfg, nil, false) }))
 	}
 	const renew = " ends on TIME: put a new one in its place, no restart is needed"
 	got := look()

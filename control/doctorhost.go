@@ -186,10 +186,10 @@ func (x *exam) listeners() error {
 // probeWait is how long somebody may take to say that he has an address.
 const probeWait = time.Second
 
-// ProbeAddresses asks on all interfaces of a configuration whether somebody else has one of its
-// VIPs and local addresses, which takes a second for each and is the only thing that a doctor
-// sends. As Diagnose otherwise.
-func ProbeAddresses(ctx context.Context, cfg *config.Config) ([]Finding, error) {
+// duplicates: whether somebody else on the interfaces has a VIP or a local address, for a
+// second each.
+func (x *exam) duplicates(ctx context.Context) error {
+	cfg := x.d.cfg
 	var addrs []netip.Addr
 	add := func(a netip.Addr) {
 		if !slices.Contains(addrs, a) {
@@ -204,7 +204,6 @@ func ProbeAddresses(ctx context.Context, cfg *config.Config) ([]Finding, error) 
 	for a := range cfg.Locals() {
 		add(a)
 	}
-	x := &exam{}
 	if len(addrs) > announce.MaxProbes {
 		x.add("duplicate", "", Warn, "", "%d of %d addresses are asked for, no more at a time", announce.MaxProbes, len(addrs))
 		addrs = addrs[:announce.MaxProbes]
@@ -213,14 +212,14 @@ func ProbeAddresses(ctx context.Context, cfg *config.Config) ([]Finding, error) 
 	for _, itf := range cfg.Interfaces {
 		dev, err := netlink.LinkByName(itf.Name)
 		if err != nil {
-			return nil, fmt.Errorf("interface %s: %w", itf.Name, err)
+			return fmt.Errorf("interface %s: %w", itf.Name, err)
 		}
 		devices = append(devices, dev)
 	}
 	for _, dev := range devices {
 		found, err := announce.Probe(ctx, dev.Attrs().Index, dev.Attrs().HardwareAddr, addrs, probeWait)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		for _, a := range addrs {
 			mac, taken := found[a]
@@ -234,8 +233,8 @@ func ProbeAddresses(ctx context.Context, cfg *config.Config) ([]Finding, error) 
 			}
 		}
 	}
-	if !slices.ContainsFunc(x.found, func(f Finding) bool { return f.Grade == Fail }) {
+	if !slices.ContainsFunc(x.found, func(f Finding) bool { return f.Check == "duplicate" && f.Grade == Fail }) {
 		x.add("duplicate", "", Good, "", "nobody else has answered for %d VIPs and local addresses", len(addrs))
 	}
-	return x.found, nil
+	return nil
 }

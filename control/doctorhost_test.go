@@ -55,7 +55,7 @@ func TestDoctorListeners(t *testing.T) {
 	}
 	cfg.WebListen = netip.MustParseAddrPort("203.0.113.77:80")
 	look := func(running *admin.Status) []Finding {
-		return w.within("listen", func() ([]Finding, error) { return Diagnose(t.Context(), cfg, running) })
+		return w.within("listen", func() ([]Finding, error) { return Diagnose(t.Context(), cfg, running, false) })
 	}
 	found := look(nil)
 	if len(found) != 2 || found[0].Subject != "metrics_listen" || found[0].Command != fmt.Sprintf("ss -ltnp sport = :%d", port) ||
@@ -82,7 +82,7 @@ func TestDoctorHardware(t *testing.T) {
 	}
 	cfg.CPUs = []int{0}
 	look := func(check string) []Finding {
-		return w.within(check, func() ([]Finding, error) { return Diagnose(t.Context(), cfg, nil) })
+		return w.within(check, func() ([]Finding, error) { return Diagnose(t.Context(), cfg, nil, false) })
 	}
 	cfg.MaxFlows = 1 << 30 // more than any machine has huge pages for
 	memory := look("memory")
@@ -112,9 +112,9 @@ func TestParseCPUs(t *testing.T) {
 	}
 }
 
-// TestProbeAddresses: who has a VIP or a local address beside l4fwd is found, in both
+// TestDuplicates: who has a VIP or a local address beside l4fwd is found, in both
 // families, and l4fwd itself is nobody else.
-func TestProbeAddresses(t *testing.T) {
+func TestDuplicates(t *testing.T) {
 	w := newWorld(t, testbed.TopologyOptions{Servers: 2})
 	text := w.Config(testbed.Services(0, "full-nat", "toa", "rr"), small...)
 	d := w.run(text)
@@ -123,7 +123,7 @@ func TestProbeAddresses(t *testing.T) {
 		t.Fatal(err)
 	}
 	probe := func() []Finding {
-		return w.within("duplicate", func() ([]Finding, error) { return ProbeAddresses(t.Context(), cfg) })
+		return w.within("duplicate", func() ([]Finding, error) { return Diagnose(t.Context(), cfg, nil, true) })
 	}
 	if found := probe(); len(found) != 1 || found[0].Grade != Good {
 		t.Fatalf("nobody else has them: %+v", found)

@@ -52,16 +52,9 @@ those of l4fwd. The exit status is 1 if something fails.`,
 			if err != nil {
 				return unreadable(err)
 			}
-			found, err := control.Diagnose(ctx, cfg, running)
+			found, err := control.Diagnose(ctx, cfg, running, probe)
 			if err != nil {
 				return err
-			}
-			if probe {
-				more, err := control.ProbeAddresses(ctx, cfg)
-				if err != nil {
-					return err
-				}
-				found = append(found, more...)
 			}
 			if err := a.print(cmd.OutOrStdout(), found, func(w io.Writer) { findingsTable(w, found) }); err != nil {
 				return err
