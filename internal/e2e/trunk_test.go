@@ -204,7 +204,7 @@ func TestTrunk(t *testing.T) {
 			for _, f := range testbed.Families {
 				t.Run(f.String()+"/bulk", func(t *testing.T) {
 					size := min(load().bytes, 100<<20)
-					tr := testbed.Transfer{To: r.vip(f, 0, testbed.PortHash), Up: size, Down: size, Seed: 1, Timeout: limit}
+					tr := testbed.Transfer{To: r.vip(f, 0, testbed.PortHash), Up: size, Down: size, Seed: 1}
 					if _, err := tr.Run(t.Context(), r.Client); err != nil {
 						t.Fatal(err)
 					}

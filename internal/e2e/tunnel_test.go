@@ -79,7 +79,7 @@ func (r *rig) throughTunnel(t *testing.T, s scene, wr wrapping, outer testbed.Fa
 	}
 	for _, f := range testbed.Families {
 		t.Run(f.String()+"/bulk", func(t *testing.T) {
-			tr := testbed.Transfer{To: r.vip(f, 0, testbed.PortHash), Up: size, Down: size, Seed: 1, Timeout: limit}
+			tr := testbed.Transfer{To: r.vip(f, 0, testbed.PortHash), Up: size, Down: size, Seed: 1}
 			if _, err := tr.Run(t.Context(), r.Client); err != nil {
 				t.Fatal(err)
 			}
@@ -191,7 +191,7 @@ func TestTunnelLearnsPathMTU(t *testing.T) {
 			r.forgeTooBig(t, server.host.NS, wr, outer)
 			for _, f := range testbed.Families {
 				client.forgetPaths()
-				tr := testbed.Transfer{To: r.vip(f, 0, testbed.PortHash), Up: size, Down: 1000, Timeout: limit}
+				tr := testbed.Transfer{To: r.vip(f, 0, testbed.PortHash), Up: size, Down: 1000}
 				res, err := tr.Run(t.Context(), r.Client)
 				if err != nil {
 					t.Fatalf("%s: %v", f, err)
