@@ -94,13 +94,14 @@ func TestBackupAndPanic(t *testing.T) {
 	for _, step := range []struct {
 		sick   []netip.Addr
 		states []health.State
+		shown  []admin.BackendState
 		server string
 	}{
-		{nil, []health.State{health.Up, health.Up}, "rs1"},
-		{[]netip.Addr{rs1}, []health.State{health.Down, health.Up}, "rs2"},
-		{[]netip.Addr{rs1, rs2}, []health.State{health.Down, health.Down}, "rs1"},
-		{[]netip.Addr{rs2}, []health.State{health.Up, health.Down}, "rs1"},
-		{nil, []health.State{health.Up, health.Up}, "rs1"},
+		{nil, []health.State{health.Up, health.Up}, []admin.BackendState{admin.BackendUp, admin.BackendStandby}, "rs1"},
+		{[]netip.Addr{rs1}, []health.State{health.Down, health.Up}, []admin.BackendState{admin.BackendDown, admin.BackendUp}, "rs2"},
+		{[]netip.Addr{rs1, rs2}, []health.State{health.Down, health.Down}, []admin.BackendState{admin.BackendDown, admin.BackendDown}, "rs1"},
+		{[]netip.Addr{rs2}, []health.State{health.Up, health.Down}, []admin.BackendState{admin.BackendUp, admin.BackendDown}, "rs1"},
+		{nil, []health.State{health.Up, health.Up}, []admin.BackendState{admin.BackendUp, admin.BackendStandby}, "rs1"},
 	} {
 		ill.only(step.sick...)
 		d.found(name, step.states...)
@@ -111,6 +112,14 @@ func TestBackupAndPanic(t *testing.T) {
 		}) {
 			t.Errorf("with %v: %v, want %s", step.states, r.ByServer, step.server)
 		}
+		shown, err := d.Backends(t.Context(), name)
+		if err != nil || len(shown) != 2 || shown[0].State != step.shown[0] || shown[1].State != step.shown[1] {
+			t.Errorf("with %v: %+v, %v, want %v", step.states, shown, err, step.shown)
+		}
+	}
+	drained, err := d.Order(t.Context(), admin.Order{Action: admin.Drain, Backend: netip.AddrPortFrom(rs2, testbed.PortHTTP).String()})
+	if err != nil || len(drained) != 1 || drained[0].State != admin.BackendDrained {
+		t.Errorf("a drained backup: %+v, %v", drained, err)
 	}
 	all, err := d.Health(t.Context(), name)
 	if err != nil || len(all) != 2 || all[0].Address != netip.AddrPortFrom(rs1, testbed.PortHTTP) || all[0].Health.Reason != "looked" {

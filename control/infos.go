@@ -143,7 +143,7 @@ func (d *Daemon) backendInfo(s *config.Service, b *config.Backend, now plan.Back
 		info.State = admin.BackendDisabled
 	case info.Health != nil && info.Health.State == health.Down:
 		info.State = admin.BackendDown
-	case now.Down:
+	case now.Down, now.Weight == 0 && d.view(s.Name, b).Weight != 0:
 		info.State = admin.BackendStandby
 	case now.Weight == 0:
 		info.State = admin.BackendDrained

@@ -38,7 +38,7 @@ func (d *Daemon) preflight() error {
 // checkReadyFile sees that no file of somebody else's is emptied at the start and removed
 // at the end: what a killed daemon leaves behind is empty.
 func checkReadyFile(path string) error {
-	if there, err := os.Lstat(path); err == nil && (!there.Mode().IsRegular() || there.Size() > 0) {
+	if there, err := os.Lstat(path); err == nil && there.Size() > 0 {
 		return fmt.Errorf("ready file %s: something else has that name; a ready file is empty", path)
 	}
 	return nil

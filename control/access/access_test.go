@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -310,6 +311,14 @@ func TestCertificate(t *testing.T) {
 	}
 	if !read() || serial(0) == first {
 		t.Error("the old one is served")
+	}
+	const outdated = "no client will take a certificate that is not valid at this time"
+	if n := logs.FilterMessage(outdated).Len(); n != 0 {
+		t.Errorf("%d warnings of a good one", n)
+	}
+	synctest.Test(t, func(*testing.T) { read() }) // in the year 2000
+	if n := logs.FilterMessage(outdated).Len(); n != 1 {
+		t.Errorf("%d warnings of one that is not valid yet", n)
 	}
 	write(t, key, "no key", 0o644)
 	if _, _, err := c.Read(); err == nil || !strings.Contains(err.Error(), key) || logs.FilterMessage("others can read or change a key").Len() != 1 {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"go.uber.org/zap"
 )
@@ -48,6 +49,10 @@ func (c *Certificate) Read() (changed bool, use func(), err error) {
 	}
 	if err != nil {
 		return false, nil, err
+	}
+	if now := time.Now(); pair.Leaf != nil && (now.After(pair.Leaf.NotAfter) || now.Before(pair.Leaf.NotBefore)) {
+		c.log.Warn("no client will take a certificate that is not valid at this time", zap.String("file", c.cert),
+			zap.Time("from", pair.Leaf.NotBefore), zap.Time("until", pair.Leaf.NotAfter))
 	}
 	was := c.now.Load()
 	return was == nil || !bytes.Equal(was.Certificate[0], pair.Certificate[0]), func() { c.now.Store(&pair) }, nil
