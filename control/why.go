@@ -173,6 +173,11 @@ func (x *explainer) one(frame []byte, nic int, captured bool) (*admin.Why, error
 		a.Notes = append(a.Notes, n.name+" is not in service now: nothing comes by it")
 	}
 	t, err := x.dp.NewTrial(frame, uint8(nic), x.dp.Home(frame), x.now())
+	if errors.Is(err, dataplane.ErrTrialFrame) && captured {
+		a.Unanswered = err.Error() + ": no NIC of l4fwd's receives one so large. A host's own capture shows packets " +
+			"before its NIC cuts them (TSO) or after it has joined them (GRO)"
+		return a, nil
+	}
 	if errors.Is(err, dataplane.ErrTrialFrame) {
 		return nil, admin.Refusal(admin.ErrInvalid, err)
 	}

@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/l4fwd/l4fwd/config"
 	"github.com/l4fwd/l4fwd/control/admin"
+	"github.com/l4fwd/l4fwd/control/why"
 	"github.com/l4fwd/l4fwd/internal/testbed"
+	"github.com/l4fwd/l4fwd/packet"
 )
 
 // syn asks about a new connection of the client's.
@@ -51,6 +54,17 @@ func TestExplain(t *testing.T) {
 	}
 	if out, err := ask(admin.WhyRequest{Frames: [][]byte{nil, make([]byte, 3), make([]byte, 14)}}); err != nil || len(out) != 3 || out[0].XDP.Taken {
 		t.Errorf("of no frames at all: %+v %v", out, err)
+	}
+	// One frame as a host with segmentation offload captures it does not spoil the rest.
+	large := make([]byte, 9000)
+	p := why.Packet{Protocol: packet.ProtoTCP, Source: netip.AddrPortFrom(w.ClientAddr(testbed.V4, 0), 4000),
+		Destination: netip.AddrPortFrom(w.VIP(testbed.V4, 0), testbed.VIPPortHTTP), Flags: packet.SYN, TTL: 64}
+	syn, err := p.Frame([6]byte{2}, [6]byte{4}, 0, false)
+	check(t, err)
+	copy(large, syn)
+	if out, err := ask(admin.WhyRequest{Frames: [][]byte{large, syn}}); err != nil || len(out) != 2 ||
+		!strings.Contains(out[0].Unanswered, "9000 bytes") || out[1].Unanswered != "" || out[1].Verdict != "forwarded" {
+		t.Errorf("%+v %v", out, err)
 	}
 	if cfg.Interfaces[0].Name = "nosuch0"; cfg.Interfaces[0].Name != "" {
 		out, err := ask(w.syn(4000))

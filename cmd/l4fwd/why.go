@@ -173,6 +173,10 @@ func whyOne(w io.Writer, a *admin.Why) {
 		what = "taken"
 	}
 	say("XDP", "%s: %s", what, a.XDP.Rule)
+	if a.Unanswered != "" {
+		say("verdict", "none: %s", a.Unanswered)
+		return
+	}
 	if a.Service != "" {
 		say("service", "%s", a.Service)
 	}

@@ -56,6 +56,9 @@ type Why struct {
 	Choice  *WhyChoice `json:"choice,omitempty"` // of a backend
 	Sent    []WhySent  `json:"sent"`
 	Hop     *WhyHop    `json:"next_hop,omitempty"`
+	// Unanswered says why nothing is known, "" almost always. One packet of a capture that
+	// no NIC of l4fwd's could receive does not keep the others from their answers.
+	Unanswered string `json:"unanswered,omitempty"`
 	// Notes are what else is to be known, and what the answer does not know.
 	Notes []string `json:"notes,omitempty"`
 }
