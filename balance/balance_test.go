@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 
 	"github.com/l4fwd/l4fwd/packet"
@@ -373,7 +374,18 @@ func TestPickAllocs(t *testing.T) {
 	}
 }
 
-// What is wanted is 50 ms; the best of several, since other work shares the machine.
+// processorTime is what this process has used of processors.
+func processorTime(t *testing.T) time.Duration {
+	t.Helper()
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// What is wanted is 50 ms of processor time; the best of several, since what others do in
+// its caches counts still.
 func TestNewTime(t *testing.T) {
 	weights := make([]uint32, 1000)
 	for i := range weights {
@@ -382,9 +394,9 @@ func TestNewTime(t *testing.T) {
 	for _, k := range kinds {
 		best := time.Hour
 		for range 40 {
-			start := time.Now()
+			start := processorTime(t)
 			mustNew(t, k, farm(weights...), 1)
-			if best = min(best, time.Since(start)); best <= 50*time.Millisecond || raceDetector {
+			if best = min(best, processorTime(t)-start); best <= 50*time.Millisecond || raceDetector {
 				break
 			}
 		}

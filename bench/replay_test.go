@@ -283,7 +283,7 @@ func TestDuration(t *testing.T) {
 	from := time.Now()
 	rep := replay(t, pcap, bench.Options{Spec: spec, Duration: 50 * time.Millisecond})
 	allForwarded(t, rep)
-	if took := time.Since(from); took < 50*time.Millisecond || took > 5*time.Second || rep.Loops < 2 {
+	if took := time.Since(from); took < 50*time.Millisecond || took > 30*time.Second || rep.Loops < 2 {
 		t.Errorf("%d loops in %v", rep.Loops, took)
 	}
 }

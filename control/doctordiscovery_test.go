@@ -156,7 +156,7 @@ func TestDoctorCertificates(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg.Discovery.Etcd = config.Etcd{Endpoints: []string{e.Endpoint()}, Prefix: "/l4fwd", Timeout: time.Second, CA: cert, Cert: cert, Key: key}
+	cfg.Discovery.Etcd = config.Etcd{Endpoints: []string{e.Endpoint()}, Prefix: "/l4fwd", Timeout: 5 * time.Second, CA: cert, Cert: cert, Key: key}
 	look := func() []string {
 		t.Helper()
 		return told(w.within("discovery", func() ([]Finding, error) { return Diagnose(t.Context(), cfg, nil, false) }))

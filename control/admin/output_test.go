@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"testing"
-	"time"
 )
 
 // question is what an answer that comes bit by bit is asked for.
@@ -75,12 +74,21 @@ func TestOutput(t *testing.T) {
 		}
 	}
 
-	// A client that goes away ends the request.
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	// A client that goes away, once it has the first of the answer, ends the request.
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	if got, err := ask(ctx, question{Words: []string{"a"}, Waits: true}); err == nil {
+	body, err := c.Stream(ctx, "POST", "/v1/answer", question{Words: []string{"a"}, Waits: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(body, make([]byte, 1)); err != nil {
+		t.Error(err)
+	}
+	cancel()
+	if got, err := io.ReadAll(body); err == nil {
 		t.Errorf("%q without an error", got)
 	}
+	_ = body.Close() // which the end of the context did
 	if err := <-gone; err != nil {
 		t.Error(fmt.Errorf("ended with %w", err))
 	}

@@ -114,7 +114,7 @@ func (s *seen) tell(change func()) {
 // until waits for a condition on what was told.
 func (s *seen) until(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(30 * time.Second)
 	for {
 		s.mu.Lock()
 		done := ok()

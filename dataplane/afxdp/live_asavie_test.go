@@ -104,14 +104,15 @@ type tally struct {
 	took              time.Duration
 }
 
-// echo keeps up to window packets on their way until target have come back, the
-// limit has passed and the last is back, or nothing has come back for 2 s.
-func (e *end) echo(t *testing.T, target, window uint64, limit time.Duration) (c tally) {
+// echo keeps up to window packets on their way until target have come back, or least
+// have, the limit has passed and the last is back, or nothing has come back for 10 s.
+func (e *end) echo(t *testing.T, least, target, window uint64, limit time.Duration) (c tally) {
 	t.Helper()
 	begin, last := time.Now(), time.Now()
-	for c.got < target && (time.Since(begin) < limit || c.got < c.sent) && time.Since(last) < 2*time.Second {
+	more := func() bool { return c.sent < least || time.Since(begin) < limit }
+	for c.got < target && (more() || c.got < c.sent) && time.Since(last) < 10*time.Second {
 		e.refill(1024)
-		if n := min(target-c.sent, window-(c.sent-c.got)); n > 0 && time.Since(begin) < limit {
+		if n := min(target-c.sent, window-(c.sent-c.got)); n > 0 && more() {
 			e.send(int(n), func(f []byte) int { c.sent++; return writePacket(f, etherAsk, c.sent-1) })
 		}
 		if err := e.s.Kick(); err != nil {
@@ -152,7 +153,7 @@ func TestLiveEchoAgainstAsavie(t *testing.T) {
 	var stop atomic.Bool
 	done := make(chan struct{})
 	go peer.run(&stop, done)
-	c := e.echo(t, target, window, limit)
+	c := e.echo(t, least, target, window, limit)
 	stop.Store(true)
 	<-done
 
