@@ -10,8 +10,9 @@ import (
 	"github.com/l4fwd/l4fwd/internal/testbed"
 )
 
-// shortUDP lets UDP flows go quickly, so that what was full empties.
-const shortUDP = "timeouts: {udp_one_way: 2s, udp_two_way: 2s}"
+// shortUDP lets UDP flows go quickly, so that what was full empties, and not before it is
+// full.
+const shortUDP = "timeouts: {udp_one_way: 4s, udp_two_way: 4s}"
 
 // TestTableFull: a full table refuses new flows and counts them; those it has
 // go on, and when some have gone there is room again.
@@ -19,7 +20,7 @@ func TestTableFull(t *testing.T) {
 	const flows = 1024
 	r := network(t, testbed.TopologyOptions{}, testbed.SnifferOptions{})
 	d := program{}.start(t, r.LB, r.Config(testbed.Services(0, fullNAT, "", "wrr"), fmt.Sprint("max_flows: ", flows), shortUDP))
-	r.exhaust(d, 3*flows, []string{"table_full", "bucket_full"}, func(opened, all int) error {
+	r.exhaust(d, 2*flows, []string{"table_full", "bucket_full"}, func(opened, all int) error {
 		// Buckets of a small table fill unevenly.
 		if all > flows || opened < flows/2 {
 			return fmt.Errorf("%d flows were opened in a table of %d, which then held %d", opened, flows, all)
@@ -58,7 +59,7 @@ func (r *rig) exhaust(d *daemon, sockets int, reasons []string, fitted func(open
 			t.Error(err)
 		}
 		before := d.stats()
-		after := r.crowd(d, testbed.Echo{To: r.vip(f, 0, testbed.PortEcho), Sockets: sockets, Timeout: limit}, before, reasons)
+		after := r.crowd(d, r.vip(f, 0, testbed.PortEcho), sockets, before, reasons)
 		if err := fitted(int(after.Opened-before.Opened), after.Flows); err != nil {
 			t.Error(err)
 		}
@@ -69,37 +70,47 @@ func (r *rig) exhaust(d *daemon, sockets int, reasons []string, fitted func(open
 		if res, err := (testbed.Echo{To: r.vip(f, 0, testbed.PortEcho), Sockets: 10, Timeout: limit}).Run(t.Context(), r.Client); err != nil || res.OK != 10 {
 			t.Errorf("with room again: %+v, %v", res, err)
 		}
-		d.until("flows to go", func(s stats) bool { return s.Flows < before.Flows+5 })
 	}
 	noResets(t, r.client, r.behind[0], r.behind[1])
 	d.stop()
 }
 
-// crowd has more sockets ask than there is room for, until each has its answer or has
-// been counted as refused for one of the reasons: some are.
-func (r *rig) crowd(d *daemon, e testbed.Echo, before stats, reasons []string) stats {
+// lot is how many ask at a time: so few that a busy machine has room for their datagrams
+// on all of their way.
+const lot = 128
+
+// crowd has more sockets ask than there is room for, lot by lot, each until every one has
+// its answer or has been counted as refused for one of the reasons: in the end some are.
+func (r *rig) crowd(d *daemon, to netip.AddrPort, sockets int, before stats, reasons []string) (after stats) {
 	r.t.Helper()
-	ctx, enough := context.WithCancel(r.t.Context())
-	defer enough()
 	var answered atomic.Uint64
-	e.OnAnswer = func() { answered.Add(1) }
-	ended := make(chan struct{})
-	var res testbed.EchoResult
-	go func() {
-		defer close(ended)
-		res, _ = e.Run(ctx, r.Client) // which is told when to end
-	}()
-	after := d.until(fmt.Sprintf("%s: each of %d datagrams to be answered or counted as %v", e.To, e.Sockets, reasons), func(s stats) bool {
-		var refused uint64
-		for _, reason := range reasons {
-			refused += s.Verdicts[reason] - before.Verdicts[reason]
+	var refused uint64
+	for sent := 0; sent < sockets; {
+		e := testbed.Echo{To: to, Sockets: min(lot, sockets-sent), Timeout: limit, OnAnswer: func() { answered.Add(1) }}
+		sent += e.Sockets
+		ctx, enough := context.WithCancel(r.t.Context())
+		defer enough()
+		ended := make(chan struct{})
+		var res testbed.EchoResult
+		go func() {
+			defer close(ended)
+			res, _ = e.Run(ctx, r.Client) // which is told when to end
+		}()
+		after = d.until(fmt.Sprintf("%s: each of %d datagrams to be answered or counted as %v", to, sent, reasons), func(s stats) bool {
+			refused = 0
+			for _, reason := range reasons {
+				refused += s.Verdicts[reason] - before.Verdicts[reason]
+			}
+			// A flow without an answer yet may have had to make room for another.
+			return answered.Load()+refused+s.Evicted-before.Evicted == uint64(sent)
+		})
+		enough()
+		if <-ended; res.Wrong > 0 || res.OK+res.Lost != e.Sockets {
+			r.t.Errorf("%s: %+v", to, res)
 		}
-		// A flow without an answer yet may have had to make room for another.
-		return refused > 0 && answered.Load()+refused+s.Evicted-before.Evicted == uint64(e.Sockets)
-	})
-	enough()
-	if <-ended; res.Wrong > 0 || res.OK+res.Lost != e.Sockets {
-		r.t.Errorf("%s: %+v", e.To, res)
+	}
+	if refused == 0 {
+		r.t.Errorf("%s: none of %d was refused", to, sockets)
 	}
 	return after
 }
