@@ -60,7 +60,7 @@ func (f *Follower) ask(ctx context.Context) Answer {
 }
 
 func (f *Follower) askAs(ctx context.Context, a *Answer) error {
-	client, err := f.connect(ctx)
+	client, err := f.connect(ctx, a.Endpoint)
 	if err != nil {
 		return err
 	}
@@ -104,7 +104,7 @@ func expiry(s *tls.ConnectionState) (end time.Time) {
 // List reads all documents as they are now. Of the options Etcd and Dial count.
 func List(ctx context.Context, o Options) (*Set, error) {
 	f := New(o)
-	client, err := f.connect(ctx)
+	client, err := f.connect(ctx, o.Etcd.Endpoints...)
 	if err != nil {
 		return nil, err
 	}

@@ -31,17 +31,19 @@ var (
 )
 
 // connect returns a client of its own for each session, so that certificates and
-// passwords are what the files say now.
-func (f *Follower) connect(ctx context.Context) (*clientv3.Client, error) {
+// passwords are what the files say now. Who watches must give it one endpoint: a client of
+// several goes on at another one without a word, which after a restore from a backup,
+// member by member, has another history.
+func (f *Follower) connect(ctx context.Context, endpoints ...string) (*clientv3.Client, error) {
 	e := &f.opt.Etcd
 	c := clientv3.Config{
-		Endpoints: e.Endpoints, Context: ctx, Logger: zap.NewNop(), // errors are ours to tell
+		Endpoints: endpoints, Context: ctx, Logger: zap.NewNop(), // errors are ours to tell
 		DialTimeout: e.Timeout, DialKeepAliveTime: keepAlive, DialKeepAliveTimeout: e.Timeout,
 		MaxUnaryRetries: 1, // the next try is the next session's
 		DialOptions:     []grpc.DialOption{grpc.WithContextDialer(f.dial), grpc.WithChainUnaryInterceptor(failFast)},
 	}
 	var err error
-	if strings.HasPrefix(e.Endpoints[0], "https:") {
+	if strings.HasPrefix(endpoints[0], "https:") {
 		if c.TLS, err = f.tls(); err != nil {
 			return nil, err
 		}
@@ -70,9 +72,11 @@ func failFast(ctx context.Context, method string, q, a any, c *grpc.ClientConn, 
 	return call(ctx, method, q, a, c, append(slices.Clone(opts), grpc.WaitForReady(false))...)
 }
 
-// dial opens a connection. With a function of its own gRPC takes no notice of proxies in
-// the environment.
+// dial opens a connection, in time for the other members to be tried within the timeout.
+// With a function of its own gRPC takes no notice of proxies in the environment.
 func (f *Follower) dial(ctx context.Context, address string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, f.opt.Etcd.Timeout/time.Duration(len(f.opt.Etcd.Endpoints)))
+	defer cancel()
 	if f.opt.Dial != nil {
 		return f.opt.Dial(ctx, address)
 	}
@@ -105,7 +109,7 @@ func (f *Follower) tls() (*tls.Config, error) {
 
 // list reads all documents.
 func (f *Follower) list(ctx context.Context, client *clientv3.Client) (*Set, error) {
-	ctx, cancel := context.WithTimeout(ctx, f.opt.Etcd.Timeout)
+	ctx, cancel := context.WithTimeout(clientv3.WithRequireLeader(ctx), f.opt.Etcd.Timeout)
 	defer cancel()
 	r, err := client.Get(ctx, servicesOf(&f.opt.Etcd), clientv3.WithPrefix())
 	if err != nil {

@@ -18,7 +18,7 @@
 //
 // # Hazards
 //
-// A connection that ends ends the session with it: the next one lists all keys again. A
+// A session is with one member of etcd, and a connection that ends ends it: the next one lists all keys again. A
 // watch that goes on where it was would miss what was before a backup was restored, whose
 // revisions begin anew, and would wait for ever for a revision that a wiped etcd is far
 // from.

@@ -24,7 +24,7 @@ const (
 )
 
 // firstPause is how long after a session the next one begins, if it had connected; it
-// doubles with each failure, up to the timeout.
+// doubles each time that no member answers, up to the timeout. Each member has its share.
 const firstPause = 200 * time.Millisecond
 
 // Options of New.
@@ -54,6 +54,8 @@ type Status struct {
 type Follower struct {
 	opt  Options
 	peer func(tls.ConnectionState) error // beside what is usual; nil: nothing
+	turn int                             // of the endpoint that is asked
+	told map[string]string               // why one does not answer, as it was logged
 
 	mu     sync.Mutex
 	status Status
@@ -64,7 +66,7 @@ func New(o Options) *Follower {
 	if o.Log == nil {
 		o.Log = zap.NewNop()
 	}
-	return &Follower{opt: o, status: Status{Since: time.Now()}}
+	return &Follower{opt: o, turn: rand.N(max(1, len(o.Etcd.Endpoints))), told: make(map[string]string), status: Status{Since: time.Now()}}
 }
 
 // Status says how it goes. From any goroutine.
@@ -76,33 +78,38 @@ func (f *Follower) Status() Status {
 
 // Run follows until ctx is done.
 func (f *Follower) Run(ctx context.Context) {
-	for pause := firstPause; ; {
-		err := f.session(ctx)
+	members := len(f.opt.Etcd.Endpoints)
+	for pause, failed := firstPause, 0; ; {
+		endpoint := f.opt.Etcd.Endpoints[f.turn%members]
+		err := f.session(ctx, endpoint)
 		if ctx.Err() != nil {
 			return
 		}
-		if f.lost(err) {
-			pause = firstPause
+		if f.lost(endpoint, err) {
+			pause, failed = firstPause, 0
 		}
-		if errors.Is(err, errCompacted) {
-			continue // etcd is there, and what to do is clear
+		if !errors.Is(err, errCompacted) { // the member is there
+			f.turn++
 		}
-		wait := time.NewTimer(pause/2 + rand.N(pause)) // not all l4fwds at once
+		share := pause / time.Duration(members)
+		wait := time.NewTimer(share/2 + rand.N(share)) // not all l4fwds at once
 		select {
 		case <-ctx.Done():
 			wait.Stop()
 			return
 		case <-wait.C:
 		}
-		pause = min(2*pause, max(f.opt.Etcd.Timeout, firstPause))
+		if failed++; failed%members == 0 {
+			pause = min(2*pause, max(f.opt.Etcd.Timeout, firstPause))
+		}
 	}
 }
 
 // session lists all documents, and follows their changes as long as the connection lasts.
-func (f *Follower) session(ctx context.Context) (err error) {
+func (f *Follower) session(ctx context.Context, endpoint string) (err error) {
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
-	client, err := f.connect(ctx)
+	client, err := f.connect(ctx, endpoint)
 	if err != nil {
 		return err
 	}
@@ -115,7 +122,7 @@ func (f *Follower) session(ctx context.Context) (err error) {
 	defer beside.Wait()
 	defer end(nil)
 	beside.Go(func() { watchConnection(ctx, client.ActiveConnection(), end) })
-	f.found()
+	f.found(endpoint)
 	f.deliver(set)
 	return f.watch(ctx, client, set, f.deliver)
 }
@@ -129,15 +136,16 @@ func (f *Follower) deliver(set *Set) {
 }
 
 // found notes that etcd answers.
-func (f *Follower) found() {
+func (f *Follower) found(endpoint string) {
+	clear(f.told)
 	f.mu.Lock()
 	f.status.Connected, f.status.Since = true, time.Now()
 	f.mu.Unlock()
-	f.opt.Log.Info("etcd answers", zap.Strings("endpoints", f.opt.Etcd.Endpoints))
+	f.opt.Log.Info("etcd answers", zap.String("endpoint", endpoint))
 }
 
 // lost notes that it does not, and reports whether it did.
-func (f *Follower) lost(err error) bool {
+func (f *Follower) lost(endpoint string, err error) bool {
 	f.mu.Lock()
 	was := f.status
 	f.status.Error, f.status.ErrorAt = err.Error(), time.Now()
@@ -147,9 +155,10 @@ func (f *Follower) lost(err error) bool {
 	f.mu.Unlock()
 	switch {
 	case was.Connected:
-		f.opt.Log.Warn("etcd is lost; the services stay as they are", zap.Error(err))
-	case was.Error != err.Error():
-		f.opt.Log.Warn("etcd does not answer", zap.Error(err))
+		f.opt.Log.Warn("etcd is lost; the services stay as they are", zap.String("endpoint", endpoint), zap.Error(err))
+	case f.told[endpoint] != err.Error():
+		f.opt.Log.Warn("etcd does not answer", zap.String("endpoint", endpoint), zap.Error(err))
+		f.told[endpoint] = err.Error()
 	}
 	return was.Connected
 }

@@ -8,7 +8,10 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/l4fwd/l4fwd/config"
 )
@@ -93,6 +96,8 @@ func (m *Merger) parse(d Document) *document {
 	name, rest, below := strings.Cut(strings.TrimPrefix(d.Key, m.prefix), "/")
 	id, isBackend := strings.CutPrefix(rest, "backends/")
 	switch out.name = name; {
+	case !isPlain(d.Key) || len(id) > maxID:
+		out.err = fmt.Errorf("expected a key of printable characters, an ID of at most %d bytes", maxID)
 	case !strings.HasPrefix(d.Key, m.prefix) || below && (!isBackend || id == "" || strings.Contains(id, "/")):
 		out.err = fmt.Errorf("no key of a service or backend: expected %sNAME or %sNAME/backends/ID", m.prefix, m.prefix)
 	case isBackend:
@@ -103,12 +108,24 @@ func (m *Merger) parse(d Document) *document {
 	return out
 }
 
+// maxID bounds what tells backends apart, in bytes: a host's name is not longer.
+const maxID = 255
+
+// isPlain reports whether text can be shown as it is: others write keys and documents, and
+// a terminal obeys some characters.
+func isPlain(s string) bool {
+	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
+}
+
 // Merge puts a set onto a valid configuration. against, if not nil, says what somebody
 // else, such as the host, has against a service that is to be served. The error is that of
 // ctx, that of a file that is wrong, or a fault of this package.
 func (m *Merger) Merge(ctx context.Context, base *config.Config, set *Set, against func(*config.Service) error) (*Result, error) {
 	g := merging{Merger: m, ctx: ctx, base: base, against: against, read: make(map[string]*document, len(set.Documents))}
 	items := g.candidates(set)
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	byAge(items)
 	if err := g.merge(items); err != nil {
 		if g.accepted, err = g.weigh(items); err != nil {
@@ -187,7 +204,11 @@ func (g *merging) problem(key, format string, args ...any) {
 	if g.problems == nil {
 		g.problems = make(map[string]Problem)
 	}
-	g.problems[key] = Problem{key, fmt.Sprintf(format, args...)}
+	shown := key
+	if len(key) > maxReason || !isPlain(key) {
+		shown = strconv.QuoteToASCII(shorten(key))
+	}
+	g.problems[key] = Problem{shown, fmt.Sprintf(format, args...)}
 }
 
 // candidates are the documents that can be read, each in its last good version if this
@@ -195,6 +216,9 @@ func (g *merging) problem(key, format string, args ...any) {
 func (g *merging) candidates(set *Set) (out []*document) {
 	backends := make(map[string]int) // by service
 	for _, d := range set.Documents {
+		if g.ctx.Err() != nil {
+			return nil // reading a hundred thousand takes seconds
+		}
 		p := g.parse(d)
 		g.read[d.Key] = p
 		if p.err != nil {
@@ -220,13 +244,16 @@ func (g *merging) candidates(set *Set) (out []*document) {
 		g.problem(g.prefix, "no service is there any more: all stays as it was (on_empty: keep)")
 		return slices.Collect(maps.Values(g.good))
 	}
+	good := make(map[string][]*document) // by service
+	for _, was := range g.good {
+		good[was.name] = append(good[was.name], was)
+	}
 	for i, d := range out {
 		if d.service == nil || backends[d.name] > 0 {
 			continue
 		}
-		for _, was := range g.good {
+		for _, was := range good[d.name] {
 			switch {
-			case was.name != d.name:
 			case was.backend != nil:
 				out = append(out, was)
 			case was.service.Backends() > 0:
@@ -234,9 +261,7 @@ func (g *merging) candidates(set *Set) (out []*document) {
 			default:
 				continue
 			}
-			if was.name == d.name {
-				g.problem(d.Key, "it has no backend any more: the last ones stay (on_empty: keep)")
-			}
+			g.problem(d.Key, "it has no backend any more: the last ones stay (on_empty: keep)")
 		}
 	}
 	return out
@@ -264,17 +289,27 @@ const (
 func reason(key string, err error) string {
 	var errs config.Errors
 	if !errors.As(err, &errs) {
-		return shorten(strings.ReplaceAll(err.Error(), "\n", "; "))
+		return shorten(plain(strings.ReplaceAll(err.Error(), "\n", "; ")))
 	}
 	lines := make([]string, min(len(errs), mostReasons))
 	for i := range lines {
 		lines[i] = strings.TrimPrefix(errs[i].String(), key+": ")
 	}
-	text := shorten(strings.Join(lines, "; "))
+	text := shorten(plain(strings.Join(lines, "; ")))
 	if n := len(errs) - len(lines); n > 0 {
 		text += fmt.Sprintf("; and %d more", n)
 	}
 	return text
+}
+
+// plain replaces what isPlain does not like.
+func plain(s string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return utf8.RuneError
+		}
+		return r
+	}, s)
 }
 
 // shorten cuts what is too long for a line of the log.

@@ -3,10 +3,13 @@ package testbed
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
+	"strings"
+	"sync"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -18,19 +21,48 @@ import (
 // certificates.
 type EtcdFiles struct{ CA, Cert, Key string }
 
-// Etcd is an etcd of one member in a namespace. Its data outlive the process.
+// Etcd is a member of etcd, mostly the only one, in a namespace. Its data outlive the
+// process.
 type Etcd struct {
 	*Process
-	ns     *Namespace
-	dir    string
-	listen netip.AddrPort
-	files  *EtcdFiles
+	ns      *Namespace
+	dir     string
+	listen  netip.AddrPort
+	files   *EtcdFiles
+	name    string
+	peer    string // URL where it talks with others
+	members string // all of them, as --initial-cluster wants it
+	// Args are further arguments, from the next start on.
+	Args []string
 }
 
 // StartEtcd runs one, with its data in dir/data. With files it speaks TLS.
 func StartEtcd(ctx context.Context, ns *Namespace, dir string, listen netip.AddrPort, files *EtcdFiles) (*Etcd, error) {
-	e := &Etcd{ns: ns, dir: dir, listen: listen, files: files}
+	e := &Etcd{ns: ns, dir: dir, listen: listen, files: files, name: "default", peer: "http://127.0.0.1:2380"}
+	e.members = e.name + "=" + e.peer
 	return e, e.Restart(ctx)
+}
+
+// StartEtcds runs a cluster of so many members at ports of 127.0.0.1. Those that have been
+// started are returned with an error too.
+func StartEtcds(ctx context.Context, ns *Namespace, dir string, n int) ([]*Etcd, error) {
+	var all []*Etcd
+	var members []string
+	for i := range n {
+		e := &Etcd{
+			ns: ns, dir: fmt.Sprintf("%s/%d", dir, i), name: fmt.Sprintf("m%d", i), peer: fmt.Sprintf("http://127.0.0.1:%d", 12380+i),
+			listen: netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(12370+i)),
+		}
+		all, members = append(all, e), append(members, e.name+"="+e.peer)
+	}
+	errs := make([]error, n)
+	var starts sync.WaitGroup // none is ready before most of them are
+	for i, e := range all {
+		e.members = strings.Join(members, ",")
+		starts.Go(func() { errs[i] = e.Restart(ctx) })
+	}
+	starts.Wait()
+	return all, errors.Join(errs...)
 }
 
 // DataDir is where its data are.
@@ -51,9 +83,10 @@ func (e *Etcd) Restart(ctx context.Context) (err error) {
 	}
 	args := []string{
 		"--data-dir", e.DataDir(), "--listen-client-urls", e.Endpoint(), "--advertise-client-urls", e.Endpoint(),
-		"--listen-peer-urls", "http://127.0.0.1:2380", "--logger", "zap", "--log-outputs", "stderr",
+		"--name", e.name, "--listen-peer-urls", e.peer, "--initial-advertise-peer-urls", e.peer, "--initial-cluster", e.members, "--logger", "zap", "--log-outputs", "stderr",
 		"--heartbeat-interval", "50", "--election-timeout", "500",
 	}
+	args = append(args, e.Args...)
 	if f := e.files; f != nil {
 		args = append(args, "--cert-file", f.Cert, "--key-file", f.Key, "--trusted-ca-file", f.CA, "--client-cert-auth")
 	}
@@ -79,5 +112,13 @@ func (e *Etcd) Client(ctx context.Context, tls *tls.Config) (*clientv3.Client, e
 	return clientv3.New(clientv3.Config{
 		Endpoints: []string{e.Endpoint()}, Context: ctx, Logger: zap.NewNop(), TLS: tls,
 		DialOptions: []grpc.DialOption{grpc.WithContextDialer(e.Dial)},
+	})
+}
+
+// Login is Client for a user, without TLS.
+func (e *Etcd) Login(ctx context.Context, user, password string) (*clientv3.Client, error) {
+	return clientv3.New(clientv3.Config{
+		Endpoints: []string{e.Endpoint()}, Context: ctx, Logger: zap.NewNop(), Username: user, Password: password,
+		DialTimeout: 10 * time.Second, DialOptions: []grpc.DialOption{grpc.WithContextDialer(e.Dial)},
 	})
 }

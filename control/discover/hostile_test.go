@@ -1,0 +1,191 @@
+package discover
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/l4fwd/l4fwd/config"
+	"github.com/l4fwd/l4fwd/internal/testbed"
+)
+
+// Several members: one that is dead keeps nobody waiting, one without a leader is left for
+// another, and what one hears the other has said.
+func TestMembers(t *testing.T) {
+	ns, err := testbed.NewNamespace("etcd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { check(t, ns.Close()) })
+	all, err := testbed.StartEtcds(t.Context(), ns, t.TempDir(), 3)
+	t.Cleanup(func() {
+		for _, e := range all {
+			if e.Process != nil {
+				e.Kill()
+			}
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &server{Etcd: all[0], t: t}
+	if s.client, err = s.Client(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.client.Close() })
+	o := s.options()
+	o.Endpoints = []string{"http://127.0.0.1:1"} // which is nobody
+	for _, e := range all {
+		o.Endpoints = append(o.Endpoints, e.Endpoint())
+	}
+	s.put("a")
+	f := follow(t, all[0], o)
+	f.sees("a")
+	s.put("b")
+	f.sees("a", "b")
+
+	// The leader goes, whoever it is, or who is followed, or both.
+	all[1].Kill()
+	s.put("c")
+	f.sees("a", "b", "c")
+	all[2].Kill()
+	f.says("lost", func(st Status) bool { return !st.Connected })
+	check(t, all[1].Restart(context.Background()))
+	f.says("there again", func(st Status) bool { return st.Connected })
+	s.put("d")
+	f.sees("a", "b", "c", "d")
+}
+
+// What anybody may write as a key does not reach a terminal, nor is taken for another.
+func TestOddKeys(t *testing.T) {
+	base := file(t, "keep")
+	m := NewMerger(&base.Discovery.Etcd)
+	r, err := m.Merge(t.Context(), base, &Set{9, []Document{
+		doc(1, "a", bare("192.0.2.2:80")),
+		doc(2, "a/backends/\x1b[2J", backend("10.0.0.9:80")),
+		doc(3, "a/backends/\xfe", backend("10.0.0.8:80")),
+		doc(4, "a/backends/\xff", backend("10.0.0.7:80")),
+		doc(5, "a/backends/"+strings.Repeat("x", 256), backend("10.0.0.6:80")),
+		doc(6, "a/backends/"+strings.Repeat("x", 255), backend("10.0.0.5:80")),
+		doc(7, "b", "{\"\x9b2J\":1,\"\\u001b[31m\":2,\"\u009b\u202e\":3}"),
+		doc(8, strings.Repeat("y", 1<<20), "{}"),
+	}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"file 192.0.2.1:80 10.0.0.1:80", "a 192.0.2.2:80 10.0.0.5:80"}, served(r.Config)); diff != "" {
+		t.Error(diff)
+	}
+	if len(r.Problems) != 6 {
+		t.Errorf("%d problems", len(r.Problems))
+	}
+	for _, p := range r.Problems {
+		if text := p.String(); !isPlain(text) || len(text) > 2*maxReason+100 {
+			t.Errorf("%d bytes: %.200q", len(text), text)
+		}
+	}
+}
+
+// A follower that is stopped while nobody answers is stopped at once.
+func TestStoppedWhileConnecting(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0") // the kernel accepts, and nobody speaks
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	password := filepath.Join(t.TempDir(), "password")
+	check(t, os.WriteFile(password, []byte("secret"), 0o600))
+	silent := func(ctx context.Context, _ string) (net.Conn, error) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	for name, f := range map[string]*Follower{
+		"silent":   New(Options{Etcd: config.Etcd{Endpoints: []string{"http://" + l.Addr().String()}, Prefix: "/l4fwd", Timeout: time.Minute}}),
+		"password": New(Options{Etcd: config.Etcd{Endpoints: []string{"http://" + l.Addr().String()}, Prefix: "/l4fwd", Timeout: time.Minute, Username: "u", PasswordFile: password}}),
+		"no way":   New(Options{Etcd: config.Etcd{Endpoints: []string{"http://192.0.2.1:1"}, Prefix: "/l4fwd", Timeout: time.Minute}, Dial: silent}),
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				f.Run(ctx)
+			}()
+			time.Sleep(50 * time.Millisecond) // it is somewhere in between; anywhere will do
+			cancel()
+			select {
+			case <-done:
+			case <-time.After(10 * time.Second):
+				t.Fatal("it runs on")
+			}
+		})
+	}
+}
+
+// A password's token that has expired ends nothing: what is followed is, and who connects
+// anew gets another.
+func TestTokenExpires(t *testing.T) {
+	s := newServer(t)
+	s.Kill()
+	s.Args = []string{"--auth-token-ttl", "1"}
+	s.restart()
+	s.put("a")
+	s.requirePasswords()
+	write := func(key string) { // with a token of its own
+		root, err := s.Login(t.Context(), "root", "root")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = root.Close() }()
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		if _, err := root.Put(ctx, "/l4fwd/services/"+key, "{}"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	o := s.options()
+	o.Username, o.PasswordFile = "l4fwd", filepath.Join(t.TempDir(), "password")
+	check(t, os.WriteFile(o.PasswordFile, []byte("secret\n"), 0o600))
+	f := follow(t, s.Etcd, o)
+	f.sees("a")
+	time.Sleep(2500 * time.Millisecond)
+	write("b")
+	f.sees("a", "b")
+	if st := f.Status(); st.Error != "" {
+		t.Errorf("%+v", st)
+	}
+	s.Kill()
+	s.restart()
+	f.sees("a", "b")
+	write("c")
+	f.sees("a", "b", "c")
+}
+
+// Documents as large as etcd takes them are followed.
+func TestLargeDocuments(t *testing.T) {
+	s := newServer(t)
+	for i := range 4 {
+		if _, err := s.client.Put(t.Context(), fmt.Sprintf("/l4fwd/services/large%d", i), strings.Repeat(" ", 1500<<10)+"{}"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.put("small")
+	f := follow(t, s.Etcd, s.options())
+	f.sees("large0", "large1", "large2", "large3", "small")
+	base := file(t, "keep")
+	r, err := NewMerger(&base.Discovery.Etcd).Merge(t.Context(), base, f.last, nil)
+	if err != nil || len(r.Problems) != 5 || !strings.Contains(r.Problems[0].Text, "the key address is missing") {
+		t.Errorf("%v %+v", err, r)
+	}
+	if _, err := s.client.Put(t.Context(), "/l4fwd/services/large9", strings.Repeat(" ", 1500<<10)+"{}"); err != nil {
+		t.Fatal(err)
+	}
+	f.sees("large0", "large1", "large2", "large3", "large9", "small")
+}
