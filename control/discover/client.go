@@ -107,19 +107,50 @@ func (f *Follower) tls() (*tls.Config, error) {
 	return c, nil
 }
 
-// list reads all documents.
+// Bounds of what is read: etcd itself may hold gigabytes, and who may write there need not
+// be able to take the memory here.
+const (
+	pageKeys     = 1000      // at a time, each in its own time
+	maxBytes     = 256 << 20 // of all keys and values
+	maxDocuments = 250_000
+)
+
+var errTooMuch = fmt.Errorf("there are more than %d documents, or %d MiB", maxDocuments, maxBytes>>20)
+
+// list reads all documents, as they were at one revision.
 func (f *Follower) list(ctx context.Context, client *clientv3.Client) (*Set, error) {
+	from := servicesOf(&f.opt.Etcd)
+	set, end, size := &Set{}, clientv3.GetPrefixRangeEnd(from), 0
+	for {
+		r, err := f.page(ctx, client, from, clientv3.WithRange(end), clientv3.WithLimit(pageKeys), clientv3.WithRev(set.Revision))
+		if err != nil {
+			return nil, explain("reading from etcd", err)
+		}
+		if set.Revision == 0 { // the first page is as things are now
+			if set.Revision = r.Header.Revision; r.Count > maxDocuments {
+				return nil, errTooMuch
+			}
+			set.Documents = make([]Document, 0, r.Count)
+		}
+		for _, kv := range r.Kvs { // in the order of their keys
+			set.Documents = append(set.Documents, Document{string(kv.Key), kv.ModRevision, kv.Value})
+			size += len(kv.Key) + len(kv.Value)
+		}
+		switch {
+		case size > maxBytes:
+			return nil, errTooMuch
+		case !r.More || len(r.Kvs) == 0:
+			return set, nil
+		}
+		from = string(r.Kvs[len(r.Kvs)-1].Key) + "\x00" // the next key there can be
+	}
+}
+
+// page is one request.
+func (f *Follower) page(ctx context.Context, client *clientv3.Client, from string, o ...clientv3.OpOption) (*clientv3.GetResponse, error) {
 	ctx, cancel := context.WithTimeout(clientv3.WithRequireLeader(ctx), f.opt.Etcd.Timeout)
 	defer cancel()
-	r, err := client.Get(ctx, servicesOf(&f.opt.Etcd), clientv3.WithPrefix())
-	if err != nil {
-		return nil, explain("reading from etcd", err)
-	}
-	set := &Set{Revision: r.Header.Revision, Documents: make([]Document, 0, len(r.Kvs))}
-	for _, kv := range r.Kvs { // in the order of their keys
-		set.Documents = append(set.Documents, Document{string(kv.Key), kv.ModRevision, kv.Value})
-	}
-	return set, nil
+	return client.Get(ctx, from, o...)
 }
 
 // watchConnection ends a session when its connection does.
@@ -138,7 +169,7 @@ func (f *Follower) watch(ctx context.Context, client *clientv3.Client, set *Set,
 	changes := client.Watch(clientv3.WithRequireLeader(ctx), servicesOf(&f.opt.Etcd),
 		clientv3.WithPrefix(), clientv3.WithRev(set.Revision+1))
 	b := batch{set: set, deliver: deliver}
-	defer b.flush() // what was heard counts, whatever ended it
+	defer func() { _ = b.flush() }() // what was heard counts, whatever ended it
 	for {
 		select {
 		case r, ok := <-changes:
@@ -154,9 +185,13 @@ func (f *Follower) watch(ctx context.Context, client *clientv3.Client, set *Set,
 			}
 			b.add(&r)
 		case <-b.quiet:
-			b.flush()
+			if err := b.flush(); err != nil {
+				return err
+			}
 		case <-b.limit:
-			b.flush()
+			if err := b.flush(); err != nil {
+				return err
+			}
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}

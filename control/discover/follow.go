@@ -192,11 +192,11 @@ func (b *batch) add(r *clientv3.WatchResponse) {
 	b.quiet = time.After(quietTime)
 }
 
-// flush delivers what has been gathered.
-func (b *batch) flush() {
+// flush delivers what has been gathered, unless it is too much.
+func (b *batch) flush() error {
 	b.quiet, b.limit = nil, nil
 	if b.pending == nil {
-		return
+		return nil
 	}
 	next := &Set{Revision: b.revision, Documents: make([]Document, 0, len(b.set.Documents)+len(b.pending))}
 	for _, d := range b.set.Documents {
@@ -211,5 +211,13 @@ func (b *batch) flush() {
 	}
 	slices.SortFunc(next.Documents, func(x, y Document) int { return strings.Compare(x.Key, y.Key) })
 	b.set, b.pending = next, nil
+	size := 0
+	for i := range next.Documents {
+		size += len(next.Documents[i].Key) + len(next.Documents[i].Value)
+	}
+	if size > maxBytes || len(next.Documents) > maxDocuments {
+		return errTooMuch
+	}
 	b.deliver(next)
+	return nil
 }

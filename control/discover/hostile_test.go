@@ -2,6 +2,7 @@ package discover
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -188,4 +189,37 @@ func TestLargeDocuments(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.sees("large0", "large1", "large2", "large3", "large9", "small")
+}
+
+// More documents than fit into one page, one of them on each side of its end, are one set;
+// and so many that they fill the memory are none.
+func TestManyDocuments(t *testing.T) {
+	s := newServer(t)
+	var want []string
+	for i := range 25 {
+		var keys []string
+		for j := range 100 {
+			keys = append(keys, fmt.Sprintf("s%04d", 100*i+j))
+		}
+		s.put(keys...)
+		want = append(want, keys...)
+	}
+	f := follow(t, s.Etcd, s.options())
+	f.sees(want...)
+	if f.n != 1 {
+		t.Errorf("%d sets", f.n)
+	}
+	s.put("t")
+	f.sees(append(want, "t")...)
+
+	was := f.last
+	large := make([]byte, 1<<20)
+	b := batch{set: was, pending: map[string]*Document{}, deliver: func(*Set) { t.Error("delivered") }}
+	for i := range maxBytes >> 20 {
+		key := fmt.Sprint("large", i)
+		b.pending[key] = &Document{key, 1, large}
+	}
+	if err := b.flush(); !errors.Is(err, errTooMuch) {
+		t.Error(err)
+	}
 }
