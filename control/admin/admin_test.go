@@ -168,6 +168,23 @@ func TestErrors(t *testing.T) {
 	}
 }
 
+// TestNoAnswer: a daemon that is stopped is not waited for without end.
+func TestNoAnswer(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "sock")
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "unix", path) // whose backlog takes the question
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	c := NewClient(path)
+	defer c.Close()
+	c.patience = 10 * time.Millisecond
+	want := "l4fwd at " + path + " has not answered for 10ms: is it stopped, or its machine overloaded?"
+	if _, err := c.Status(t.Context()); err == nil || err.Error() != want {
+		t.Error(err)
+	}
+}
+
 // TestRequests: what is no request is refused before anybody is asked, whatever it is.
 func TestRequests(t *testing.T) {
 	type question struct {

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"syscall"
+	"time"
 )
 
 // Client asks a daemon. It may be used by several goroutines at once.
@@ -19,12 +20,14 @@ type Client struct {
 	at    string // for people
 	token string // "" for none
 	http  http.Client
+
+	patience time.Duration // with a question
 }
 
 // NewClient returns a client of the daemon that listens at a socket. Nothing is opened
 // before the first request.
 func NewClient(path string) *Client {
-	c := &Client{base: "http://l4fwd", at: path}
+	c := &Client{base: "http://l4fwd", at: path, patience: answerTime}
 	c.http.Transport = &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			var d net.Dialer
@@ -59,8 +62,22 @@ func (e *Error) Is(target error) bool {
 	return false
 }
 
+// answerTime is how long a question may take. What changes something may take longer.
+const answerTime = 30 * time.Second
+
 // call asks and decodes the answer; q is nil for a request without a body.
 func call[A any](ctx context.Context, c *Client, method, path string, q any) (a A, err error) {
+	if method == http.MethodGet {
+		late := fmt.Errorf("l4fwd at %s has not answered for %v: is it stopped, or its machine overloaded?", c.at, c.patience)
+		var cancel func()
+		ctx, cancel = context.WithTimeoutCause(ctx, c.patience, late)
+		defer cancel()
+		defer func() {
+			if err != nil && errors.Is(context.Cause(ctx), late) {
+				err = late
+			}
+		}()
+	}
 	body, err := c.Stream(ctx, method, path, q)
 	if err != nil {
 		return a, err

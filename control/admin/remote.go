@@ -23,6 +23,7 @@ import (
 // Bounds of what strangers can make a Remote do.
 const (
 	remoteConns   = 128              // open at a time; the others wait for one of them
+	remoteShare   = 16               // of them, from one address
 	remoteHead    = 16 << 10         // bytes of a request without its body
 	remoteIdle    = time.Minute      // between two requests
 	remoteGoodbye = time.Second      // for what is refused to be sent to its end
@@ -64,7 +65,7 @@ func NewRemote(s *Server, guard *access.Guard, c *tls.Config) *Remote {
 
 // Serve answers what comes to l until Shutdown, which is no error.
 func (r *Remote) Serve(l net.Listener) error {
-	if err := r.http.Serve(tls.NewListener(netutil.LimitListener(l, remoteConns), r.tls)); !errors.Is(err, http.ErrServerClosed) {
+	if err := r.http.Serve(tls.NewListener(netutil.LimitListener(access.Share(l, remoteShare), remoteConns), r.tls)); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("commands by network: %w", err)
 	}
 	return nil
@@ -110,7 +111,7 @@ func NewRemoteClient(o RemoteOptions) (*Client, error) {
 			return nil, fmt.Errorf("certificate authority: %s has no certificate as PEM", o.CA)
 		}
 	}
-	out := &Client{base: "https://" + u.Host, at: u.Host, token: o.Token}
+	out := &Client{base: "https://" + u.Host, at: u.Host, token: o.Token, patience: answerTime}
 	out.http.Transport = &http.Transport{
 		DialContext:     (&net.Dialer{Timeout: remotePace}).DialContext,
 		TLSClientConfig: c, TLSHandshakeTimeout: remotePace,

@@ -23,10 +23,16 @@ const maxOrder = 4 << 10
 
 // buttons adds what changes something. A browser sends the header with the token only
 // because the page's own script says so, for another's page cannot ask for it without
-// being allowed to first, which nothing here does: there is no request to forge.
+// being allowed to first, which nothing here does: there is no request to forge. What a
+// browser says to come from elsewhere is refused nevertheless.
 func (s *Server) buttons(mux *http.ServeMux, o Orderer, guard *access.Guard) {
 	s.guard = guard
+	elsewhere := http.NewCrossOriginProtection()
 	mux.HandleFunc("POST /api/order", func(w http.ResponseWriter, r *http.Request) {
+		if err := elsewhere.Check(r); err != nil {
+			http.Error(w, err.Error(), http.StatusForbidden)
+			return
+		}
 		if no := guard.Check(r); no != nil {
 			no.Head(w.Header())
 			http.Error(w, no.Text, no.Status)

@@ -134,6 +134,8 @@ func TestOrderRefused(t *testing.T) {
 		"in the address": {"", drain, func(r *http.Request) { r.URL.RawQuery = "token=" + token }, 401},
 		"in a cookie":    {"", drain, func(r *http.Request) { r.AddCookie(&http.Cookie{Name: "token", Value: token}) }, 401},
 		"another's name": {right, drain, func(r *http.Request) { r.Host = "evil.example:9480" }, 421},
+		"another's page": {right, drain, func(r *http.Request) { r.Header.Set("Sec-Fetch-Site", "cross-site") }, 403},
+		"another origin": {right, drain, func(r *http.Request) { r.Header.Set("Origin", "http://evil.example") }, 403},
 		"by GET":         {right, "", func(r *http.Request) { r.Method = http.MethodGet }, 405},
 		"no JSON":        {right, "action=drain", nil, 400},
 		"another key":    {right, `{"action": "drain", "backend": "a", "force": true}`, nil, 400},
