@@ -20,6 +20,7 @@ import (
 // Several members: one that is dead keeps nobody waiting, one without a leader is left for
 // another, and what one hears the other has said.
 func TestMembers(t *testing.T) {
+	t.Parallel()
 	ns, err := testbed.NewNamespace("etcd")
 	if err != nil {
 		t.Fatal(err)
@@ -133,6 +134,7 @@ func TestStoppedWhileConnecting(t *testing.T) {
 // A password's token that has expired ends nothing: what is followed is, and who connects
 // anew gets another.
 func TestTokenExpires(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	s.Kill()
 	s.Args = []string{"--auth-token-ttl", "1"}
@@ -171,6 +173,7 @@ func TestTokenExpires(t *testing.T) {
 
 // Documents as large as etcd takes them are followed.
 func TestLargeDocuments(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	for i := range 4 {
 		if _, err := s.client.Put(t.Context(), fmt.Sprintf("/l4fwd/services/large%d", i), strings.Repeat(" ", 1500<<10)+"{}"); err != nil {
@@ -194,6 +197,7 @@ func TestLargeDocuments(t *testing.T) {
 // More documents than fit into one page, one of them on each side of its end, are one set;
 // and so many that they fill the memory are none.
 func TestManyDocuments(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	var want []string
 	for i := range 25 {
