@@ -5,10 +5,12 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/l4fwd/l4fwd/config"
 	"github.com/l4fwd/l4fwd/control/admin"
 	"github.com/l4fwd/l4fwd/internal/testbed"
 )
@@ -19,12 +21,15 @@ func TestPursue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x := &discovery{news: make(chan struct{}, 1)}
 		ctx, cancel := context.WithCancel(t.Context())
+		var mu sync.Mutex
 		began, due := time.Now(), true
 		var taken []time.Duration
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			x.pursue(ctx, due, func() bool {
+			x.pursue(ctx, true, func() bool {
+				mu.Lock()
+				defer mu.Unlock()
 				taken = append(taken, time.Since(began))
 				began = time.Now()
 				return due
@@ -32,6 +37,8 @@ func TestPursue(t *testing.T) {
 		}()
 		look := func(what string, wants ...time.Duration) {
 			t.Helper()
+			mu.Lock()
+			defer mu.Unlock()
 			if len(taken) < len(wants) {
 				t.Fatalf("%s: %v", what, taken)
 			}
@@ -40,22 +47,25 @@ func TestPursue(t *testing.T) {
 					t.Errorf("%s: %v after %v, want up to %v; %v", what, i, got, want, taken)
 				}
 			}
-			taken = nil
+			began, taken = time.Now(), nil
 		}
 		time.Sleep(10 * time.Minute)
 		synctest.Wait()
 		look("refused", time.Second, 2*time.Second, 4*time.Second, 8*time.Second, 16*time.Second, 32*time.Second, time.Minute, time.Minute)
-		began = time.Now()
 		x.wake()
 		time.Sleep(3 * time.Second)
 		synctest.Wait()
 		look("newer", 0, time.Second, 2*time.Second)
+		mu.Lock()
 		due = false
+		mu.Unlock()
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
-		taken = nil
+		look("in force")
 		time.Sleep(time.Hour)
 		synctest.Wait()
+		mu.Lock()
+		defer mu.Unlock()
 		if len(taken) > 0 {
 			t.Errorf("in force, and taken again: %v", taken)
 		}
@@ -107,9 +117,10 @@ func TestDiscoveryTriesAgain(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	was := d.cfg
+	var was *config.Config
 	swap(func() {
-		other := *d.cfg
+		was = d.cfg
+		other := *was
 		other.RingSize *= 2
 		d.cfg = &other
 	})

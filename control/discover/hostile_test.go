@@ -55,14 +55,30 @@ func TestMembers(t *testing.T) {
 
 	// The leader goes, whoever it is, or who is followed, or both.
 	all[1].Kill()
-	s.put("c")
+	s.putLater("c")
 	f.sees("a", "b", "c")
 	all[2].Kill()
 	f.says("lost", func(st Status) bool { return !st.Connected })
 	check(t, all[1].Restart(context.Background()))
 	f.says("there again", func(st Status) bool { return st.Connected })
-	s.put("d")
+	s.putLater("d")
 	f.sees("a", "b", "c", "d")
+}
+
+// putLater is put when there may be no leader yet.
+func (s *server) putLater(key string) {
+	s.t.Helper()
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		ctx, cancel := context.WithTimeout(s.t.Context(), 5*time.Second)
+		_, err := s.client.Put(ctx, "/l4fwd/services/"+key, "{}")
+		cancel()
+		if err == nil {
+			return
+		}
+		if time.Now().After(end) {
+			s.t.Fatal(err)
+		}
+	}
 }
 
 // What anybody may write as a key does not reach a terminal, nor is taken for another.
