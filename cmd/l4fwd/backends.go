@@ -17,7 +17,8 @@ func servicesCommand() *cobra.Command {
 		Use:   "services",
 		Short: "List the running daemon's services",
 		Long: `List the running daemon's services, how many of their backends take new flows, and
-the flows. A service that a reload has removed stands there as long as it drains.`,
+the flows: ACTIVE are open now, those that are closing included, FLOWS have been opened
+since the start. A service that a reload has removed stands there as long as it drains.`,
 		Args: cobra.NoArgs,
 	}
 	a := askFlags(cmd)
@@ -52,7 +53,8 @@ has been ordered, and what health checks say.
 up takes new flows. drained has weight 0: those it has go on. down say health
 checks. disabled is so by command. standby is a backup that is not needed. leaving
 has been removed by a reload: its flows go on until the time given; gone: they have
-been ended since.`,
+been ended since. ACTIVE are flows that are open now, those that are closing included,
+FLOWS those opened since the start.`,
 		Args: cobra.MaximumNArgs(1),
 	}
 	a := askFlags(cmd)

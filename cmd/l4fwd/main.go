@@ -64,11 +64,13 @@ stays with the kernel.`,
 		Example: `  l4fwd check -c l4fwd.yaml        see whether a configuration is sound
   l4fwd run -c l4fwd.yaml          forward until Ctrl-C or SIGTERM
   l4fwd check --show-defaults      every key with its default`,
+		Version:       readBuild().String(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Args:          cobra.NoArgs,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
+	cmd.SetVersionTemplate("{{.Version}}\n") // as the command version
 	cmd.AddCommand(
 		runCommand(),
 		checkCommand(),
