@@ -214,6 +214,7 @@ func TestHosts(t *testing.T) {
 		"lb1": true, "lb1.:9480": true, "app.localhost:1": true, "lb1.example.org": true, "LB1.Example.Org.:9480": true, "lb1.corp.example:80": true, "": true,
 		"evil.example": false, "lb1.example.org.evil.example": false, "127.0.0.1.evil.example:9480": false, "xlb1.example.org": false,
 		"localhost.evil.example": false, "evil.localhost.": true, "1.2.3": false, "127.0.0.1.": true, "[evil.example]": false, "evil.example:1:2": false,
+		"[fe80::1%eth0]:9480": true, "[fe80::1%evil.example]": false, "::%evil.example": false,
 	} {
 		if got := h.Knows(host); got != want {
 			t.Errorf("%q: %v", host, got)

@@ -36,7 +36,8 @@ func (h *Hosts) Set(names []string) { h.names.Store(&names) }
 // sends it.
 func (h *Hosts) Knows(host string) bool {
 	name := strings.ToLower(strings.TrimSuffix(withoutPort(host), "."))
-	if _, err := netip.ParseAddr(name); err == nil || !strings.Contains(name, ".") {
+	// A zone may be anything, a name included.
+	if a, err := netip.ParseAddr(name); err == nil && a.Zone() == "" || !strings.Contains(name, ".") {
 		return true
 	}
 	if name == h.own || strings.HasSuffix(name, ".localhost") {
