@@ -11,12 +11,9 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -449,140 +446,6 @@ func TestPing(t *testing.T) {
 	for _, host := range []string{"127.0.0.1", "::1"} {
 		to := netip.AddrPortFrom(netip.MustParseAddr(host), 80)
 		b.expect(t, Check{Kind: Ping, Timeout: short}, to, tooLate)
-	}
-}
-
-func TestExec(t *testing.T) {
-	b := newBench(t)
-	to := netip.MustParseAddrPort("10.0.0.1:8080")
-	sh := func(script string) Check { return Check{Kind: Exec, Exec: []string{"sh", "-c", script}} }
-	b.expect(t, sh("exit 0"), to, "good: exit status 0")
-	b.expect(t, sh(`echo "$L4FWD_SERVICE $L4FWD_BACKEND $L4FWD_ADDRESS $L4FWD_PORT"; echo more`), to, `good: web 10\.0\.0\.1:8080 10\.0\.0\.1 8080`)
-	b.expect(t, sh("exit 3"), to, "bad: exit status 3")
-	b.expect(t, sh("echo too ill >&2; exit 1"), to, "bad: exit status 1: too ill")
-	b.expect(t, sh("kill -9 $$"), to, "bad: signal: killed")
-	b.expect(t, sh("yes | head -c 100000; printf '\\033[31m'; exit 1"), to, "bad: exit status 1: y")
-	b.expect(t, Check{Kind: Exec, Exec: []string{"/no/such/command"}}, to, "bad: no such file or directory")
-	b.expect(t, sh(`test -z "$HOME$USER" && test "$PWD" = /`), to, "good: exit status 0")
-}
-
-// Whether time is up or the command has ended by itself: its children go with it.
-func TestExecKillsChildren(t *testing.T) {
-	b := newBench(t)
-	to := netip.MustParseAddrPort("10.0.0.1:8080")
-	for _, row := range []struct {
-		name, then, want string
-		timeout          time.Duration
-	}{
-		{"time is up", "wait", "bad: no answer within 3s", 3 * time.Second},
-		{"good", "echo fine", "good: fine", 0},
-		{"bad", "exit 3", "bad: exit status 3", 0},
-		{"killed", "kill -9 $$", "bad: signal: killed", 0},
-	} {
-		t.Run(row.name, func(t *testing.T) {
-			file := filepath.Join(t.TempDir(), "pid")
-			script := "sleep 1000 & echo $! > " + file + "; " + row.then
-			b.expect(t, Check{Kind: Exec, Exec: []string{"sh", "-c", script}, Timeout: row.timeout}, to, row.want)
-			diesSoon(t, file)
-		})
-	}
-}
-
-// diesSoon waits for the end of the process whose id is in the file.
-func diesSoon(t *testing.T, file string) {
-	t.Helper()
-	data, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(data)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for end := time.Now().Add(20 * time.Second); alive(pid); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			_ = syscall.Kill(pid, syscall.SIGKILL) // it has our files
-			t.Fatalf("process %d lives on", pid)
-		}
-	}
-}
-
-// alive: there, and no zombie that nobody has waited for.
-func alive(pid int) bool {
-	if errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
-		return false
-	}
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	return err == nil && !strings.Contains(string(stat), ") Z ")
-}
-
-// path is a Path that notes what it is given.
-type path struct {
-	networks []string
-	echo     uint16
-	err      error
-}
-
-func (p *path) Prepare(network string, _ int, echo uint16) error {
-	p.networks, p.echo = append(p.networks, network), echo
-	return p.err
-}
-
-func TestPathIsGivenEverySocket(t *testing.T) {
-	b := newBench(t)
-	p := &path{}
-	for _, host := range []string{"127.0.0.1", "::1"} {
-		for _, c := range []Check{{Kind: TCP}, {Kind: UDP}, {Kind: Ping}} {
-			c.Source = netip.MustParseAddr("192.0.2.9") // the path's matter
-			target := &Target{Address: netip.AddrPortFrom(netip.MustParseAddr(host), 1), Check: &c, Path: p}
-			b.do(func() error {
-				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-				defer cancel()
-				_, _ = target.probe(ctx)
-				return nil
-			})
-		}
-	}
-	if got, want := strings.Join(p.networks, " "), "tcp4 udp4 ip4:icmp tcp6 udp6 ip6:ipv6-icmp"; got != want {
-		t.Errorf("%s, want %s", got, want)
-	}
-	if p.echo == 0 {
-		t.Error("a ping without an identifier")
-	}
-	p.err = errRefused
-	b.do(func() error {
-		_, err := (&Target{Address: netip.MustParseAddrPort("127.0.0.1:1"), Check: &Check{Kind: TCP}, Path: p}).probe(t.Context())
-		if !errors.Is(err, errRefused) {
-			t.Errorf("a path that failed: %v", err)
-		}
-		return nil
-	})
-}
-
-// bound is a Path that binds sockets, as one may.
-type bound struct{}
-
-func (p bound) Prepare(network string, fd int, _ uint16) error {
-	if strings.HasSuffix(network, "6") {
-		return unix.Bind(fd, &unix.SockaddrInet6{Addr: netip.IPv6Loopback().As16()})
-	}
-	return unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}})
-}
-
-func TestPathBindsSockets(t *testing.T) {
-	b := newBench(t)
-	for _, host := range hosts {
-		tcp := b.serve(host, func(c net.Conn) { _, _ = io.Copy(io.Discard, c) })
-		udp := b.answer(host, func(q []byte) []byte { return q })
-		for c, to := range map[*Check]netip.AddrPort{{Kind: TCP}: tcp, {Kind: UDP, UDP: UDPCheck{Send: []byte("x"), Expect: []byte("x")}}: udp} {
-			target := &Target{Address: to, Check: c, Path: bound{}}
-			b.do(func() error {
-				ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-				defer cancel()
-				_, err := target.probe(ctx)
-				return err
-			})
-		}
 	}
 }
 
