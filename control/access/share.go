@@ -6,15 +6,11 @@ import (
 	"sync"
 )
 
-// shareBits are those of an address of which one is counted as somebody's: an IPv6 host
-// has as many addresses as it likes below its /64.
-var shareBits = map[bool]int{true: 32, false: 64}
-
 // Share returns a listener that gives to nobody more than most connections at a time:
 // another from the same address, or IPv6 /64, is closed. With a bound on all of them, one
 // who only opens connections does not keep all others out.
 func Share(l net.Listener, most int) net.Listener {
-	return &sharing{Listener: l, most: most, open: make(map[netip.Prefix]int)}
+	return &sharing{Listener: l, most: most, open: make(map[netip.Addr]int)}
 }
 
 type sharing struct {
@@ -22,7 +18,7 @@ type sharing struct {
 	most int
 
 	mu   sync.Mutex
-	open map[netip.Prefix]int
+	open map[netip.Addr]int
 }
 
 // Accept returns the next connection of one who has not too many.
@@ -32,7 +28,7 @@ func (s *sharing) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		who := whose(c.RemoteAddr())
+		who := placeOf(c.RemoteAddr().String())
 		s.mu.Lock()
 		full := s.open[who] >= s.most
 		if !full {
@@ -46,27 +42,12 @@ func (s *sharing) Accept() (net.Conn, error) {
 	}
 }
 
-func (s *sharing) leave(who netip.Prefix) {
+func (s *sharing) leave(who netip.Addr) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.open[who]--; s.open[who] == 0 {
 		delete(s.open, who)
 	}
-}
-
-// whose is who a connection is counted for; the zero prefix is of all who have no IP
-// address.
-func whose(a net.Addr) netip.Prefix {
-	ap, err := netip.ParseAddrPort(a.String())
-	if err != nil {
-		return netip.Prefix{}
-	}
-	ip := ap.Addr().Unmap().WithZone("")
-	p, err := ip.Prefix(shareBits[ip.Is4()])
-	if err != nil {
-		return netip.Prefix{}
-	}
-	return p
 }
 
 // shared is a connection that is counted until it is closed.

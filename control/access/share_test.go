@@ -64,18 +64,13 @@ func TestShare(t *testing.T) {
 	}
 }
 
-func TestWhose(t *testing.T) {
+func TestPlaceOf(t *testing.T) {
 	for from, want := range map[string]string{
-		"192.0.2.1:80": "192.0.2.1/32", "[::ffff:192.0.2.1]:80": "192.0.2.1/32",
-		"[2001:db8::1:2:3:4]:80": "2001:db8::/64", "[fe80::1%eth0]:80": "fe80::/64", "": "invalid Prefix",
+		"192.0.2.1:80": "192.0.2.1", "[::ffff:192.0.2.1]:80": "192.0.2.1",
+		"[2001:db8::1:2:3:4]:80": "2001:db8::", "[fe80::1%eth0]:80": "fe80::", "": "invalid IP",
 	} {
-		if got := whose(addr(from)).String(); got != want {
+		if got := placeOf(from).String(); got != want {
 			t.Errorf("%s: %s, want %s", from, got, want)
 		}
 	}
 }
-
-type addr string
-
-func (addr) Network() string  { return "tcp" }
-func (a addr) String() string { return string(a) }

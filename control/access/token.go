@@ -158,9 +158,18 @@ func (g *Guard) Check(r *http.Request) *Refusal {
 	return &Refusal{Status: http.StatusUnauthorized, Text: "wrong token"}
 }
 
-// place is what an address is counted by: itself, or its network of 64 bits in IPv6.
-// Under mu.
+// place is placeOf a remote address, as long as there is room for another one. Under mu.
 func (g *Guard) place(remote string) netip.Addr {
+	a := placeOf(remote)
+	if _, known := g.until[a]; !known && len(g.until) >= addresses {
+		return netip.Addr{}
+	}
+	return a
+}
+
+// placeOf is what an address with a port is counted by: itself, or in IPv6 its network of
+// 64 bits, whose addresses a host can have all. What is no address is the zero one.
+func placeOf(remote string) netip.Addr {
 	at, err := netip.ParseAddrPort(remote)
 	if err != nil {
 		return netip.Addr{}
@@ -170,9 +179,6 @@ func (g *Guard) place(remote string) netip.Addr {
 		if p, err := a.Prefix(64); err == nil {
 			a = p.Addr()
 		}
-	}
-	if _, known := g.until[a]; !known && len(g.until) >= addresses {
-		return netip.Addr{}
 	}
 	return a
 }
