@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net/netip"
 	"os"
 	"runtime"
@@ -126,11 +125,6 @@ func New(cfg *config.Config, opt Options) (*Daemon, error) {
 	if cfg == nil {
 		return nil, errors.New("no configuration")
 	}
-	for what, path := range map[string]string{"ready file": opt.ReadyFile, "stats file": opt.StatsFile} {
-		if err := oursToReplace(path); err != nil {
-			return nil, fmt.Errorf("%s: %w", what, err)
-		}
-	}
 	if opt.Log == nil {
 		opt.Log = zap.NewNop()
 	}
@@ -147,23 +141,6 @@ func New(cfg *config.Config, opt Options) (*Daemon, error) {
 		jobs:   make(chan func()),
 		gone:   make(chan struct{}),
 	}, nil
-}
-
-// oursToReplace refuses what is no file: it is going to be removed or replaced, which
-// would take /dev/null or /dev/stdout from everybody.
-func oursToReplace(path string) error {
-	if path == "" {
-		return nil
-	}
-	switch info, err := os.Lstat(path); {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil
-	case err != nil:
-		return err
-	case !info.Mode().IsRegular():
-		return fmt.Errorf("%s is no regular file", path)
-	}
-	return nil
 }
 
 // Run is New and Daemon.Run in one.

@@ -163,6 +163,21 @@ func TestReadyFileOfOthers(t *testing.T) {
 	w.clean()
 }
 
+// What is no file is not replaced or removed either.
+func TestOursToReplace(t *testing.T) {
+	link := filepath.Join(t.TempDir(), "link")
+	check(t, os.Symlink("/dev/stdout", link))
+	for _, path := range []string{"/dev/null", link, t.TempDir()} {
+		for _, o := range []Options{{ReadyFile: path}, {StatsFile: path}} {
+			d, err := New(config.Defaults(), o)
+			check(t, err)
+			if err := d.preflight(); err == nil || !strings.Contains(err.Error(), " file: "+path+" is no regular file") {
+				t.Errorf("%s: %v", path, err)
+			}
+		}
+	}
+}
+
 // Without a capability nothing is touched. It is the thread's that counts, so
 // a thread gives it up for a while.
 func TestRunWithoutCapability(t *testing.T) {

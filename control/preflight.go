@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"math"
 	"os"
 
 	"github.com/vishvananda/netlink"
@@ -25,7 +27,7 @@ func (d *Daemon) preflight() error {
 		d.log.Warn("configuration", zap.Stringer("problem", p))
 	}
 	errs = append(errs, checkCPUs(d.cfg.CPUs)...)
-	errs = append(errs, checkReadyFile(d.opt.ReadyFile))
+	errs = append(errs, oursToReplace("ready file", d.opt.ReadyFile, 0), oursToReplace("stats file", d.opt.StatsFile, math.MaxInt64))
 	errs = append(errs, d.findLinks()...)
 	caps, err := effectiveCapabilities()
 	errs = append(errs, err)
@@ -35,11 +37,20 @@ func (d *Daemon) preflight() error {
 	return errors.Join(errs...)
 }
 
-// checkReadyFile sees that no file of somebody else's is emptied at the start and removed
-// at the end: what a killed daemon leaves behind is empty.
-func checkReadyFile(path string) error {
-	if there, err := os.Lstat(path); err == nil && there.Size() > 0 {
-		return fmt.Errorf("ready file %s: something else has that name; a ready file is empty", path)
+// oursToReplace sees that nothing of somebody else's is emptied, replaced or removed. Of
+// /dev/null and /dev/stdout all would be deprived. A file of ours has at most so many
+// bytes: the ready file that a killed daemon leaves behind is empty.
+func oursToReplace(what, path string, most int64) error {
+	there, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist): // or there is no path
+		return nil
+	case err != nil:
+		return fmt.Errorf("%s: %w", what, err)
+	case !there.Mode().IsRegular():
+		return fmt.Errorf("%s: %s is no regular file", what, path)
+	case there.Size() > most:
+		return fmt.Errorf("%s %s: something else has that name; a %s is empty", what, path, what)
 	}
 	return nil
 }
