@@ -49,6 +49,7 @@ type flow struct {
 	serverNext uint32 // while opening: the ISN+1 of a SYN-ACK, see seen
 	seen       uint8
 	window     uint32 // number of the window that a packet of the flow is in
+	role       role   // of the last one in it
 }
 
 // Bits of flow.seen.

@@ -2,7 +2,9 @@ package bench
 
 import (
 	"bufio"
+	"cmp"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/google/gopacket"
@@ -20,7 +22,13 @@ type output struct {
 	err   error
 
 	data []byte // collected frames one after another
-	ends []int  // where each ends
+	sent []sent // where each is
+}
+
+// sent is a collected frame: its bytes in data, and the place in the capture of what it was.
+type sent struct {
+	place     int32
+	from, end int
 }
 
 // newOutput attaches to every port's transmit side; nil if w is nil.
@@ -38,26 +46,31 @@ func newOutput(r *rig, w io.Writer, start time.Time) *output {
 }
 
 // collect takes a copy of a frame being sent.
-func (o *output) collect(f []byte) {
+func (o *output) collect(f []byte) { o.collectFor(0, f) }
+
+// collectFor is collect of what has become of the packet at a place of the capture.
+func (o *output) collectFor(place int32, f []byte) {
+	from := len(o.data)
 	o.data = append(o.data, f...)
-	o.ends = append(o.ends, len(o.data))
+	o.sent = append(o.sent, sent{place, from, len(o.data)})
 }
 
-// write saves what was collected as sent at time at of the replay.
+// write saves what was collected as sent at time at of the replay. What has been collected
+// for a place is in the order of the capture: a burst's packets from clients leave before
+// those from servers.
 func (o *output) write(at int64) {
 	if o == nil {
 		return
 	}
-	from := 0
+	slices.SortStableFunc(o.sent, func(a, b sent) int { return cmp.Compare(a.place, b.place) })
 	ci := gopacket.CaptureInfo{Timestamp: o.start.Add(time.Duration(at - base))}
-	for _, end := range o.ends {
+	for _, f := range o.sent {
 		if o.err == nil {
-			ci.CaptureLength, ci.Length = end-from, end-from
-			o.err = cause(o.w.WritePacket(ci, o.data[from:end]), o.buf.Flush)
+			ci.CaptureLength, ci.Length = f.end-f.from, f.end-f.from
+			o.err = cause(o.w.WritePacket(ci, o.data[f.from:f.end]), o.buf.Flush)
 		}
-		from = end
 	}
-	o.data, o.ends = o.data[:0], o.ends[:0]
+	o.data, o.sent = o.data[:0], o.sent[:0]
 }
 
 // finish writes the rest and returns the first error of all.

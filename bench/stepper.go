@@ -11,9 +11,10 @@ import (
 // it can learn from what was sent before it feeds what depends on it, and with
 // several workers the order of everything is the same each time.
 //
-// A window ends early where the next frame must come after one in it: a reply
-// after the packet that opens its flow, and, with several workers, whose queues
-// have no common order, any packet after another of its flow.
+// A window ends early where the next frame must come after one in it: a packet after
+// one of its flow that goes the other way, for it may be the answer to it, and on a wire
+// there is none to what has not been forwarded yet; and, with several workers, whose
+// queues have no common order, any packet after another of its flow.
 type stepper struct {
 	m        *meter
 	learning bool
@@ -73,10 +74,10 @@ func (s *stepper) detach() {
 
 // sent sees a frame leave.
 func (s *stepper) sent(f []byte) {
-	if s.m.out != nil {
-		s.m.out.collect(f)
-	}
 	i := s.origin[s.m.r.chunkOf(f)]
+	if s.m.out != nil {
+		s.m.out.collectFor(i, f)
+	}
 	if s.learning && s.m.a.frames[i].mark&markTeaches != 0 && s.lessons < len(s.taught) {
 		l := &s.taught[s.lessons]
 		l.frame, l.n = i, copy(l.out[:], f)
@@ -89,7 +90,7 @@ func (s *stepper) feed(i int32, offset int64) {
 	info := &s.m.a.frames[i]
 	if info.flow >= 0 {
 		w := &s.m.a.flows[info.flow]
-		if w.window == s.number && (info.role == roleReply || len(s.lists) > 1) {
+		if w.window == s.number && (info.role != w.role || len(s.lists) > 1) {
 			s.step()
 		}
 		if s.learning && info.role == roleReply {
@@ -100,9 +101,7 @@ func (s *stepper) feed(i int32, offset int64) {
 			}
 			w.complete(s.m.c.Frames[i])
 		}
-		if info.mark&markTeaches != 0 || len(s.lists) > 1 {
-			w.window = s.number
-		}
+		w.window, w.role = s.number, info.role
 	}
 	s.add(i, offset)
 }

@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"regexp"
 	"strings"
 	"unicode/utf8"
@@ -14,9 +15,8 @@ import (
 	"github.com/goccy/go-yaml/token"
 )
 
-// Bounds of a file, see the package's hazards. The library takes time in the
-// square of a line's length, and nearly so of the file's: 2 s for a file of
-// 1.3 MB with 20,000 backends.
+// Bounds of a file, see the package's hazards. The library takes a quarter of a
+// second of one core for each megabyte.
 const (
 	maxSize    = 4 << 20
 	maxLine    = 64 << 10
@@ -33,6 +33,13 @@ func newDecoder(file string) *decoder {
 	c := Defaults()
 	c.file, c.at = file, map[string]position{"": {line: 1, column: 1}}
 	return &decoder{c: c}
+}
+
+// expect makes room for so many positions.
+func (d *decoder) expect(n int) {
+	at := make(map[string]position, n+len(d.c.at))
+	maps.Copy(at, d.c.at)
+	d.c.at = at
 }
 
 // fail notes a problem with a field whose position is known, or its parent's.
@@ -115,15 +122,21 @@ var refused = map[token.Type]string{
 	token.DirectiveType: "directives",
 }
 
-// refuse notes where the file uses such a part and reports whether it does.
+// refuse notes where the file uses such a part and reports whether it does. It makes room
+// for the positions of the rest.
 func (d *decoder) refuse(tokens token.Tokens) bool {
-	found := false
+	found, values := false, 0
 	for _, tk := range tokens {
+		switch tk.Type {
+		case token.MappingValueType, token.SequenceEntryType, token.CollectEntryType:
+			values++
+		}
 		if what, bad := refused[tk.Type]; bad {
 			found = true
 			d.failAt(position{line: tk.Position.Line, column: tk.Position.Column}, "", "%s are not supported", what)
 		}
 	}
+	d.expect(values)
 	return found
 }
 

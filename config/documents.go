@@ -1,8 +1,6 @@
 package config
 
 import (
-	"bytes"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -82,20 +80,9 @@ func ParseBackend(source string, data []byte) (*BackendDocument, error) {
 	return &BackendDocument{source: source, backend: b}, nil
 }
 
-// decodeDocument fills t from JSON, which is YAML but for a few things that YAML's
-// parsers do not agree on: tabs, and lines of any length. It is put on many lines,
-// without indentation, which nested brackets would make endless.
+// decodeDocument fills t from JSON.
 func decodeDocument[T any](d *decoder, data []byte, fields []field[T], t *T) bool {
-	var lines bytes.Buffer
-	if len(data) > maxSize {
-		d.fail("", "%d bytes, more than %d", len(data), maxSize)
-		return false
-	}
-	if err := json.Indent(&lines, data, "", ""); err != nil {
-		d.fail("", "not valid JSON: %v", err)
-		return false
-	}
-	root := d.parse(lines.Bytes())
+	root := d.parseJSON(data)
 	return root != nil && decodeMap(d, "", root, fields, t)
 }
 

@@ -110,7 +110,7 @@ func TestBadDocuments(t *testing.T) {
 		{"a list", "service", "[1]", "k: expected a mapping of keys to values, got a list"},
 		{"nothing said", "service", "{}", "k: the key address is missing\nk: the key protocol is missing\nk: the key mode is missing"},
 		{"unknown key", "service", `{` + ok + `,"sheduler":"rr"}`, "k: sheduler: unknown key; did you mean scheduler?"},
-		{"a key twice", "service", `{` + ok + `,"mode":"dnat"}`, "k: mode: this key was already given in line 4"},
+		{"a key twice", "service", `{` + ok + `,"mode":"dnat"}`, "k: mode: this key was already given in line 1"},
 		{"another name", "service", `{` + ok + `,"name":"other"}`, `k: name: it is "web" by its key, and "other" here`},
 		{"a command", "service", `{` + ok + `,"health_check":{"type":"exec","command":["/bin/sh"]}}`, "k: health_check.type: exec is for the file alone"},
 		{"of its backend", "service", `{` + ok + `,"backends":[{"address":"10.0.0.1:80"},{"address":"10.0.0.1"}]}`,
@@ -118,7 +118,7 @@ func TestBadDocuments(t *testing.T) {
 		{"not a text", "service", `{"address":7,"protocol":null,"mode":"dnat"}`,
 			"k: address: expected address:port such as 192.0.2.10:80 or [2001:db8::10]:80, got \"7\"; quote it if it is meant as text\n" +
 				"k: protocol: expected one of tcp, udp, got nothing"},
-		{"nested", "service", strings.Repeat("[", 5000) + strings.Repeat("]", 5000), "k: not valid YAML: nested too deeply"},
+		{"nested", "service", strings.Repeat("[", 5000) + strings.Repeat("]", 5000), "k: not valid JSON: nested too deeply"},
 		{"no address", "backend", `{"weight":1}`, "k: the key address is missing"},
 		{"weight", "backend", `{"address":"10.0.0.1:80","weight":-1}`, `k: weight: expected a whole number from 0 to 65535, got "-1"`},
 	}

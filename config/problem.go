@@ -115,9 +115,11 @@ func didYouMean(got string, known []string) string {
 		return ""
 	}
 	best, bestDistance := "", 1+min(2, len(got)/3)
+	folded := fold(got)
 	for _, k := range known {
-		d := distance(fold(got), fold(k))
-		if len(k) > 3 && strings.HasPrefix(fold(got), fold(k)) {
+		word := fold(k)
+		d := distance(folded, word)
+		if len(k) > 3 && strings.HasPrefix(folded, word) {
 			d = 1 // warning for warn
 		}
 		if d < bestDistance {
@@ -132,8 +134,10 @@ func didYouMean(got string, known []string) string {
 
 // fold takes away what people confuse most: case, hyphens, underscores, spaces.
 func fold(s string) string {
-	return strings.NewReplacer("-", "", "_", "", " ", "").Replace(strings.ToLower(s))
+	return unhyphened.Replace(strings.ToLower(s))
 }
+
+var unhyphened = strings.NewReplacer("-", "", "_", "", " ", "")
 
 // distance is the number of insertions, deletions, replacements and swaps of
 // neighbours that turn a into b (optimal string alignment).

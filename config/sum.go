@@ -15,15 +15,17 @@ import (
 type Sum struct {
 	base     *Config
 	against  func(*Service) error
-	rules    validator                // local addresses
-	files    []*member                // services of the file
-	services map[string]*member       // services of documents, by name
-	ends     map[endpoint]*member     // who has a VIP and port
-	vips     map[netip.Addr][]*member // who has a VIP
-	holders  map[netip.Addr][]holder  // who has a backend at an address
-	sources  []*member                // with an encapsulation_source
-	tables   int                      // bytes of all hash tables
-	looked   int                      // at services and backends so far; of tests
+	rules    validator                  // local addresses
+	files    []*member                  // services of the file
+	named    map[string]*member         // them, by name
+	services map[string]*member         // services of documents, by name
+	ends     map[endpoint]*member       // who has a VIP and port
+	vips     map[netip.Addr][]*member   // who has a VIP
+	holders  map[netip.Addr][]holder    // who has a backend at an address
+	sources  map[netip.Prefix][]*member // who has an encapsulation_source
+	networks map[netip.Prefix]*resident // who has an address in a source that is a network
+	tables   int                        // bytes of all hash tables
+	looked   int                        // at services and backends so far; of tests
 }
 
 // member is a service of a Sum.
@@ -58,12 +60,14 @@ func (c *Config) Sum(against func(*Service) error) *Sum {
 	s := &Sum{
 		base: c, against: against, services: make(map[string]*member), ends: make(map[endpoint]*member),
 		vips: make(map[netip.Addr][]*member), holders: make(map[netip.Addr][]holder),
+		named: make(map[string]*member), sources: make(map[netip.Prefix][]*member), networks: make(map[netip.Prefix]*resident),
 	}
 	s.rules = validator{c: c, locals: make(map[netip.Addr]int)}
 	s.rules.localAddresses()
+	s.rules.ranges()
 	for i := range c.Services {
 		m := &member{place: i, service: c.Services[i]}
-		s.files = append(s.files, m)
+		s.files, s.named[m.service.Name] = append(s.files, m), m
 		s.enter(m)
 	}
 	return s
@@ -79,13 +83,11 @@ func (s *Sum) AddService(d *ServiceDocument) error {
 	p := n.with(&next)
 	p.backends = m.backends
 	vip := d.service.Address
-	if d.service.EncapsulationSource.IsValid() {
-		n.everything(s) // a prefix may hold anything
+	if p := d.service.EncapsulationSource; p.IsValid() {
+		n.residents(s.residents(p))
 	}
-	for _, f := range s.files {
-		if f.service.Name == d.Name() {
-			n.with(f)
-		}
+	if f := s.named[d.Name()]; f != nil {
+		n.with(f)
 	}
 	if e := s.ends[next.end()]; e != nil {
 		n.with(e)
@@ -130,7 +132,7 @@ func (s *Sum) AddBackend(service string, b *BackendDocument) error {
 	}
 	if m.document != nil {
 		s.tables += m.tables(m.count())
-		s.holders[b.backend.Address.Addr()] = append(s.holders[b.backend.Address.Addr()], holder{m, 0, b})
+		s.hold(holder{m, 0, b})
 	}
 	return nil
 }
@@ -151,17 +153,15 @@ func (s *Sum) member(name string) *member {
 // enter notes what a service has that others may not.
 func (s *Sum) enter(m *member) {
 	s.ends[m.end()] = m
-	vip := m.service.Address.Addr()
-	s.vips[vip] = append(s.vips[vip], m)
-	for i, b := range m.service.Backends {
-		s.holders[b.Address.Addr()] = append(s.holders[b.Address.Addr()], holder{m, i, nil})
+	s.own(m)
+	for i := range m.service.Backends {
+		s.hold(holder{m, i, nil})
 	}
 	for _, b := range m.backends {
-		a := b.backend.Address.Addr()
-		s.holders[a] = append(s.holders[a], holder{m, 0, b})
+		s.hold(holder{m, 0, b})
 	}
-	if m.service.EncapsulationSource.IsValid() {
-		s.sources = append(s.sources, m)
+	if p := m.service.EncapsulationSource; p.IsValid() {
+		s.source(p, m)
 	}
 	s.tables += m.tables(m.count())
 }
@@ -249,28 +249,6 @@ func (h *holder) address() netip.AddrPort {
 		return h.backend.backend.Address
 	}
 	return h.service.Backends[h.own].Address
-}
-
-// sourced adds the services whose tunnels may come from an address.
-func (n vicinity) sourced(s *Sum, a netip.Addr) {
-	for _, m := range s.sources {
-		if m.service.EncapsulationSource.Contains(a) {
-			n.with(m)
-		}
-	}
-}
-
-func (n vicinity) everything(s *Sum) {
-	for _, m := range slices.Concat(s.files, slices.Collect(maps.Values(s.services))) {
-		if m.place < 0 && m.document == nil {
-			continue
-		}
-		p := n.with(m)
-		p.own = len(m.service.Backends)
-		for _, b := range m.backends {
-			p.take(b)
-		}
-	}
 }
 
 // judge validates a vicinity, in which m is to have so many backends. asked: whether the

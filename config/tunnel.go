@@ -160,32 +160,3 @@ func (v *validator) tunnel(path string, s Service) {
 		}
 	}
 }
-
-// tunnelSource checks that no packet of a service's tunnels can come from somebody
-// else, who would get what is said about it, or be taken for its own source.
-func (v *validator) tunnelSource(i int) {
-	source := v.c.Services[i].EncapsulationSource
-	if !source.IsValid() {
-		return
-	}
-	path := v.c.place(i) + ".encapsulation_source"
-	for j, s := range v.c.Services {
-		if a := s.Address.Addr(); a.IsValid() && source.Contains(a) {
-			v.fail(path, "%v holds the VIP %v of %s", source, a, v.c.called(j))
-			return
-		}
-		for k, b := range s.Backends {
-			if a := b.Address.Addr(); a.IsValid() && source.Contains(a) {
-				v.fail(path, "%v holds %v, a backend (%s)", source, a, v.c.calledFully(j, k))
-				return
-			}
-		}
-	}
-	for j, r := range v.c.LocalAddresses {
-		if r.First.IsValid() && r.Last.IsValid() && (source.Contains(r.First) || source.Contains(r.Last) ||
-			r.First.Less(source.Addr()) && source.Addr().Less(r.Last)) {
-			v.fail(path, "%v holds a local address (local_addresses[%d])", source, j)
-			return
-		}
-	}
-}

@@ -29,6 +29,11 @@ type validator struct {
 	// tables how large the hash tables are that are not: what a Sum leaves out.
 	more   map[string]int
 	tables int
+	// Of tunnelSource: what each source holds, or "", the addresses that may be in one, and
+	// the local ones.
+	held       map[netip.Prefix]string
+	inUse      spans
+	localSpans spans
 }
 
 // validate returns everything that is wrong with c apart from the values

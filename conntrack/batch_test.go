@@ -17,7 +17,10 @@ func findAll(t *Table, b *Batch, pkts *[BatchSize]packet.Packet, tus []packet.Tu
 		b.Packet[k], b.Hash[k] = uint8(i), t.Hash(&tus[k])
 	}
 	t.PrefetchBuckets(b.Hash[:len(tus)])
-	t.FindAll(b, len(tus), pkts, dir)
+	t.Candidates(b, len(tus))
+	for k := range tus {
+		b.Found[k] = t.Find(b.Found[k], b.Hash[k], &pkts[b.Packet[k]].Tuple, dir)
+	}
 	return b.Found[:len(tus)]
 }
 
@@ -65,7 +68,7 @@ func scan(t *Table, hashes []uint32) (found []Cand, byDir [2][]uint8) {
 }
 
 // TestCandidatesTwin runs candidates over buckets full of few tags. That it finds
-// something else would only be slow: FindAll searches then.
+// something else would only be slow: Find searches then.
 func TestCandidatesTwin(tt *testing.T) {
 	t := newTest(tt, Options{Flows: 30})
 	tag := rapid.SampledFrom([]uint16{1, 2, 0x7fff, 0x8000, 0xfffe, 0xffff})
@@ -113,20 +116,20 @@ func TestCandidatesTwin(tt *testing.T) {
 	}
 }
 
-// TestFindAllBounds: a batch is never longer than its arrays, and may be empty.
-func TestFindAllBounds(tt *testing.T) {
+// TestCandidatesBounds: a batch is never longer than its arrays, and may be empty.
+func TestCandidatesBounds(tt *testing.T) {
 	t, dir, tus := crowd(tt, BatchSize, true)
 	var b Batch
 	var pkts [BatchSize]packet.Packet
 	findAll(t, &b, &pkts, tus, dir)
-	t.FindAll(&b, BatchSize+1, &pkts, dir)
+	t.Candidates(&b, BatchSize+1)
 	for k, c := range b.Found {
 		if c == 0 || c.Dir() != Forward {
 			tt.Errorf("row %d: %#x", k, c)
 		}
 	}
 	was := b.Found
-	t.FindAll(&b, 0, &pkts, dir)
+	t.Candidates(&b, 0)
 	if b.Found != was {
 		tt.Error("an empty batch found something")
 	}

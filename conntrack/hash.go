@@ -44,6 +44,25 @@ func fold(a, b uint64) uint64 {
 // down the others.
 func (t *Table) Hash(tu *packet.Tuple) uint32 { return t.keys.hash(tu) }
 
+// Hash4 is Hash of a tuple of IPv4: addrs is the source's address above the
+// destination's, rest both ports, the source's lowest, and above them the protocol.
+func (t *Table) Hash4(addrs, rest uint64) uint32 {
+	k := &t.keys
+	x := fold(fold(addrs^k[0], rest^k[1])^k[2], k[3])
+	return uint32(x ^ x>>32)
+}
+
+// Hash6 is Hash of a tuple of IPv6: addrs is both addresses in network order, rest as for
+// Hash4.
+func (t *Table) Hash6(addrs *[32]byte, rest uint64) uint32 {
+	const mapped = 0xffff << 32
+	k := &t.keys
+	x := fold(binary.BigEndian.Uint64(addrs[:])^k[0], binary.BigEndian.Uint64(addrs[8:])^mapped^k[1])
+	y := fold(binary.BigEndian.Uint64(addrs[16:])^k[2], binary.BigEndian.Uint64(addrs[24:])^mapped^k[3])
+	x = fold(fold(x^rest^k[4], y^k[5])^k[2], k[3])
+	return uint32(x ^ x>>32)
+}
+
 func (k *keys) hash(tu *packet.Tuple) uint32 {
 	const mapped = 0xffff << 32 // Lo of every IPv4 address has it
 	rest := uint64(uint32(tu.SrcPort)|uint32(tu.DstPort)<<16) | uint64(tu.Proto)<<32

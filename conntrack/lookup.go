@@ -19,7 +19,7 @@ func (c Cand) Ref() Ref { return Ref(c >> 1) }
 func (c Cand) Dir() Dir { return Dir(c & 1) }
 
 // Find returns the flow of tuple tu, whose hash is h, and the direction tu
-// travels in it, or 0. It tries c first, which FindAll may have found, then
+// travels in it, or 0. It tries c first, which Candidates may have found, then
 // whatever else may hold the tuple; c may be stale or 0.
 func (t *Table) Find(c Cand, h uint32, tu *packet.Tuple, dir *Directory) Cand {
 	if c != 0 && t.is(c, tu, dir) {

@@ -1,29 +1,24 @@
 package conntrack
 
-import "github.com/l4fwd/l4fwd/packet"
-
 // What nearly all packets are is tracked in a few steps, which the caller puts
-// together so that they cost no calls: a segment for which Plain holds, or a datagram
+// together so that they cost no calls: a segment of a flow that is Steady, or a datagram
 // of a flow that is Answered or Unanswered, if CanPutOff, moves windows, counters and
 // deadline, and nothing else.
 // A segment that its windows do not admit moves none of them, and if the checks are
 // ChecksStrict Track has to see it, before anything has been changed.
 
-// Plain reports whether p, a TCP segment of e, leaves the state as it is: a segment
-// of an established connection with ACK, perhaps with data, without SYN, FIN or RST.
-func (e *Entry) Plain(p *packet.Packet) bool {
-	const deciding = packet.ACK | packet.FIN | packet.SYN | packet.RST
-	return p.TCPFlags&deciding == packet.ACK && e.State == Established &&
-		e.Flags&(HalfOpen|HasServerISN) == HasServerISN && !e.Mode.OneWay()
+// Steady reports whether segments with ACK and without SYN, FIN or RST leave the state of
+// e, a flow of TCP both of whose sides come by, as it is: it is established.
+func (e *Entry) Steady() bool {
+	return e.State == Established && e.Flags&(HalfOpen|HasServerISN) == HasServerISN
 }
 
-// PlainOneWay reports whether p, a TCP segment of e, of which only the client's come by,
-// leaves all as it is but the deadline and the window, which is to Extend: it belongs to
-// the current connection, which is Established and so proven and no less alive than the
-// other one.
-func (e *Entry) PlainOneWay(p *packet.Packet) bool {
-	const deciding = packet.ACK | packet.FIN | packet.SYN | packet.RST
-	return p.TCPFlags&deciding == packet.ACK && e.State == Established && p.Seq-e.Win[Forward].End+blindSlack <= 2*blindSlack
+// PlainOneWay reports whether a segment of e that begins with seq, with ACK and without
+// SYN, FIN or RST, of which only the client's come by, leaves all as it is but the deadline
+// and the window, which is to Extend: it belongs to the current connection, which is
+// Established and so proven and no less alive than the other one.
+func (e *Entry) PlainOneWay(seq uint32) bool {
+	return e.State == Established && seq-e.Win[Forward].End+blindSlack <= 2*blindSlack
 }
 
 // Extend takes note that the sender has sent data up to end.

@@ -31,11 +31,14 @@ func scaleOf(p *packet.Packet, frame []byte) uint8 {
 }
 
 // Window is the window side d announces with p, in bytes.
-func (e *Entry) Window(d Dir, p *packet.Packet) uint32 {
+func (e *Entry) Window(d Dir, p *packet.Packet) uint32 { return e.Scaled(d, p.Window) }
+
+// Scaled is the window that side d announces by win, in bytes.
+func (e *Entry) Scaled(d Dir, win uint16) uint32 {
 	if e.Flags&WindowScaled == 0 {
-		return uint32(p.Window)
+		return uint32(win)
 	}
-	return uint32(p.Window) << (e.WScale[d] & 31)
+	return uint32(win) << (e.WScale[d&1] & 31)
 }
 
 // limit is the highest sequence number that side w may send: as far as the widest

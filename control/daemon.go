@@ -72,6 +72,7 @@ type Daemon struct {
 	rules    steer.Rules
 	refused  []netip.Addr // local addresses the host has taken
 	leavers  []leaver
+	tidied   tidying
 	orders   map[health.Key]admin.Ordered // of backends, by people
 	links    []*link
 	names    []serviceNames

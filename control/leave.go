@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"iter"
 	"net/netip"
 	"slices"
 	"time"
@@ -48,7 +49,8 @@ func leaving(old, next *config.Config, was []leaver, now time.Time) []leaver {
 	for i := range next.Services {
 		locals[next.Services[i].Address.Addr()] = true // the name is taken
 	}
-	var out []leaver
+	has := backendsOf(next)
+	out := make([]leaver, 0, len(was))
 	for _, l := range was {
 		if l.service == nil {
 			if !locals[l.local.First] {
@@ -59,8 +61,8 @@ func leaving(old, next *config.Config, was []leaver, now time.Time) []leaver {
 		i, ok := at[l.key]
 		switch {
 		case ok && l.whole: // it is back, not all of its backends perhaps
-			out = append(out, removed(l, &next.Services[i], l.until)...)
-		case !ok || !hasBackend(&next.Services[i], l.backend()):
+			out = append(out, removed(l, i, has, l.until)...)
+		case !ok || !has(i, l.backend()):
 			out = append(out, l)
 		}
 	}
@@ -71,7 +73,7 @@ func leaving(old, next *config.Config, was []leaver, now time.Time) []leaver {
 			out = append(out, leaver{key: key, service: s, whole: true, until: now.Add(s.DrainTimeout)})
 			continue
 		}
-		out = append(out, removed(leaver{key: key, service: s}, &next.Services[j], now.Add(next.Services[j].DrainTimeout))...)
+		out = append(out, removed(leaver{key: key, service: s}, j, has, now.Add(next.Services[j].DrainTimeout))...)
 	}
 	for a, r := range old.Locals() {
 		if !locals[a] {
@@ -82,16 +84,39 @@ func leaving(old, next *config.Config, was []leaver, now time.Time) []leaver {
 	return out
 }
 
-// removed are the backends of was that next, which is the same service, has not.
-func removed(was leaver, next *config.Service, until time.Time) (out []leaver) {
+// removed are the backends of was that the service at a place of the next configuration,
+// which is the same one, has not.
+func removed(was leaver, at int, has func(int, netip.AddrPort) bool, until time.Time) (out []leaver) {
 	for _, b := range was.service.Backends {
-		if !hasBackend(next, b.Address) {
+		if !has(at, b.Address) {
 			one := *was.service
 			one.Backends = []config.Backend{b}
 			out = append(out, leaver{key: was.key, service: &one, until: until, ended: was.ended})
 		}
 	}
 	return out
+}
+
+// backendsOf answers whether the service at a place of c has a backend. It is asked of
+// every one of tens of thousands.
+func backendsOf(c *config.Config) func(service int, a netip.AddrPort) bool {
+	const few = 16 // are looked through faster than put into a map
+	sets := make(map[int]map[netip.AddrPort]bool)
+	return func(service int, a netip.AddrPort) bool {
+		s := &c.Services[service]
+		if len(s.Backends) <= few {
+			return hasBackend(s, a)
+		}
+		set := sets[service]
+		if set == nil {
+			set = make(map[netip.AddrPort]bool, len(s.Backends))
+			for _, b := range s.Backends {
+				set[b.Address] = true
+			}
+			sets[service] = set
+		}
+		return set[a]
+	}
 }
 
 func hasBackend(s *config.Service, a netip.AddrPort) bool {
@@ -101,27 +126,50 @@ func hasBackend(s *config.Service, a netip.AddrPort) bool {
 // end marks those whose time is over, and forgets those of whom nobody needs to hear any
 // more. It tells whether anything has changed.
 func end(all []leaver, now time.Time) (left []leaver, changed bool) {
+	over := func(l leaver) bool { return !l.ended && !now.Before(l.until) }
+	unheard := func(l leaver) bool {
+		return (l.ended || over(l)) && (l.service == nil || !now.Before(l.until.Add(lastWords)))
+	}
+	if !slices.ContainsFunc(all, func(l leaver) bool { return over(l) || unheard(l) }) {
+		return all, false // as nearly every second
+	}
+	left = make([]leaver, 0, len(all))
 	for _, l := range all {
-		if !l.ended && !now.Before(l.until) {
-			l.ended, changed = true, true
-		}
-		if l.ended && (l.service == nil || !now.Before(l.until.Add(lastWords))) {
-			changed = true
+		if unheard(l) {
 			continue
 		}
+		l.ended = l.ended || over(l)
 		left = append(left, l)
 	}
-	return left, changed
+	return left, true
+}
+
+// services are those of the configuration and those that leave, backends that leave each
+// as a service of it alone.
+func (d *Daemon) services() iter.Seq[*config.Service] {
+	return func(yield func(*config.Service) bool) {
+		for i := range d.cfg.Services {
+			if !yield(&d.cfg.Services[i]) {
+				return
+			}
+		}
+		for i := range d.leavers {
+			if s := d.leavers[i].service; s != nil && !yield(s) {
+				return
+			}
+		}
+	}
 }
 
 // effective is the configuration and what leaves it, for all that only asks which
-// addresses there are.
+// addresses there are. It copies services; services does not.
 func (d *Daemon) effective() *config.Config {
 	if len(d.leavers) == 0 {
 		return d.cfg
 	}
 	out := *d.cfg
-	out.Services, out.LocalAddresses = slices.Clone(out.Services), slices.Clone(out.LocalAddresses)
+	out.Services = append(make([]config.Service, 0, len(out.Services)+len(d.leavers)), out.Services...)
+	out.LocalAddresses = append(make([]config.LocalRange, 0, len(out.LocalAddresses)+len(d.leavers)), out.LocalAddresses...)
 	for i := range d.leavers {
 		if l := &d.leavers[i]; l.service != nil {
 			out.Services = append(out.Services, *l.service)
@@ -134,45 +182,47 @@ func (d *Daemon) effective() *config.Config {
 
 // drain adds those who leave, and whose flows go on, to what the data plane is to do.
 func (d *Daemon) drain(spec *dataplane.Spec) {
-	at := make(map[dataplane.ServiceKey]*dataplane.ServiceSpec)
+	if len(d.leavers) == 0 {
+		return
+	}
+	at := make(map[dataplane.ServiceKey]*dataplane.ServiceSpec, len(spec.Services))
 	for i := range spec.Services {
 		at[spec.Services[i].Key()] = &spec.Services[i]
 	}
 	var gone []dataplane.ServiceSpec
+	goneAt := make(map[dataplane.ServiceKey]int)
 	for i := range d.leavers {
 		l := &d.leavers[i]
-		if l.ended {
-			continue
-		}
-		if l.service == nil {
+		switch {
+		case l.ended:
+		case l.service == nil:
 			spec.FormerLocals = append(spec.FormerLocals, packet.AddrFrom(l.local.First))
+		case l.whole:
+			one := plan.Service(l.service)
+			one.Draining = true
+			goneAt[l.key] = len(gone)
+			gone = append(gone, one)
+		}
+	}
+	for i := range d.leavers {
+		l := &d.leavers[i]
+		if l.ended || l.service == nil || l.whole {
 			continue
 		}
-		one := plan.Spec(&config.Config{Services: []config.Service{*l.service}}, nil).Services[0]
-		if l.whole {
-			one.Draining = true
-			gone = append(gone, one)
-		} else if s := at[l.key]; s != nil && s.Backends[0].Endpoint.Addr.Is4() == one.Backends[0].Endpoint.Addr.Is4() {
+		backends := plan.Service(l.service).Backends
+		if j, ok := goneAt[l.key]; ok { // it had left before the service did
+			gone[j].Backends = append(gone[j].Backends, backends...)
+			continue
+		}
+		if s := at[l.key]; s != nil && s.Backends[0].Endpoint.Addr.Is4() == backends[0].Endpoint.Addr.Is4() {
 			if s.HashSlots == 0 { // as on a machine that has none of those who leave: clients are to stay with theirs
 				s.HashSlots = balance.Slots(len(s.Backends))
 			}
-			one.Backends[0].Weight = 0
-			s.Backends = append(s.Backends, one.Backends[0])
+			backends[0].Weight = 0
+			s.Backends = append(s.Backends, backends[0])
 		}
 	}
-	spec.Services = append(spec.Services, withBackends(gone, d.leavers)...)
-}
-
-// withBackends gives services that leave the backends that had left them before.
-func withBackends(gone []dataplane.ServiceSpec, all []leaver) []dataplane.ServiceSpec {
-	for i := range gone {
-		for j := range all {
-			if l := &all[j]; l.service != nil && !l.whole && !l.ended && l.key == gone[i].Key() {
-				gone[i].Backends = append(gone[i].Backends, plan.Spec(&config.Config{Services: []config.Service{*l.service}}, nil).Services[0].Backends...)
-			}
-		}
-	}
-	return gone
+	spec.Services = append(spec.Services, gone...)
 }
 
 // retire ends the flows of those whose time is over.

@@ -24,7 +24,7 @@ func (d *Daemon) startPathMTU(_ context.Context, down *undo) error {
 // listenPathMTU listens for the tunnels that there are now. Without it l4fwd knows the
 // next hops' MTUs only, so that a failure is no end.
 func (d *Daemon) listenPathMTU() {
-	ends := plan.TunnelEnds(d.effective())
+	ends := plan.TunnelEnds(d.services())
 	if reflect.DeepEqual(ends, d.tunnelEnds) {
 		return
 	}

@@ -190,19 +190,15 @@ func (d *Daemon) warnings(c *config.Config) (out []string) {
 // checkChange looks for what the host has against c and had not against the
 // configuration in force: that l4fwd lives with already.
 func (d *Daemon) checkChange(c *config.Config) error {
-	known := make(map[string]bool)
-	now, err := d.hostConflicts(d.cfg)
+	ports, own, err := d.hostPorts()
 	if err != nil {
 		return err
 	}
-	for _, e := range now {
+	known := make(map[string]bool)
+	for _, e := range ports.conflicts(d.cfg, own) {
 		known[e.Error()] = true
 	}
-	then, err := d.hostConflicts(c)
-	if err != nil {
-		return err
-	}
-	then = slices.DeleteFunc(then, func(e error) bool { return known[e.Error()] })
+	then := slices.DeleteFunc(ports.conflicts(c, own), func(e error) bool { return known[e.Error()] })
 	_, refused := plan.Rules(c, d.host)
 	for _, a := range refused {
 		if !slices.Contains(d.refused, a) {

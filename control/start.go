@@ -101,9 +101,8 @@ func (d *Daemon) startFollower(ctx context.Context, down *undo) error {
 
 func (d *Daemon) backendAddrs() (out []netip.Addr) {
 	seen := make(map[netip.Addr]bool)
-	c := d.effective()
-	for i := range c.Services {
-		for _, b := range c.Services[i].Backends {
+	for s := range d.services() {
+		for _, b := range s.Backends {
 			if a := b.Address.Addr(); !seen[a] {
 				seen[a] = true
 				out = append(out, a)

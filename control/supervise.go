@@ -71,6 +71,7 @@ func (d *Daemon) supervise(ctx context.Context) error {
 				d.drive(l)
 			}
 			d.retire(ctx, time.Now())
+			d.tidyLocals(ctx, time.Now())
 			d.writeStats(ctx)
 		case job := <-d.jobs:
 			job()

@@ -42,6 +42,9 @@ func (d *Daemon) speakFor(l *link) error {
 	if err != nil {
 		return err
 	}
+	if slices.Equal(mine, l.mine) {
+		return nil
+	}
 	lost := without(addrsOf(l.mine), addrsOf(mine))
 	added := without(mine, l.mine)
 	l.mine = mine
@@ -60,7 +63,11 @@ func (d *Daemon) speakFor(l *link) error {
 
 // without is what of a list is not in another.
 func without[T comparable](list, other []T) []T {
-	return slices.DeleteFunc(slices.Clone(list), func(v T) bool { return slices.Contains(other, v) })
+	has := make(map[T]bool, len(other))
+	for _, v := range other {
+		has[v] = true
+	}
+	return slices.DeleteFunc(slices.Clone(list), func(v T) bool { return has[v] })
 }
 
 // addrsOf are the addresses of places, each once.

@@ -45,7 +45,7 @@ func (w *Worker) run(n int) {
 // serve does what is left to do for the first flows of b.look.
 func (w *Worker) serve(flows int) {
 	if w.tap != nil {
-		w.tapTuples()
+		w.tapTuples(flows)
 	}
 	w.mark(StageParse)
 	w.find(flows)
@@ -79,13 +79,17 @@ func (w *Worker) parse(rows rowSet, had int, handed bool) (flows int) {
 	flows = had
 	for ; rows != 0; rows &= rows - 1 {
 		i := rows.first()
-		d, p := &b.desc[i], &b.pkt[i]
-		packet.Parse(w.umem[d.Addr:d.Addr+uint64(d.Len)], p) // what it returns is p.Err
-		if (p.Kind < packet.KindTCP || p.Kind > packet.KindUDP) && !w.special(i, handed) {
-			continue
+		hash, ip := glance(w.umem, &b.desc[i], w.table)
+		if ip == 0 {
+			p := &b.pkt[i]
+			packet.Parse(w.frame(i), p) // what it returns is p.Err
+			if (p.Kind < packet.KindTCP || p.Kind > packet.KindUDP) && !w.special(i, handed) {
+				continue
+			}
+			hash = w.table.Hash(&p.Tuple)
 		}
-		b.look.Packet[flows] = uint8(i)
-		b.look.Hash[flows] = w.table.Hash(&p.Tuple)
+		k := flows % BurstSize
+		b.look.Packet[k], b.look.Hash[k], b.ip[k] = uint8(i), hash, ip
 		if flows++; flows%prefetchStep == 0 {
 			w.table.PrefetchBuckets(b.look.Hash[flows-prefetchStep : flows])
 		}
@@ -106,19 +110,32 @@ func (w *Worker) parseSorting(n int) (flows int, free rowSet) {
 	var away, owners [BurstSize]uint8
 	others := 0
 	for i := range min(n, BurstSize) {
-		d, p := &b.desc[i], &b.pkt[i]
-		packet.Parse(w.umem[d.Addr:d.Addr+uint64(d.Len)], p)
+		hash, ip := glance(w.umem, &b.desc[i], w.table)
+		p := &b.pkt[i]
+		var to packet.Addr
+		var port uint16
 		stays := uint64(1)
-		if p.Kind == packet.KindTCP || p.Kind == packet.KindUDP {
-			owner := w.owners.localPort(p.DstPort)
+		if ip != 0 {
+			to, port = headersIn(w.umem, ip&^isV6).destination()
+		} else {
+			packet.Parse(w.frame(i), p)
+			if p.Kind == packet.KindTCP || p.Kind == packet.KindUDP {
+				to, port = p.Dst, p.DstPort
+			} else if !w.special(i, false) {
+				continue
+			}
+			hash = w.table.Hash(&p.Tuple)
+		}
+		if !to.IsZero() {
+			owner := w.owners.localPort(port)
 			owners[others%BurstSize] = uint8(owner)
 			mine := (uint64(owner^w.id) - 1) >> 63
-			stays = w.snap.locals.differs(p.Dst) | mine
-		} else if !w.special(i, false) {
-			continue
+			stays = w.snap.locals.differs(to) | mine
 		}
 		stays = (stays | -stays) >> 63
-		b.look.Packet[flows%BurstSize], away[others%BurstSize] = uint8(i), uint8(i)
+		k := flows % BurstSize
+		b.look.Packet[k], b.look.Hash[k], b.ip[k] = uint8(i), hash, ip
+		away[others%BurstSize] = uint8(i)
 		flows += int(stays)
 		others += int(1 - stays)
 	}
@@ -127,11 +144,8 @@ func (w *Worker) parseSorting(n int) (flows int, free rowSet) {
 		w.finish(int(i), w.handOver(int(i), int(owners[k])))
 		free |= 1 << i
 	}
-	for k, i := range b.look.Packet[:flows] {
-		b.look.Hash[k] = w.table.Hash(&b.pkt[i%BurstSize].Tuple)
-		if k%prefetchStep == prefetchStep-1 {
-			w.table.PrefetchBuckets(b.look.Hash[k+1-prefetchStep : k+1])
-		}
+	for k := prefetchStep; k <= flows; k += prefetchStep {
+		w.table.PrefetchBuckets(b.look.Hash[k-prefetchStep : k])
 	}
 	w.table.PrefetchBuckets(b.look.Hash[flows&^(prefetchStep-1) : flows])
 	return flows, free
@@ -158,55 +172,91 @@ func (w *Worker) special(i int, handed bool) bool {
 // find looks up the flows of the first n of b.look.
 func (w *Worker) find(n int) {
 	b := &w.b
-	w.table.FindAll(&b.look, n, &b.pkt, &w.snap.Directory)
-	b.changed = false
+	w.table.Candidates(&b.look, n)
 	if w.crowded() {
 		w.fetchRefused(n)
 	}
 }
 
-// act does with the first n of b.look what their flows ask for.
+// act does with the first n of b.look what their flows ask for: with all that come from
+// clients first, then with all from servers. Packets of one flow that go one way stay in
+// order, and no packet of a burst can be the answer to another one, which has not left
+// yet.
 func (w *Worker) act(n int) {
 	b := &w.b
-	b.n = n
-	for k := range min(n, BurstSize) {
-		i := int(b.look.Packet[k])
-		p := &b.pkt[i]
-		if b.changed {
-			// A flow opened earlier in this very burst must be found too.
-			b.look.Found[k] = w.table.Find(b.look.Found[k], b.look.Hash[k], &p.Tuple, &w.snap.Directory)
+	clients, servers := b.look.Order(n)
+	actFor[client](w, clients)
+	actFor[server](w, servers)
+}
+
+// actFor is act for the places rows of b.look, S being the sender.
+func actFor[S sender](w *Worker, rows []uint8) {
+	b := &w.b
+	for at := 0; at < len(rows); {
+		from, six := at, b.ip[rows[at]%BurstSize] >= isV6
+		var toa bool
+		if six {
+			at, toa = plain[S, v6](w, rows, at)
+		} else {
+			at, toa = plain[S, v4](w, rows, at)
 		}
-		c := b.look.Found[k]
-		if c.Ref() == 0 || p.Kind > packet.KindUDP {
-			w.actOn(k)
-			continue
+		w.count.Verdicts[Forwarded+Verdict(len(*new(S)))] += uint64(at - from)
+		if at >= len(rows) {
+			return
 		}
-		switch v := w.plain(i, p, w.table.Entry(c.Ref()), c.Dir()); v {
-		case Forwarded, Replied:
-			w.count.Verdicts[v]++
-		case undecided:
-			w.actOn(k)
-		default:
+		k := int(rows[at] % BurstSize)
+		if at > from && b.ip[k] >= isV6 != six {
+			continue // the other family has its own plain
+		}
+		at++
+		b.next = -1
+		if at < len(rows) {
+			b.next = int(rows[at])
+		}
+		if toa {
+			w.finish(int(b.look.Packet[k]), w.plainTOA(k))
+		} else if v := w.rarely(k); v != undecided {
 			w.finish(int(b.look.Packet[k]), v)
+		} else {
+			w.actOn(k)
 		}
 	}
 }
 
 // actOn is act for the one of row k of b.look, which is not plain.
 func (w *Worker) actOn(k int) {
-	i, c := int(w.b.look.Packet[k]), w.b.look.Found[k]
+	b := &w.b
+	i := int(b.look.Packet[k])
+	p := w.parsed(k)
+	if p.Err != packet.ErrNone {
+		w.finish(i, malformed(p.Err))
+		return
+	}
+	c := w.table.Find(b.look.Found[k], b.look.Hash[k], &p.Tuple, &w.snap.Directory)
+	b.look.Found[k] = c
 	r, dir := c.Ref(), c.Dir()
 	switch {
 	case w.b.pkt[i].Kind > packet.KindUDP:
 		w.finish(i, w.aside(i, r, dir, w.b.handed.has(i)))
 	case r == 0:
-		w.b.at = k
 		w.finish(i, w.miss(i, w.b.handed.has(i)))
 	case dir == conntrack.Forward:
 		w.finish(i, w.fromClient(i, r))
 	default:
 		w.finish(i, w.reply(i, r))
 	}
+}
+
+// parsed is the packet at place k of b.look, read by packet.Parse now if a glance was
+// enough so far.
+func (w *Worker) parsed(k int) *packet.Packet {
+	b := &w.b
+	i := int(b.look.Packet[k%BurstSize] % BurstSize)
+	p := &b.pkt[i]
+	if b.ip[k%BurstSize] != 0 {
+		packet.Parse(w.frame(i), p)
+	}
+	return p
 }
 
 // finish counts a row's verdict; a dropped packet's frame goes home.

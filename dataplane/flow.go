@@ -43,6 +43,7 @@ func (w *Worker) forward(i int, r conntrack.Ref) Verdict {
 	if p.Payload-p.L4 > tcpBareHeader || p.TCPFlags&packet.SYN != 0 || !p.V6 && p.L4-p.L3 > packet.IPv4MinLen {
 		w.editOptions(i, e, svc)
 		frame = w.frame(i)
+		split = split && p.IPLen() > mtu // a SYN may have lost its data
 	}
 	if svc.Proxy != nat.NoProxy {
 		var goOn bool

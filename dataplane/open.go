@@ -183,11 +183,10 @@ func (w *Worker) openTo(i int, id uint32, was *conntrack.Entry) Verdict {
 // it as long as for all else together. Should it go to another backend than foreseen
 // it is another line that is read.
 func (w *Worker) foresee() {
-	b := &w.b
-	if b.at+1 >= b.n {
+	if w.b.next < 0 {
 		return
 	}
-	p := &b.pkt[b.look.Packet[b.at+1]]
+	p := w.parsed(w.b.next)
 	if p.Kind != packet.KindTCP || p.TCPFlags&(packet.SYN|packet.ACK|packet.RST|packet.FIN) != packet.SYN {
 		return
 	}
@@ -260,7 +259,6 @@ func (w *Worker) insert(i int, svc *Service, id, backend uint32) (conntrack.Ref,
 	if svc.Mode == conntrack.FullNAT {
 		rev.Dst, rev.DstPort = dir.Locals[e.Local], e.LocalPort
 	}
-	w.b.changed = true
 	r, status, evicted := w.table.Insert(&e, &p.Tuple, rev, dir, w.tick, &w.evicted)
 	if evicted {
 		if w.log != nil {

@@ -407,10 +407,29 @@ func (r *rig) plainAt(room uint64, frame []byte) Verdict {
 	if c.Ref() == 0 {
 		r.t.Fatal("no flow")
 	}
-	v := w.plain(0, &w.b.pkt[0], w.table.Entry(c.Ref()), c.Dir())
+	alone := plainAlone[client]
+	if c.Dir() != conntrack.Forward {
+		alone = plainAlone[server]
+	}
+	v := alone(w)
 	if v == undecided {
 		w.release(at)
 	}
 	w.flush()
 	return v
+}
+
+// plainAlone is actFor for the only packet of a burst, as far as that knows it.
+func plainAlone[S sender](w *Worker) Verdict {
+	pass := plain[S, v4]
+	if w.b.ip[0] >= isV6 {
+		pass = plain[S, v6]
+	}
+	switch at, toa := pass(w, []uint8{0}, 0); {
+	case at != 0:
+		return Forwarded + Verdict(len(*new(S)))
+	case toa:
+		return w.plainTOA(0)
+	}
+	return w.rarely(0)
 }

@@ -61,81 +61,103 @@ func (w *Worker) fillHead(backend uint32, svc *Service, hop *route.Hop, v6 bool)
 	h.routes = w.routesSeen
 }
 
-// plainOneWay is the rest of plain for row i, p, of flow e, if only a client's packets of
-// it come by: it does what direct does, or forward, for what nearly all packets are.
-func (w *Worker) plainOneWay(i int, p *packet.Packet, e *conntrack.Entry, to *way, hop *route.Hop, q *queue) Verdict {
-	headerLen := uint16(packet.IPv4MinLen)
-	if p.V6 {
-		headerLen = packet.IPv6Len
+// plainOneWay is plain for the packet at place k of b.look, at ip, that may be of e, if only
+// a client's packets of it come by: it does what direct does, or forward, for what nearly
+// all packets are.
+func (w *Worker) plainOneWay(k int, ip uint64, e *conntrack.Entry, to *way, hop *route.Hop, q *queue) Verdict {
+	if to.marks&(clientsOnly|left|cids|names) != clientsOnly {
+		return undecided
 	}
-	if to.marks&(clientsOnly|left|cids|names) != clientsOnly || p.L4-p.L3 != headerLen {
+	h := headersIn(w.umem, ip)
+	n, l4, ttl := h.whole()
+	if !h.fromClient(e, to, l4) || n > int(hop.MTU) || ttl <= 1 {
 		return undecided
 	}
 	head := &noHead
 	if uint64(e.Backend) < uint64(len(w.heads)) {
 		head = &w.heads[e.Backend]
 	}
-	at := w.headersAt(i, p)
-	h, n := w.headers(at), p.IPLen()
-	if h[route.VLANLen+to.ttlAt&15] <= 1 {
-		return undecided
-	}
 	switch to.marks & (direct | tunnelled) {
 	case direct:
-		if head.routes != w.routesSeen || w.cameFrom(i, hop) {
+		if head.routes != w.routesSeen || w.cameFrom(int(w.b.look.Packet[k%BurstSize]%BurstSize), hop) {
 			return undecided
 		}
 	case direct | tunnelled:
 		if head.routes != w.routesSeen || n+head.tunnel.Len() > int(hop.MTU) ||
-			(at+route.VLANLen)&(w.frameSize-1) < route.VLANLen+nat.TunnelHeadLen {
+			ip&(w.frameSize-1) < route.VLANLen+nat.TunnelHeadLen {
 			return undecided
 		}
 	}
-	timeout := to.timeout
-	if p.Kind == packet.KindUDP {
-		if !w.table.Unanswered(e, conntrack.Forward) {
+	t := (*[packet.TCPMinLen + 4]byte)(h[route.VLANLen+l4&63:])
+	timeout, end := to.timeout, uint32(0)
+	if e.Proto == packet.ProtoUDP {
+		if !h.wholeUDP(n, l4) || !w.table.Unanswered(e, conntrack.Forward) {
 			return undecided
 		}
 		timeout = to.oneWay
+	} else {
+		var ok bool
+		if end, ok = plainSegment(t, n-l4); !ok || !e.PlainOneWay(binary.BigEndian.Uint32(t[packet.TCPSeq:])) {
+			return undecided
+		}
+		end += binary.BigEndian.Uint32(t[packet.TCPSeq:])
 	}
 	deadline := w.tick + timeout
 	if !e.CanPutOff(deadline) {
 		return undecided
 	}
-	if p.Kind != packet.KindUDP {
-		if !e.PlainOneWay(p) || p.Payload-p.L4 != packet.TCPMinLen && !nat.PlainOptions(w.frame(i), p) {
-			return undecided
-		}
-		e.Win[conntrack.Forward].Extend(p.Seq + uint32(p.End-p.Payload))
+	if e.Proto != packet.ProtoUDP {
+		e.Win[conntrack.Forward].Extend(end)
 	}
 	e.Expires = deadline
 	e.Packets[conntrack.Forward]++
 	e.Bytes[conntrack.Forward] += uint64(n)
 	to.count.sent(conntrack.Forward, n)
-	if to.marks&direct == 0 {
-		return w.sendPlain(at, p, e, conntrack.Forward, to, hop, q, h)
+	switch {
+	case to.marks&direct == 0:
+		return sendPlain[client](w, ip, uint64(n), e, to, hop, q, h)
+	case to.marks&tunnelled != 0:
+		return w.sendTunnelled(k, ip, uint64(n), l4, e, to, head, hop, q)
 	}
-	if to.marks&tunnelled != 0 {
-		return w.sendTunnelled(i, p, e, head, hop, q)
+	nat.PlainTTL((*[packet.IPv4MinLen]byte)(h[route.VLANLen:]), l4 == packet.IPv6Len)
+	hop.PutBefore((*[route.VLANLen]byte)(h[:]), etherTypeOf(l4 == packet.IPv4MinLen))
+	return w.sendFrom(ip, uint64(n), hop, q)
+}
+
+// fromClient reports whether the packet is one of e's client's, of a backend that to leads
+// to, and of protocol and family as e. l4 is how long its IP header is.
+func (h *plainHeaders) fromClient(e *conntrack.Entry, to *way, l4 int) bool {
+	vip, b := &to.addr[conntrack.Reply], h[route.VLANLen:]
+	ports := uint32(e.ClientPort)<<16 | uint32(to.port[conntrack.Reply])
+	if l4 == packet.IPv4MinLen {
+		return binary.BigEndian.Uint32(b[packet.IPv4Src:]) == e.Client.V4() && binary.BigEndian.Uint32(b[packet.IPv4Dst:]) == vip.V4() &&
+			binary.BigEndian.Uint32(b[l4:]) == ports && b[packet.IPv4Proto] == e.Proto && e.Client.Is4() && vip.Is4()
 	}
-	nat.DecTTL(w.frame(i), p)
-	hop.PutBefore((*[route.VLANLen]byte)(h[:]), etherTypeOf(!p.V6))
-	return w.sendFrom(at+route.VLANLen, uint64(n), hop, q)
+	// An address of IPv4, mapped, is none of IPv6.
+	return packet.Addr16(b[packet.IPv6Src:]) == e.Client && packet.Addr16(b[packet.IPv6Dst:]) == *vip && !vip.Is4() &&
+		binary.BigEndian.Uint32(b[packet.IPv6Len:]) == ports && b[packet.IPv6NextHeader] == e.Proto
 }
 
 // sendTunnelled is sendPlain for a packet that travels by a tunnel.
-func (w *Worker) sendTunnelled(i int, p *packet.Packet, e *conntrack.Entry, head *directHead, hop *route.Hop, q *queue) Verdict {
+func (w *Worker) sendTunnelled(k int, ip, n uint64, l4 int, e *conntrack.Entry, to *way, head *directHead, hop *route.Hop, q *queue) Verdict {
 	t := &head.tunnel
-	ip := w.b.desc[i].Addr + uint64(p.L3)
-	b := w.umem[ip-nat.TunnelHeadLen : ip+uint64(p.End-p.L3)]
+	p := &w.b.pkt[w.b.look.Packet[k%BurstSize]%BurstSize]
+	if p.V6 = l4 == packet.IPv6Len; !t.V4() { // else Put looks at no more
+		p.Src, p.Dst, p.Proto, p.Kind = e.Client, to.addr[conntrack.Reply], e.Proto, packet.KindTCP
+		if e.Proto == packet.ProtoUDP {
+			p.Kind = packet.KindUDP
+		}
+		p.L3, p.L4, p.End = 0, uint16(l4), uint16(n)
+	}
+	b := w.umem[ip-nat.TunnelHeadLen : ip+n]
 	var id uint16
 	if !p.V6 && binary.BigEndian.Uint16(b[nat.TunnelHeadLen+packet.IPv4Frag:])&packet.IPv4DontFragment == 0 {
 		id = uint16(w.nextID())
 	}
-	n := t.Put(b, p, e.Hash(), id)
+	size := t.Put(b, p, e.Hash(), id)
 	ip -= uint64(t.Len())
 	hop.PutBefore((*[route.VLANLen]byte)(w.umem[ip-route.VLANLen:]), etherTypeOf(t.V4()))
-	return w.sendFrom(ip, uint64(n), hop, q)
+	return w.sendFrom(ip, uint64(size), hop, q)
 }
 
 func etherTypeOf(v4 bool) uint16 {

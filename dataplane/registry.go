@@ -1,7 +1,6 @@
 package dataplane
 
 import (
-	"fmt"
 	"maps"
 	"slices"
 
@@ -26,6 +25,8 @@ type Registry struct {
 	// What of them the last spec had, by id.
 	hasService, hasBackend []bool
 	ports                  []nat.PortRange // of local addresses, by id
+	builds                 uint64          // snapshots so far
+	left                   []uint64        // by local address id, the build whose spec has it no more; 0 while the last one has it
 
 	kept      map[conntrack.Endpoint]keeping // by VIP
 	sets      map[int]builtSet               // by service id
@@ -150,7 +151,7 @@ func NewRegistry(workers int) *Registry {
 
 // unshare lets ids change hands without a change to what snapshots have.
 func (r *Registry) unshare() {
-	r.vips, r.reals = slices.Clone(r.vips), slices.Clone(r.reals)
+	r.vips, r.reals, r.locals.list = slices.Clone(r.vips), slices.Clone(r.reals), slices.Clone(r.locals.list)
 	r.services.born, r.backends.born = slices.Clone(r.services.born), slices.Clone(r.backends.born)
 	for w := range r.handshakes {
 		r.handshakes[w] = slices.Clone(r.handshakes[w])
@@ -215,32 +216,4 @@ func (r *Registry) note(s *Snapshot, all map[int]Service) {
 			r.hasBackend[b] = true
 		}
 	}
-}
-
-// maxLocals is what Entry.Local can name.
-const maxLocals = 1 << 16
-
-// addLocals gives local addresses their ids and notes their ports, if any are given.
-func (r *Registry) addLocals(addrs []packet.Addr, ports []nat.PortRange) (v4, v6 []uint16, err error) {
-	if len(ports) > 0 {
-		r.ports = slices.Clone(r.ports) // the last snapshot's
-	}
-	for i, a := range addrs {
-		id, _ := r.locals.id(a)
-		if id >= maxLocals {
-			return nil, nil, fmt.Errorf("more than %d local addresses since start", maxLocals)
-		}
-		if i < len(ports) {
-			for len(r.ports) <= id {
-				r.ports = append(r.ports, nat.PortRange{})
-			}
-			r.ports[id] = ports[i]
-		}
-		if a.Is4() {
-			v4 = append(v4, uint16(id))
-		} else {
-			v6 = append(v6, uint16(id))
-		}
-	}
-	return v4, v6, nil
 }

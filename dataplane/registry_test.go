@@ -139,6 +139,119 @@ func TestForget(t *testing.T) {
 	r.refused(0, 0, DropBackendGone, build(t, seg{src: first.client, dst: first.vip, ack: true, seq: 1001, ackNum: 9001, payload: 1}))
 }
 
+// usedLocals are those of all flows.
+func (r *rig) usedLocals() *LocalIDs {
+	used := new(LocalIDs)
+	for _, w := range r.dp.Workers {
+		for s := new(FlowSlice); !s.Done; {
+			w.CopyFlows(s)
+			s.Locals(used)
+		}
+	}
+	return used
+}
+
+// TestForgetLocals: with a thousand changes of local addresses, one flow living on through
+// all of them, there are no more ids than are needed, and new flows work on those that
+// others had.
+func TestForgetLocals(t *testing.T) {
+	const workers = 2
+	r := newRig(t, workers, testSpec())
+	g, publish := r.publisher(workers)
+	local := func(n int) packet.Addr { return addr(fmt.Sprintf("10.0.7.%d", n%200)) }
+	spec := func(n int) Spec {
+		s := testSpec()
+		s.Locals = append(s.Locals[2:], local(n)) // the two of IPv4 are not there
+		s.LocalPorts = make([]nat.PortRange, len(s.Locals))
+		s.LocalPorts[len(s.Locals)-1] = nat.PortRange{First: uint16(2000 + n), Last: uint16(2099 + n)}
+		s.FormerLocals = []packet.Addr{local(n + 100)}
+		return s
+	}
+	publish(testSpec())
+	c := r.open(0, "198.51.100.7:40000", "192.0.2.10:80")
+	peak := 0
+	for n := range 1000 {
+		_, build := g.LeftLocals()
+		used := r.usedLocals()
+		var late *conv
+		if n%2 == 0 { // the look began before the last change, and before this flow
+			if n%100 == 50 {
+				late = r.open(1, "198.51.100.9:40003", "192.0.2.10:80")
+			}
+			publish(spec(n + 50))
+		}
+		g.ForgetLocals(used, build)
+		snap := publish(spec(n))
+		if late != nil {
+			late.fromServer(seg{ack: true, seq: 9001, ackNum: late.isn + 1, payload: 10})
+			late.fromClient(seg{rst: true, ack: true, seq: 1001, ackNum: 9011})
+			for range 3 {
+				r.now += int64(20 * time.Second)
+				r.step()
+			}
+		}
+		peak = max(peak, len(snap.Locals))
+		if n%100 == 0 {
+			o := r.open(1, "198.51.100.9:40002", "192.0.2.10:80")
+			e := endpoint(o.local, packet.ProtoTCP)
+			if e.Addr != local(n) || int(e.Port) < 2000+n || int(e.Port) > 2099+n {
+				t.Fatalf("reload %d: from %s", n, o.local)
+			}
+			o.fromServer(seg{ack: true, seq: 9001, ackNum: o.isn + 1, payload: 10})
+			o.fromClient(seg{rst: true, ack: true, seq: 1001, ackNum: 9011})
+			for range 3 { // until the closed flow is forgotten
+				r.now += int64(20 * time.Second)
+				r.step()
+			}
+		}
+		c.fromClient(seg{ack: true, seq: 1001, ackNum: 9001, payload: 10})
+		c.fromServer(seg{ack: true, seq: 9001, ackNum: c.isn + 11, payload: 10})
+	}
+	if len(testSpec().Locals)+6 < peak {
+		t.Errorf("%d local addresses at a time", peak)
+	}
+}
+
+// TestTooManyLocals: an error leaves room for what fits.
+func TestTooManyLocals(t *testing.T) {
+	g := NewRegistry(1)
+	spec := testSpec()
+	for len(spec.Locals) < maxLocals {
+		n := len(spec.Locals)
+		spec.Locals = append(spec.Locals, addr(fmt.Sprintf("10.7.%d.%d", n>>8, n&255)))
+	}
+	most := spec.Locals
+	for range 3 {
+		if spec.Locals = append(most[1:maxLocals:maxLocals], addr("10.9.0.1"), addr("10.9.0.2")); len(spec.Locals) != maxLocals+1 {
+			t.Fatal(len(spec.Locals))
+		}
+		if _, err := g.Build(spec); err == nil {
+			t.Error("one too many")
+		}
+	}
+	spec.Locals = most
+	if _, err := g.Build(spec); err != nil {
+		t.Fatal(err)
+	}
+	spec.Locals = append(most[2:maxLocals:maxLocals], addr("10.9.0.1"))
+	if _, err := g.Build(spec); err == nil {
+		t.Error("one too many, though one has left that may have flows")
+	}
+	spec.Locals = most[1:]
+	if _, err := g.Build(spec); err != nil {
+		t.Fatal(err)
+	}
+	n, build := g.LeftLocals()
+	if forgotten := g.ForgetLocals(new(LocalIDs), build); n != 1 || forgotten != 1 {
+		t.Errorf("%d have left, %d are forgotten", n, forgotten)
+	}
+	spec.Locals = append(most[1:maxLocals:maxLocals], addr("10.9.0.1"))
+	snap, err := g.Build(spec)
+	if err != nil || len(snap.Locals) != maxLocals {
+		t.Fatal(err, len(snap.Locals))
+	}
+}
+
 // TestLocalBecomesVIP: a local address that flows use becomes a VIP. They go on, on
 // whatever worker their servers' answers arrive, and the service works.
 func TestLocalBecomesVIP(t *testing.T) {

@@ -231,7 +231,7 @@ type Spec struct {
 
 // Build makes the snapshot for spec. The error names what does not fit.
 func (r *Registry) Build(spec Spec) (*Snapshot, error) {
-	if len(r.services.free)+len(r.backends.free) > 0 {
+	if len(r.services.free)+len(r.backends.free)+len(r.locals.free) > 0 {
 		r.unshare()
 	}
 	local4, local6, err := r.addLocals(spec.Locals, spec.LocalPorts)
@@ -281,6 +281,7 @@ func (r *Registry) Build(spec Spec) (*Snapshot, error) {
 		snap.Services[id].kept = r.kept[snap.Directory.Services[id]]
 	}
 	r.note(snap, all)
+	r.noteLocals(&spec)
 	snap.localPorts, snap.bornServices, snap.bornBackends = r.ports, r.services.born, r.backends.born
 	snap.names = snap.nameAll(slices.Concat(spec.FormerLocals, spec.Locals))
 	snap.locals = snap.localsAlone()
@@ -345,7 +346,9 @@ func (s *Snapshot) nameAll(locals []packet.Addr) nameTable {
 	// packets must know whom to hand them to.
 	keys := make(map[nameKey]int32)
 	for _, a := range s.Locals {
-		keys[nameKey{addr: a}] = formerLocal
+		if !a.IsZero() { // or the id is nobody's
+			keys[nameKey{addr: a}] = formerLocal
+		}
 	}
 	for id, vip := range s.Directory.Services {
 		svc := &s.Services[id]
@@ -385,7 +388,7 @@ func (s *Snapshot) localsAlone() addrSet {
 	}
 	var alone []packet.Addr
 	for _, a := range s.Locals {
-		if !vips[a] {
+		if !vips[a] && !a.IsZero() {
 			alone = append(alone, a)
 		}
 	}

@@ -196,3 +196,17 @@ func TestSplitDoesNotAllocate(t *testing.T) {
 		}
 	}
 }
+
+// TestShortenedSYNIsWhole: a SYN that fits once TOA has taken its data leaves as it is, and
+// does not count as one that was split.
+func TestShortenedSYNIsWhole(t *testing.T) {
+	for _, keep := range []bool{false, true} { // with KeepTTL nothing is plain
+		spec := testSpec()
+		spec.KeepTTL = keep
+		r := newRig(t, 1, spec)
+		out := r.deliver(0, 0, freely(build(t, seg{src: "198.51.100.7:40000", dst: "192.0.2.10:80", syn: true, seq: 1000, payload: 1461})))
+		if n := r.counts(); len(out) != 1 || n.Verdicts[Forwarded] != 1 || n.Split != 0 {
+			t.Errorf("TTL kept %v: %d frames, %d forwarded, %d split", keep, len(out), n.Verdicts[Forwarded], n.Split)
+		}
+	}
+}

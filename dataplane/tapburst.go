@@ -45,10 +45,13 @@ func (t *Tap) admits(b []byte) bool {
 	return t.opt.Filter == nil || t.opt.Filter.Run(b, uint32(len(b))) != 0
 }
 
-// tapTuples notes the tuples of all rows that have been parsed: what is done with a
-// packet may change them.
-func (w *Worker) tapTuples() {
+// tapTuples notes the tuples of all rows, of which the first flows of b.look may not have
+// been parsed yet: what is done with a packet may change them.
+func (w *Worker) tapTuples(flows int) {
 	t := w.tap
+	for k := range flows {
+		w.parsed(k)
+	}
 	for rows := t.taken; rows != 0; rows &= rows - 1 {
 		if p := &w.b.pkt[rows.first()]; p.Err == packet.ErrNone {
 			t.tuples[rows.first()] = p.Tuple
@@ -62,6 +65,7 @@ func (w *Worker) tapFreed(rows rowSet) {
 	t := w.tap
 	for rows &= t.taken; rows != 0; rows &= rows - 1 {
 		i := rows.first()
+		packet.Parse(w.frame(i), &w.b.pkt[i])
 		t.tuples[i] = w.b.pkt[i].Tuple
 		w.settle(i, w.b.verdict[i], nil)
 	}

@@ -110,12 +110,10 @@ type burst struct {
 	desc [BurstSize]unix.XDPDesc
 	nic  [BurstSize]uint8
 	pkt  [BurstSize]packet.Packet
-	// Rows that belong to flows, in order of arrival, and what the lookup found.
-	// Nothing of that may be believed once changed is set: a flow has been
-	// opened, and may have been found, or removed, and its Ref be another's.
+	// Rows that belong to flows, in order of arrival, and what the lookup may have found.
 	look    conntrack.Batch
-	changed bool
-	at, n   int                // the place in look of the last packet without a flow; how many it has
+	ip      [BurstSize]uint64  // of look's rows, where in the UMEM is the IP header of what glance knows, see isV6: pkt says nothing of it yet
+	next    int                // the place in look of the packet after the one in hand, -1 if there is none
 	handed  rowSet             // rows that another worker has handed over
 	newID   [BurstSize]uint32  // of rows that are fragments; see nat.RenewID
 	verdict [BurstSize]Verdict // of rows that have come to finish; plain's do not
@@ -296,7 +294,6 @@ func (w *Worker) close(r conntrack.Ref, end End) {
 		w.isn.Closed(dir.Locals[e.Local], e.LocalPort, rs.Addr, rs.Port, last, w.nanos)
 	}
 	w.table.Remove(r)
-	w.b.changed = true
 }
 
 // flush hands what waits to the TX rings, kicks, and takes back what has been

@@ -17,14 +17,18 @@ func hasOptions(frame []byte, p *packet.Packet) bool {
 	return p.Kind == packet.KindTCP && from < to && to <= len(frame)
 }
 
-// plainTimestamps is how the options of nearly every data packet of a modern
+// PlainTimestamps is how the options of nearly every data packet of a modern
 // stack begin, and end, if the header is 32 bytes long: two NOPs, timestamps.
-const plainTimestamps = packet.OptNop<<24 | packet.OptNop<<16 | packet.OptTimestamps<<8 | packet.OptTimestampsLen
+const PlainTimestamps = packet.OptNop<<24 | packet.OptNop<<16 | packet.OptTimestamps<<8 | packet.OptTimestampsLen
 
-// onlyTimestamps reports that all options are plainTimestamps. hasOptions holds.
+// PlainTimestampsLen is how long the options are that PlainTimestamps begins: two NOPs, and
+// the timestamps.
+const PlainTimestampsLen = 2 + packet.OptTimestampsLen
+
+// onlyTimestamps reports that all options are PlainTimestamps. hasOptions holds.
 func onlyTimestamps(frame []byte, p *packet.Packet) bool {
 	from, to := int(p.L4)+packet.TCPMinLen, int(p.Payload)
-	return to-from == 12 && binary.BigEndian.Uint32(frame[from:]) == plainTimestamps
+	return to-from == PlainTimestampsLen && binary.BigEndian.Uint32(frame[from:]) == PlainTimestamps
 }
 
 // StripOption overwrites every TCP option of the given kind by NOPs, on a SYN

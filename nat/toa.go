@@ -70,11 +70,14 @@ func TOARoom(e *conntrack.Entry) int {
 // (see conntrack.HasServerISN), which anybody can send in the server's name, it is
 // not known what acknowledges just the SYN: then all bear it.
 func TOANeeded(e *conntrack.Entry, p *packet.Packet) bool {
+	return p.TCPFlags&(packet.ACK|packet.SYN|packet.RST) == packet.ACK && p.Kind == packet.KindTCP && TOADue(e, p.Ack)
+}
+
+// TOADue is TOANeeded for what acknowledges ack and is neither SYN nor RST.
+func TOADue(e *conntrack.Entry, ack uint32) bool {
 	const over = conntrack.HasServerISN | conntrack.ServerAcked
 	answered := e.Flags & over
-	return answered != 0 && (answered != over || p.Ack == e.ServerNext) &&
-		p.TCPFlags&(packet.ACK|packet.SYN|packet.RST) == packet.ACK &&
-		p.Kind == packet.KindTCP && e.Mode == conntrack.FullNAT
+	return answered != 0 && (answered != over || ack == e.ServerNext) && e.Mode == conntrack.FullNAT
 }
 
 // InsertTOA puts the client's address and port into the packet as its first TCP

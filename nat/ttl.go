@@ -34,3 +34,14 @@ func DecTTL(frame []byte, p *packet.Packet) {
 	csum := binary.BigEndian.Uint16(h[packet.IPv4Checksum:])
 	binary.BigEndian.PutUint16(h[packet.IPv4Checksum:], packet.Apply(csum, ttlStep))
 }
+
+// PlainTTL is DecTTL for the beginning of an IP header, which h is.
+func PlainTTL(h *[packet.IPv4MinLen]byte, v6 bool) {
+	if v6 {
+		h[packet.IPv6HopLimit]--
+		return
+	}
+	h[packet.IPv4TTL]--
+	csum := binary.BigEndian.Uint16(h[packet.IPv4Checksum:])
+	binary.BigEndian.PutUint16(h[packet.IPv4Checksum:], packet.Apply(csum, ttlStep))
+}

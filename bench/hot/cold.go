@@ -80,6 +80,7 @@ var Cold = map[string]string{
 	"dataplane/flows.go":                          "people look at flows, and end some",
 	"dataplane/memport/memport.go:New":            "a port is made at start",
 	"dataplane/memport/memport.go:newRing":        "a port is made at start",
+	"dataplane/locals.go":                         "the control plane builds a snapshot",
 	"dataplane/names.go:newNameTable":             "part of a snapshot",
 	"dataplane/orphan.go:serving":                 "part of a snapshot",
 	"dataplane/quic.go:newQUICRoutes":             "part of a snapshot",

@@ -79,26 +79,25 @@ func TestTree(t *testing.T) {
 }
 
 // anchor is what every packet of a flow comes past in dataplane/burst.go; in the
-// mutants it calls something else, in a file that nobody knows.
-const anchor = "w.table.Hash(&p.Tuple)"
+// mutants something is called before it, in a file that nobody knows.
+const anchor = "if flows++; flows%prefetchStep == 0 {"
 
 // mutants are what is called there, and how it must be caught.
 var mutants = []struct {
 	name  string
-	text  string // defines w.mutant(i, p) in a new file
+	text  string // defines w.mutant(ip, hash) in a new file
 	want  string // found by the compiler
 	fails string // printed by `bench check`; empty: too small for it to see
 }{
 	{
 		name: "a map lookup a packet",
 		text: `
-var seenTuples = map[packet.Tuple]bool{}
+var seen = map[uint32]packet.Tuple{}
 
-func (w *Worker) mutant(_ int, p *packet.Packet) uint32 {
-	if !seenTuples[p.Tuple] {
-		seenTuples[p.Tuple] = true
+func (w *Worker) mutant(_ uint64, hash uint32) {
+	if seen[hash].SrcPort == 0 {
+		seen[hash] = packet.Tuple{SrcPort: 1}
 	}
-	return w.table.Hash(&p.Tuple)
 }
 `,
 		want: "runtime.mapaccess", fails: "FAIL ratio",
@@ -106,10 +105,10 @@ func (w *Worker) mutant(_ int, p *packet.Packet) uint32 {
 	{
 		name: "a cheap map lookup a packet",
 		text: `
-var knownPorts = map[uint16]uint32{80: 0}
+var knownPorts = map[uint16]packet.Tuple{80: {}}
 
-func (w *Worker) mutant(_ int, p *packet.Packet) uint32 {
-	return w.table.Hash(&p.Tuple) + knownPorts[p.DstPort]
+func (w *Worker) mutant(_ uint64, hash uint32) {
+	w.count.Sent += uint64(knownPorts[uint16(hash)].SrcPort)
 }
 `,
 		want: "runtime.mapaccess",
@@ -119,10 +118,10 @@ func (w *Worker) mutant(_ int, p *packet.Packet) uint32 {
 		text: `
 var everybody sync.Mutex
 
-func (w *Worker) mutant(_ int, p *packet.Packet) uint32 {
+func (w *Worker) mutant(uint64, uint32) {
 	everybody.Lock()
 	defer everybody.Unlock()
-	return w.table.Hash(&p.Tuple)
+	w.count.Sent += packet.FIN - 1
 }
 `,
 		want: "internal/sync.(*Mutex).lockSlow",
@@ -132,11 +131,10 @@ func (w *Worker) mutant(_ int, p *packet.Packet) uint32 {
 		text: `
 var lastTuple *packet.Tuple
 
-func (w *Worker) mutant(_ int, p *packet.Packet) uint32 {
-	if p.Proto == packet.ProtoUDP {
-		lastTuple = &packet.Tuple{Src: p.Src}
+func (w *Worker) mutant(ip uint64, hash uint32) {
+	if ip < isV6 && w.umem[ip+packet.IPv4Proto] == packet.ProtoUDP {
+		lastTuple = &packet.Tuple{SrcPort: uint16(hash)}
 	}
-	return w.table.Hash(&p.Tuple)
 }
 `,
 		want: "runtime.newobject", fails: "FAIL allocations a packet, udp4",
@@ -146,9 +144,8 @@ func (w *Worker) mutant(_ int, p *packet.Packet) uint32 {
 		text: `
 var lastTuple *packet.Tuple
 
-func (w *Worker) mutant(_ int, p *packet.Packet) uint32 {
-	lastTuple = &packet.Tuple{Src: p.Src}
-	return w.table.Hash(&p.Tuple)
+func (w *Worker) mutant(_ uint64, hash uint32) {
+	lastTuple = &packet.Tuple{SrcPort: uint16(hash)}
 }
 `,
 		want: "runtime.newobject", fails: "FAIL allocations",
@@ -156,8 +153,8 @@ func (w *Worker) mutant(_ int, p *packet.Packet) uint32 {
 	{
 		name: "a bounds check a packet",
 		text: `
-func (w *Worker) mutant(i int, p *packet.Packet) uint32 {
-	return w.table.Hash(&p.Tuple) + uint32(w.umem[w.b.desc[i&63].Addr+uint64(p.L4)])*0
+func (w *Worker) mutant(ip uint64, _ uint32) {
+	_ = w.umem[ip&^isV6+packet.IPv4TTL]
 }
 `,
 		want: "IsInBounds",
@@ -179,7 +176,7 @@ func TestMutants(t *testing.T) {
 	for _, m := range mutants {
 		t.Run(m.name, func(t *testing.T) {
 			overlay := lay(t, map[string]string{
-				file:  strings.Replace(string(b), anchor, "w.mutant(i, p)", 1),
+				file:  strings.Replace(string(b), anchor, "w.mutant(ip, hash)\n"+anchor, 1),
 				added: mutantHead(m.text) + m.text,
 			})
 			caught := false

@@ -5,8 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"net"
-	"net/netip"
 	"slices"
 	"time"
 
@@ -25,15 +23,15 @@ const (
 // Times of idling.
 const (
 	idleSettle = 1500 * time.Millisecond // what a start leaves to do is done by then
-	idlePause  = 1100 * time.Millisecond // before each of the packets that are timed
-	idleProbes = 5                       // packets timed, at most
+	idlePause  = 300 * time.Millisecond  // before each of the packets that are timed; a worker sleeps 100 ms at most
+	idleProbes = 20                      // packets timed
 )
 
 func idleWork() work {
 	return work{
 		name: Idle, title: "idle, poll_mode adaptive", traffic: idle,
-		how: "nothing is sent for a while, then a datagram each second: from the client's sendto to the server's device " +
-			"(SO_TIMESTAMPNS). nftables has no process and takes no CPU",
+		how: fmt.Sprintf("nothing is sent for a while, then %d datagrams, %v before each: from the client's sendto to the server's device "+
+			"(SO_TIMESTAMPNS), the median. nftables has no process and takes no CPU", idleProbes, idlePause),
 		metrics: []Metric{{idleCPU, "% of a CPU", true, false}, {idleFirst, "µs", true, true}},
 		chief:   1,
 		measure: func(ctx context.Context, r *run, n *network, k *kind, took time.Duration) ([]float64, error) {
@@ -60,7 +58,7 @@ func (n *network) measureIdle(ctx context.Context, pid int, took time.Duration) 
 		return nil, err
 	}
 	defer p.close()
-	if _, err := p.send(); err != nil { // opens the flow
+	if _, err := p.run(ctx, 1, 0); err != nil { // opens the flow
 		return nil, err
 	}
 	if err := sleep(ctx, idleSettle); err != nil {
@@ -72,16 +70,9 @@ func (n *network) measureIdle(ctx context.Context, pid int, took time.Duration) 
 			return nil, err
 		}
 	}
-	var latencies []float64
-	for range min(max(int(took/time.Second), 1), idleProbes) {
-		if err := sleep(ctx, idlePause); err != nil {
-			return nil, err
-		}
-		d, err := p.send()
-		if err != nil {
-			return nil, err
-		}
-		latencies = append(latencies, float64(d)/float64(time.Microsecond))
+	latencies, err := p.run(ctx, idleProbes, idlePause)
+	if err != nil {
+		return nil, err
 	}
 	slices.Sort(latencies)
 	return []float64{100 * busy, median(latencies)}, nil
@@ -117,87 +108,115 @@ func cpuShare(ctx context.Context, pid int, while time.Duration) (float64, error
 	return float64(after.Nano()-before.Nano()) / float64(time.Since(from)), nil
 }
 
-// probe times single datagrams from the client to the server.
+// probe times single datagrams from the client to the server. Its sockets block:
+// one thread sends, waits and sleeps without Go's scheduler, whose wake-ups of others
+// would come to the forwarder's CPU while the packet does.
 type probe struct {
-	client *testbed.Namespace
-	cpu    int
-	out    int // a socket in the client's namespace
-	in     *net.UDPConn
+	client  *testbed.Namespace
+	cpu     int
+	out, in int // sockets in the client's and in the server's namespace
 }
+
+// probeWarmUp is how long the sender spins before it sends: its CPU has slept too, and
+// what that one takes to wake up is not the forwarder's.
+const probeWarmUp = time.Millisecond
+
+// probePatience is how long a datagram may take.
+const probePatience = 2 * time.Second
+
+var errUnheard = errors.New("no datagram arrived")
 
 // newProbe opens the sockets. The server's hears what else comes to its port.
 func (n *network) newProbe() (*probe, error) {
-	c, err := n.server.ListenPacket("udp4", netip.AddrPortFrom(serverAddr.Addr(), portUDP).String())
-	if err != nil {
-		return nil, fmt.Errorf("probe: %w", err)
+	p := &probe{client: n.client, cpu: n.cpus.Load, out: -1, in: -1}
+	err := n.server.Do(p.openIn)
+	if err == nil {
+		err = n.client.Do(p.openOut)
 	}
-	p := &probe{client: n.client, cpu: n.cpus.Load, in: c.(*net.UDPConn), out: -1}
-	if err := p.open(); err != nil {
+	if err != nil {
 		p.close()
 		return nil, fmt.Errorf("probe: %w", err)
 	}
 	return p, nil
 }
 
-func (p *probe) open() error {
-	raw, err := p.in.SyscallConn()
-	if err != nil {
+func (p *probe) openIn() (err error) {
+	if p.in, err = unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err != nil {
 		return err
 	}
-	var serr error
-	if err := raw.Control(func(fd uintptr) { serr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1) }); err != nil {
+	if err := unix.SetsockoptInt(p.in, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1); err != nil {
 		return err
 	}
-	if serr != nil {
-		return serr
+	patience := unix.NsecToTimeval(int64(probePatience))
+	if err := unix.SetsockoptTimeval(p.in, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &patience); err != nil {
+		return err
 	}
-	return p.client.Do(func() (err error) {
-		if p.out, err = unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err != nil {
-			return err
-		}
-		return unix.Connect(p.out, &unix.SockaddrInet4{Port: portUDP, Addr: vipAddr.As4()})
-	})
+	return unix.Bind(p.in, &unix.SockaddrInet4{Port: portUDP, Addr: serverAddr.Addr().As4()})
+}
+
+func (p *probe) openOut() (err error) {
+	if p.out, err = unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err != nil {
+		return err
+	}
+	return unix.Connect(p.out, &unix.SockaddrInet4{Port: portUDP, Addr: vipAddr.As4()})
 }
 
 func (p *probe) close() {
-	_ = p.in.Close() // both have done their work
-	if p.out >= 0 {
-		unix.Close(p.out)
+	for _, fd := range []int{p.in, p.out} {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
 	}
 }
 
-// probePatience is how long a datagram may take.
-const probePatience = 2 * time.Second
-
-// send sends a datagram from the load's CPU and returns how long it took to the
-// server's device.
-func (p *probe) send() (took time.Duration, err error) {
-	var sent time.Time
+// run times datagrams one after the other, from the load's CPU, after a pause each,
+// and returns the times in µs.
+func (p *probe) run(ctx context.Context, count int, pause time.Duration) (took []float64, err error) {
 	err = p.client.Do(func() error {
 		restore, err := cpu.Pin(p.cpu)
 		if err != nil {
 			return err
 		}
-		sent = time.Now()
-		err = unix.Send(p.out, []byte("probe"), 0)
+		for len(took) < count && err == nil {
+			rest := unix.NsecToTimespec(int64(pause))
+			for unix.Nanosleep(&rest, &rest) == unix.EINTR {
+			}
+			for up := time.Now(); time.Since(up) < probeWarmUp; {
+			}
+			var d time.Duration
+			if d, err = p.send(); err == nil {
+				took = append(took, float64(d)/float64(time.Microsecond))
+				err = ctx.Err()
+			}
+		}
 		return errors.Join(err, restore())
 	})
 	if err != nil {
-		return 0, fmt.Errorf("probe: %w", err)
+		return nil, fmt.Errorf("probe: %w", err)
 	}
-	if err := p.in.SetReadDeadline(time.Now().Add(probePatience)); err != nil {
-		return 0, err
-	}
+	return took, nil
+}
+
+// send sends a datagram and returns how long it took to the server's device.
+func (p *probe) send() (time.Duration, error) {
 	data, control := make([]byte, 64), make([]byte, 64)
-	_, got, _, _, err := p.in.ReadMsgUDP(data, control)
-	if err != nil {
-		return 0, fmt.Errorf("probe: %w", err)
-	}
-	arrived, err := stamp(control[:got])
-	if err != nil {
+	sent := time.Now()
+	if err := unix.Send(p.out, []byte("probe"), 0); err != nil {
 		return 0, err
 	}
-	return arrived.Sub(sent.Round(0)), nil // both by the clock on the wall
+	for {
+		_, got, _, _, err := unix.Recvmsg(p.in, data, control, 0)
+		switch {
+		case errors.Is(err, unix.EINTR): // a signal of Go's runtime
+		case errors.Is(err, unix.EAGAIN):
+			return 0, fmt.Errorf("%w in %v", errUnheard, probePatience)
+		case err != nil:
+			return 0, err
+		default:
+			arrived, err := stamp(control[:got])
+			return arrived.Sub(sent.Round(0)), err // both by the clock on the wall
+		}
+	}
 }
 
 // stamp is the time in a control message SCM_TIMESTAMPNS.

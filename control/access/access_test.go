@@ -180,32 +180,6 @@ func TestGuesses(t *testing.T) {
 	}
 }
 
-// TestStrangers: whatever addresses there are, what is remembered is bounded, and the
-// number of guesses too.
-func TestStrangers(t *testing.T) {
-	path := write(t, filepath.Join(t.TempDir(), "token"), token, 0o600)
-	g := newGuard(t, path)
-	g.read(t)
-	for i := range 3 * addresses {
-		g.at = g.at.Add(time.Duration(i%4) * time.Millisecond)
-		g.status(fmt.Sprintf("10.0.%d.%d:9", i/256, i%256), "Bearer wrong")
-	}
-	if len(g.until) > addresses+1 {
-		t.Errorf("%d addresses", len(g.until))
-	}
-	if got := g.status("10.9.9.9:9", "Bearer wrong"); got != 429 {
-		t.Errorf("one more: %d", got)
-	}
-	g.at = g.at.Add(guesses * pause)
-	if got := g.status("10.9.9.9:9", "Bearer "+token); got != 200 {
-		t.Errorf("in the end: %d", got)
-	}
-	g.status(here, "Bearer wrong")
-	if len(g.until) > 2 {
-		t.Errorf("%d addresses remembered for nothing", len(g.until))
-	}
-}
-
 func TestHosts(t *testing.T) {
 	h := NewHosts([]string{"lb1.example.org"})
 	h.own = "lb1.corp.example"

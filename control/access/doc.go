@@ -12,6 +12,9 @@
 // logged, no more. Tokens are compared by their digests, in constant time, and never
 // logged, right or wrong.
 //
+// Who has to wait for wrong tokens is an estimate that is never too low; debts says for
+// how many others it is too high.
+//
 // The address that wrong tokens are counted by is the one that the kernel saw: behind a
 // proxy all clients have the proxy's.
 package access

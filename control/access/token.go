@@ -62,14 +62,7 @@ func ReadSecret(path string) (b []byte, open bool, err error) {
 	return b, info.Mode().Perm()&others != 0, err
 }
 
-// Wrong tokens of an address: so many at once, then one in each pause. What is remembered
-// is bounded; addresses beyond share a place.
-const (
-	guesses   = 10
-	pause     = 6 * time.Second
-	addresses = 1024
-	silence   = 10 * time.Second // between two lines of the log
-)
+const silence = 10 * time.Second // between two lines of the log
 
 // Guard lets in who sends a token. Make one with NewGuard; until Read and what that gives
 // have been called nobody is let in. It may be used by several goroutines at once.
@@ -81,14 +74,14 @@ type Guard struct {
 	wrong atomic.Uint64
 
 	mu     sync.Mutex
-	until  map[netip.Addr]time.Time // when an address has waited for all its wrong tokens
+	debts  debts
 	spoken time.Time
 	unsaid int // since then
 }
 
 // NewGuard returns a guard that takes the token in a file.
 func NewGuard(path string, log *zap.Logger) *Guard {
-	return &Guard{path: path, log: log, now: time.Now, until: make(map[netip.Addr]time.Time)}
+	return &Guard{path: path, log: log, now: time.Now}
 }
 
 // Read reads the file. changed says that use would put another token in force than there
@@ -146,25 +139,18 @@ func (g *Guard) Check(r *http.Request) *Refusal {
 	now := g.now()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	from := g.place(r.RemoteAddr)
-	if wait := g.until[from].Add(-(guesses - 1) * pause).Sub(now); wait > 0 {
+	from := placeOf(r.RemoteAddr)
+	if wait := g.debts.wait(from, now); wait > 0 {
 		return &Refusal{http.StatusTooManyRequests, fmt.Sprintf("too many wrong tokens from this address: again in %s s", seconds(wait)), wait}
 	}
 	got, want := sha256.Sum256([]byte(token)), g.sum.Load()
 	if want != nil && subtle.ConstantTimeCompare(got[:], want[:]) == 1 {
+		g.debts.welcome(from, now)
 		return nil
 	}
-	g.note(from, r.RemoteAddr, now)
+	g.debts.add(from, now)
+	g.note(r.RemoteAddr, now)
 	return &Refusal{Status: http.StatusUnauthorized, Text: "wrong token"}
-}
-
-// place is placeOf a remote address, as long as there is room for another one. Under mu.
-func (g *Guard) place(remote string) netip.Addr {
-	a := placeOf(remote)
-	if _, known := g.until[a]; !known && len(g.until) >= addresses {
-		return netip.Addr{}
-	}
-	return a
 }
 
 // placeOf is what an address with a port is counted by: itself, or in IPv6 its network of
@@ -184,19 +170,8 @@ func placeOf(remote string) netip.Addr {
 }
 
 // note counts a wrong token, and says so now and then. Under mu.
-func (g *Guard) note(from netip.Addr, remote string, now time.Time) {
+func (g *Guard) note(remote string, now time.Time) {
 	g.wrong.Add(1)
-	if len(g.until) >= addresses {
-		for a, t := range g.until {
-			if !t.After(now) {
-				delete(g.until, a)
-			}
-		}
-	}
-	if g.until[from].Before(now) {
-		g.until[from] = now
-	}
-	g.until[from] = g.until[from].Add(pause)
 	if g.unsaid++; now.Sub(g.spoken) >= silence {
 		g.log.Warn("wrong token", zap.String("from", remote), zap.Int("times", g.unsaid), zap.Uint64("since_start", g.wrong.Load()))
 		g.spoken, g.unsaid = now, 0

@@ -41,6 +41,8 @@ type Announcer struct {
 	mu     sync.Mutex
 	fd     int // -1 when closed
 	joined map[netip.Addr]bool
+	groups map[[6]byte]int // how many of joined are in each
+	all    bool            // the NIC takes every group
 }
 
 // Open opens a packet socket on the interface, in the network namespace of the
@@ -60,7 +62,7 @@ func Open(ifindex int, mac net.HardwareAddr) (*Announcer, error) {
 	}
 	return &Announcer{
 		Repeats: Repeats, Spacing: Spacing,
-		ifindex: ifindex, mac: [6]byte(mac), fd: fd, joined: map[netip.Addr]bool{},
+		ifindex: ifindex, mac: [6]byte(mac), fd: fd, joined: map[netip.Addr]bool{}, groups: map[[6]byte]int{},
 	}, nil
 }
 
@@ -152,47 +154,6 @@ func (a *Announcer) send(p Place) error {
 		return net.ErrClosed
 	}
 	return unix.Sendto(a.fd, frame, 0, dst)
-}
-
-// Join makes the NIC listen to the solicited-node groups of the IPv6 addresses
-// among addrs; IPv4 has none. Addresses joined before are left as they are, so
-// a new configuration's whole list may be given.
-func (a *Announcer) Join(addrs []netip.Addr) error {
-	return a.members(unix.PACKET_ADD_MEMBERSHIP, addrs)
-}
-
-// Leave undoes Join for these addresses; others may share their groups.
-func (a *Announcer) Leave(addrs []netip.Addr) error {
-	return a.members(unix.PACKET_DROP_MEMBERSHIP, addrs)
-}
-
-// members adds or drops memberships. The kernel counts those of one group
-// (packet_mc_add in net/packet/af_packet.c), so each address brings its own.
-func (a *Announcer) members(option int, addrs []netip.Addr) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.fd < 0 {
-		return net.ErrClosed
-	}
-	join := option == unix.PACKET_ADD_MEMBERSHIP
-	for _, addr := range addrs {
-		addr = addr.Unmap().WithZone("")
-		if !addr.Is6() || a.joined[addr] == join {
-			continue
-		}
-		mreq := unix.PacketMreq{Ifindex: int32(a.ifindex), Type: unix.PACKET_MR_MULTICAST, Alen: 6}
-		hw := solicitedNodeHW(addr)
-		copy(mreq.Address[:], hw[:])
-		if err := unix.SetsockoptPacketMreq(a.fd, unix.SOL_PACKET, option, &mreq); err != nil {
-			return fmt.Errorf("solicited-node group of %v on interface %d: %w", addr, a.ifindex, err)
-		}
-		if join {
-			a.joined[addr] = true
-		} else {
-			delete(a.joined, addr)
-		}
-	}
-	return nil
 }
 
 // Close leaves all groups and closes the socket. A second call does nothing.

@@ -11,6 +11,9 @@
 // own filter. No MLD report is sent, so a switch that snoops MLD and has no
 // other reason to forward the group here will not.
 //
+// Hazard: of more than 1,024 groups the NIC takes all multicast of its network, which the
+// XDP program then passes on to the kernel.
+//
 // Hazard: a peer that never heard of an address learns nothing from an
 // announcement (RFC 5944 section 4.6, RFC 4861 section 7.2.5); one that knows
 // it under another MAC address moves over. That is the purpose.

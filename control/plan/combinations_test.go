@@ -67,7 +67,7 @@ func TestCombinations(t *testing.T) {
 			}
 		}
 		Rules(c, nil)
-		TunnelEnds(c)
+		TunnelEnds(servicesOf(c))
 	})
 	if len(allowed) == 0 && !testing.Short() { // which draws few
 		t.Error("nothing is allowed")

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"iter"
 	"net/netip"
 	"slices"
 	"time"
@@ -43,11 +44,15 @@ func Spec(c *config.Config, view View) dataplane.Spec {
 	for a := range c.Locals() {
 		spec.Locals = append(spec.Locals, packet.AddrFrom(a))
 	}
+	spec.Services = make([]dataplane.ServiceSpec, 0, len(c.Services))
 	for i := range c.Services {
 		spec.Services = append(spec.Services, service(&c.Services[i], view))
 	}
 	return spec
 }
+
+// Service is what the data plane is to do for one service alone, as it is configured.
+func Service(s *config.Service) dataplane.ServiceSpec { return service(s, AsConfigured) }
 
 func service(s *config.Service, view View) dataplane.ServiceSpec {
 	proto := protocol(s.Protocol)
@@ -84,6 +89,7 @@ func service(s *config.Service, view View) dataplane.ServiceSpec {
 	if s.Mode == config.DNAT && s.Replies == config.RepliesElsewhere {
 		out.Mode = conntrack.DNATOneWay
 	}
+	out.Backends = make([]dataplane.BackendSpec, 0, len(s.Backends))
 	for i := range s.Backends {
 		b := &s.Backends[i]
 		now := view(s.Name, b)
@@ -120,10 +126,9 @@ func quic(q *config.QUIC) dataplane.QUICSpec {
 // TunnelEnds are the backends that are met by tunnels, as their packets look. There
 // are none for a service whose outer sources are a network's: nobody hears what is sent
 // to those.
-func TunnelEnds(c *config.Config) pathmtu.Ends {
+func TunnelEnds(services iter.Seq[*config.Service]) pathmtu.Ends {
 	ends := pathmtu.Ends{}
-	for i := range c.Services {
-		s := &c.Services[i]
+	for s := range services {
 		if s.Mode != config.Tunnel || s.EncapsulationSource.IsValid() && !s.EncapsulationSource.IsSingleIP() {
 			continue
 		}
@@ -254,21 +259,17 @@ var quicLayouts = map[config.QUICLayout]dataplane.QUICLayout{
 // without a key are those no packet leaves a flow in.
 func Timeouts(t *config.Timeouts) conntrack.Timeouts {
 	out := conntrack.DefaultTimeouts()
-	for state, d := range map[conntrack.State]time.Duration{
-		conntrack.SynSent:      t.TCPSynSent,
-		conntrack.SynRecv:      t.TCPSynRecv,
-		conntrack.Established:  t.TCPEstablished,
-		conntrack.FinWait:      t.TCPFinWait,
-		conntrack.CloseWait:    t.TCPCloseWait,
-		conntrack.LastAck:      t.TCPLastAck,
-		conntrack.TimeWait:     t.TCPTimeWait,
-		conntrack.Closed:       t.TCPClose,
-		conntrack.UDPOneWay:    t.UDPOneWay,
-		conntrack.UDPTwoWay:    t.UDPTwoWay,
-		conntrack.UDPOnePacket: t.UDPOnePacket,
-	} {
-		out[state] = ticks(d)
-	}
+	out[conntrack.SynSent] = ticks(t.TCPSynSent)
+	out[conntrack.SynRecv] = ticks(t.TCPSynRecv)
+	out[conntrack.Established] = ticks(t.TCPEstablished)
+	out[conntrack.FinWait] = ticks(t.TCPFinWait)
+	out[conntrack.CloseWait] = ticks(t.TCPCloseWait)
+	out[conntrack.LastAck] = ticks(t.TCPLastAck)
+	out[conntrack.TimeWait] = ticks(t.TCPTimeWait)
+	out[conntrack.Closed] = ticks(t.TCPClose)
+	out[conntrack.UDPOneWay] = ticks(t.UDPOneWay)
+	out[conntrack.UDPTwoWay] = ticks(t.UDPTwoWay)
+	out[conntrack.UDPOnePacket] = ticks(t.UDPOnePacket)
 	return out
 }
 

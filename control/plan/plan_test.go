@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"iter"
 	"net/netip"
 	"slices"
 	"strings"
@@ -336,7 +337,17 @@ services:
 		netip.MustParseAddr("10.0.5.21"):      {Looks: []pathmtu.Look{{Proto: 4}}},
 		netip.MustParseAddr("2001:db8:5::20"): {Looks: []pathmtu.Look{{Proto: 17, Port: 4789, Head: 30}}, Least: 1280 + 70},
 	}
-	if diff := cmp.Diff(want, TunnelEnds(c), cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+	if diff := cmp.Diff(want, TunnelEnds(servicesOf(c)), cmpopts.EquateComparable(netip.Addr{})); diff != "" {
 		t.Errorf("-want +got\n%s", diff)
+	}
+}
+
+func servicesOf(c *config.Config) iter.Seq[*config.Service] {
+	return func(yield func(*config.Service) bool) {
+		for i := range c.Services {
+			if !yield(&c.Services[i]) {
+				return
+			}
+		}
 	}
 }

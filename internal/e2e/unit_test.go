@@ -111,9 +111,10 @@ func TestUnit(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// Quiet about signals, -D so that l4fwd itself is our child and gets them.
+		// Quiet about signals, and -DD so that l4fwd itself is our child, and strace not of
+		// its process group: SIGUSR1 would end it, and what followed would not be seen.
 		c.Args = append([]string{setpriv, "--no-new-privs", "--bounding-set", caps, "--inh-caps", caps,
-			"strace", "-D", "-f", "-qq", "--signal=none", "-o", trace, c.Path}, c.Args[1:]...)
+			"strace", "-DD", "-f", "-q", "--signal=none", "-o", trace, c.Path}, c.Args[1:]...)
 		c.Path = setpriv
 		if c.Env == nil {
 			c.Env = os.Environ()
@@ -136,7 +137,15 @@ func TestUnit(t *testing.T) {
 	if err := d.WaitOutput(ctx, "reloaded"); err != nil {
 		t.Fatal(err)
 	}
+	pid := d.PID()
 	d.stop()
+	await(t, "the end of the trace", func() error {
+		b, err := os.ReadFile(trace)
+		if err == nil && !strings.Contains(string(b), fmt.Sprintf("%d +++ exited with 0 +++\n", pid)) {
+			err = errors.New("it has not ended")
+		}
+		return err
+	})
 	told := hear()
 	for _, want := range []string{"READY=1", "WATCHDOG=1", "RELOADING=1", "STOPPING=1"} {
 		if !slices.ContainsFunc(told, func(s string) bool { return strings.HasPrefix(s, want) }) {
