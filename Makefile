@@ -1,9 +1,10 @@
 # l4fwd: what there is to make. CI runs .ci/run: `make test`, and more.
 #
 #   build         the binary, static, into bin/l4fwd
-#   test          everything in its short form, namespaces included (root)
+#   test          everything in its short form, namespaces included (root); what the
+#                 property tests draw is the same each time, unless RAPID_SEED=0
 #   test-full     the whole matrix, the long runs, the race detector and 20 s of fuzzing
-#                 for each target
+#                 for each target; draws anew
 #   cover         statement coverage of packet, conntrack and nat, 90 % at least
 #   fuzz          every fuzz target there is, FUZZTIME each (10s unless given)
 #   race          the control plane and all else outside the rings, race detector on;
@@ -36,10 +37,16 @@ PEERS     := dpdk dpdk-dev librte-net-af-xdp23 haproxy
 TESTFLAGS := -count=1 -p 1 -timeout 20m
 TESTLOG   := bin/test.log
 FUZZTIME  ?= 10s
+# A search that finds something new in whatever somebody happens to submit tells him
+# nothing of his change; test-full and fuzz are there to search.
+RAPID_SEED ?= 1
 PREFIX    ?= /usr/local
 DESTDIR   ?=
 # The same for a revision whenever it is built.
 export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null)
+
+test cover race: export RAPID_SEED := $(RAPID_SEED)
+test-full: export RAPID_SEED := 0
 
 .PHONY: build test test-full cover fuzz race bench bench-check bench-peers bench-bounds golden generate generate-check lint man deb install demo deps clean
 
