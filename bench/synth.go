@@ -89,6 +89,7 @@ type synth struct {
 	busy     *cpu.Thread // of the calling thread
 	r        *rig
 	flows    []synthFlow
+	saved    []synthFlow // of limitRound
 	lanes    [][]uint32 // by worker: flow<<1, plus one for replies; nil with one worker
 	batches  []batch    // by worker
 	time     int64      // of the workers

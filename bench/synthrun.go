@@ -100,8 +100,12 @@ func (s *synth) roundOfAll(n int) float64 {
 	return s.wall
 }
 
-// limitRound is round for the limit.
+// limitRound is round for the limit. The flows are as before when it is over: what the
+// limit is fed the forwarder never sees, and a gap in the numbers of every flow is not what
+// it is measured with.
 func (s *synth) limitRound(n int) float64 {
+	s.saved = append(s.saved[:0], s.flows...)
+	defer func() { copy(s.flows, s.saved) }()
 	if len(s.batches) > 1 {
 		b := newSideBySide(s, n, s.limits)
 		fed := b.run()
