@@ -57,7 +57,7 @@ test: deps
 	@mkdir -p bin
 	$(GO) vet ./...
 	@sh .ci/go-test $(TESTLOG) $(GO) test $(TESTFLAGS) -short ./...
-	$(GO) test -tags purego -short -count=1 ./conntrack # what other processors have instead of assembly
+	$(GO) test -tags purego -short -count=1 ./conntrack ./dataplane # what other processors have instead of assembly
 	$(MAKE) cover
 
 test-full: deps

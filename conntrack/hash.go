@@ -52,6 +52,9 @@ func (t *Table) Hash4(addrs, rest uint64) uint32 {
 	return uint32(x ^ x>>32)
 }
 
+// Keys are those of Hash4 and Hash6, for whoever computes these in assembly.
+func (t *Table) Keys() *[6]uint64 { return (*[6]uint64)(&t.keys) }
+
 // Hash6 is Hash of a tuple of IPv6: addrs is both addresses in network order, rest as for
 // Hash4.
 func (t *Table) Hash6(addrs *[32]byte, rest uint64) uint32 {

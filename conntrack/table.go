@@ -138,6 +138,9 @@ func (t *Table) Stats() Stats { return t.hdr.stats }
 // flow's until it is removed. r must come from this table.
 func (t *Table) Entry(r Ref) *Entry { return &t.entries[r] }
 
+// Entries are all entries by Ref, for whoever reads them in assembly; see Entry.
+func (t *Table) Entries() []Entry { return t.entries }
+
 // Clock is a word that the owner keeps for flow r beside its entry, where there is
 // no room: what the client's TCP timestamps are moved by. It is the owner's alone:
 // nothing here sets, clears or reads it, so it means nothing before SetClock, and

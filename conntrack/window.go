@@ -82,13 +82,16 @@ func (w *Window) Covers(peer *Window, ack uint32) bool {
 	return !before(w.limit(peer), ack) && !before(ack, w.End-2*max(peer.MaxWin, minSlack))
 }
 
+// MostFlight is how much data a side may have in flight for Follows.
+const MostFlight = 2 * minSlack
+
 // Follows reports whether a segment of side w begins right where the last one ended
 // and acknowledges no less than before and no more than the other side has sent: a
 // simple case of Admits and Covers, and by far the commonest. Then Send makes its end
 // the window's and Acknowledge leaves the other one's where it is.
 func (w *Window) Follows(peer *Window, seq, ack uint32) bool {
 	flight := peer.End - peer.Acked
-	return seq == w.End && ack-peer.Acked <= flight && flight <= 2*minSlack
+	return seq == w.End && ack-peer.Acked <= flight && flight <= MostFlight
 }
 
 // moveWindow takes note of what a fitting segment of side d sends, acknowledges and

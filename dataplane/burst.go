@@ -65,6 +65,9 @@ func (s rowSet) has(i int) bool { return s>>(uint(i)%BurstSize)&1 != 0 }
 // first is the lowest of the rows, of which there is one.
 func (s rowSet) first() int { return bits.TrailingZeros64(uint64(s)) % BurstSize }
 
+// run is how many rows there are from the first one on without a gap, most at most.
+func (s rowSet) run(most int) int { return min(bits.TrailingZeros64(^uint64(s>>s.first())), most) }
+
 // prefetchStep is how many buckets are asked for at a time, while packets are
 // parsed: by the time all are, the first have come. A power of two.
 const prefetchStep = 8
@@ -77,25 +80,40 @@ const prefetchStep = 8
 func (w *Worker) parse(rows rowSet, had int, handed bool) (flows int) {
 	b := &w.b
 	flows = had
-	for ; rows != 0; rows &= rows - 1 {
-		i := rows.first()
-		hash, ip := glance(w.umem, &b.desc[i], w.table)
-		if ip == 0 {
-			p := &b.pkt[i]
-			packet.Parse(w.frame(i), p) // what it returns is p.Err
-			if (p.Kind < packet.KindTCP || p.Kind > packet.KindUDP) && !w.special(i, handed) {
-				continue
-			}
-			hash = w.table.Hash(&p.Tuple)
+	asked := had &^ (prefetchStep - 1)
+	for rows != 0 {
+		i, n := rows.first(), rows.run(prefetchStep)
+		next := w.glances(i, i+n, flows)
+		flows += next - i
+		for end := i + n; next < end; next++ {
+			flows += w.parseOne(next, flows, handed)
 		}
-		k := flows % BurstSize
-		b.look.Packet[k], b.look.Hash[k], b.ip[k] = uint8(i), hash, ip
-		if flows++; flows%prefetchStep == 0 {
-			w.table.PrefetchBuckets(b.look.Hash[flows-prefetchStep : flows])
+		rows &^= firstRows(n) << i
+		if flows-asked >= prefetchStep {
+			w.table.PrefetchBuckets(b.look.Hash[asked:flows])
+			asked = flows
 		}
 	}
-	w.table.PrefetchBuckets(b.look.Hash[flows&^(prefetchStep-1) : flows])
+	w.table.PrefetchBuckets(b.look.Hash[asked:flows])
 	return flows
+}
+
+// parseOne is parse for row i, which becomes place k of look, and returns how many there are
+// more then.
+func (w *Worker) parseOne(i, k int, handed bool) (more int) {
+	b := &w.b
+	hash, ip := glance(w.umem, &b.desc[i%BurstSize], w.table)
+	if ip == 0 {
+		p := &b.pkt[i%BurstSize]
+		packet.Parse(w.frame(i), p) // what it returns is p.Err
+		if (p.Kind < packet.KindTCP || p.Kind > packet.KindUDP) && !w.special(i, handed) {
+			return 0
+		}
+		hash = w.table.Hash(&p.Tuple)
+	}
+	k %= BurstSize
+	b.look.Packet[k], b.look.Hash[k], b.ip[k] = uint8(i), hash, ip
+	return 1
 }
 
 // parseSorting is parse for the first n rows, none of them handed over, where replies
@@ -192,14 +210,16 @@ func (w *Worker) act(n int) {
 // actFor is act for the places rows of b.look, S being the sender.
 func actFor[S sender](w *Worker, rows []uint8) {
 	b := &w.b
+	quick := true // until a packet is not plain, and again from the next on that is
 	for at := 0; at < len(rows); {
 		from, six := at, b.ip[rows[at]%BurstSize] >= isV6
 		var toa bool
 		if six {
-			at, toa = plain[S, v6](w, rows, at)
+			at, toa = plains[S, v6](w, rows, at, quick)
 		} else {
-			at, toa = plain[S, v4](w, rows, at)
+			at, toa = plains[S, v4](w, rows, at, quick)
 		}
+		quick = at > from
 		w.count.Verdicts[Forwarded+Verdict(len(*new(S)))] += uint64(at - from)
 		if at >= len(rows) {
 			return
@@ -219,6 +239,24 @@ func actFor[S sender](w *Worker, rows []uint8) {
 			w.finish(int(b.look.Packet[k]), v)
 		} else {
 			w.actOn(k)
+		}
+	}
+}
+
+// plains is plain, and if quick is set segments before it, and again every few packets as
+// long as that takes any.
+func plains[S sender, F family](w *Worker, rows []uint8, at int, quick bool) (next int, toa bool) {
+	const few = 8
+	for {
+		from, end := at, len(rows)
+		if quick {
+			from = segments[S, F](w, rows, at)
+		}
+		if from > at {
+			end = min(from+few, end)
+		}
+		if at, toa = plain[S, F](w, rows[:end], from); toa || at < end || at == len(rows) {
+			return at, toa
 		}
 	}
 }

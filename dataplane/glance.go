@@ -27,6 +27,11 @@ func headersIn(umem []byte, ip uint64) *plainHeaders {
 // isV6 is set in burst.ip if the header is IPv6's.
 const isV6 = 1 << 63
 
+// moreOrOffset is what says that a packet is a fragment in the eight bytes of an IPv4
+// header from the total length on: that, identification, fragment, TTL and protocol, in
+// the order of memory.
+const moreOrOffset = ((packet.IPv4MoreFragments|packet.IPv4OffsetMask)>>8 | packet.IPv4OffsetMask&0xff<<8) << 32
+
 // deciding are the flags that no plain segment has.
 const deciding = packet.FIN | packet.SYN | packet.RST
 
@@ -46,9 +51,6 @@ func glance(umem []byte, d *unix.XDPDesc, t *conntrack.Table) (hash uint32, ip u
 		// EtherType, version and, of IPv4, header length at once.
 		switch first := binary.LittleEndian.Uint32(h[route.VLANLen-2:]); {
 		case first&0x00ffffff == 0x45_00_08:
-			// Total length, identification, fragment, TTL and protocol in the order of
-			// memory.
-			const moreOrOffset = ((packet.IPv4MoreFragments|packet.IPv4OffsetMask)>>8 | packet.IPv4OffsetMask&0xff<<8) << 32
 			word := binary.LittleEndian.Uint64(b[packet.IPv4TotalLen:])
 			total, proto := uint64(bits.ReverseBytes16(uint16(word))), word>>56
 			if word&moreOrOffset != 0 || total < packet.IPv4MinLen+packet.UDPLen || total+packet.EthLen > n ||
@@ -102,13 +104,19 @@ func (h *plainHeaders) wholeUDP(n, l4 int) bool {
 	return size >= packet.UDPLen && l4+size <= n && (l4 == packet.IPv4MinLen || binary.LittleEndian.Uint16(t[packet.UDPChecksum:]) != 0)
 }
 
+// Of the word of a TCP header's length and flags, what a plain segment's is: one without
+// options, or with timestamps.
+const (
+	segmentLooked  = 0xf000 | packet.ACK | deciding
+	segmentBare    = packet.TCPMinLen/4<<12 | packet.ACK
+	segmentStamped = (packet.TCPMinLen+nat.PlainTimestampsLen)/4<<12 | packet.ACK
+)
+
 // plainSegment reports whether the TCP header t, at the beginning of n bytes, has ACK and
 // none of SYN, FIN and RST, and no options but timestamps, and how much data is behind it.
 func plainSegment(t *[packet.TCPMinLen + 4]byte, n int) (data uint32, ok bool) {
-	const looked = 0xf000 | packet.ACK | deciding
-	const bare, stamped = packet.TCPMinLen/4<<12 | packet.ACK, (packet.TCPMinLen+nat.PlainTimestampsLen)/4<<12 | packet.ACK
 	word := binary.BigEndian.Uint16(t[packet.TCPOffset:])
 	data = uint32(n) - uint32(word>>12)*4
-	flags := word & looked
-	return data, int32(data) >= 0 && (flags == bare || flags == stamped && binary.BigEndian.Uint32(t[packet.TCPMinLen:]) == nat.PlainTimestamps)
+	flags := word & segmentLooked
+	return data, int32(data) >= 0 && (flags == segmentBare || flags == segmentStamped && binary.BigEndian.Uint32(t[packet.TCPMinLen:]) == nat.PlainTimestamps)
 }

@@ -24,7 +24,7 @@ func PlainPorts(d conntrack.Dir, own, other uint16) uint32 {
 // end, other of the other.
 func PlainIPv4(h *[packet.IPv4MinLen]byte, e *conntrack.Entry, d conntrack.Dir, own, other uint64) {
 	h[packet.IPv4TTL]--
-	sum := uint32(e.AddrSum^-uint16(d)) + uint32(^binary.BigEndian.Uint16(h[packet.IPv4Checksum:])) + ttlStep
+	sum := uint32(e.AddrSum^-uint16(d)) + uint32(^binary.BigEndian.Uint16(h[packet.IPv4Checksum:])) + TTLStep
 	binary.BigEndian.PutUint16(h[packet.IPv4Checksum:], ^fold32(sum))
 	binary.BigEndian.PutUint64(h[packet.IPv4Src:], bits.RotateLeft64(own<<32|other&0xffffffff, int(d)*32))
 }

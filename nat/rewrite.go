@@ -7,9 +7,9 @@ import (
 	"github.com/l4fwd/l4fwd/packet"
 )
 
-// ttlStep is the diff of a TTL decremented by one: the TTL is the upper byte of
+// TTLStep is the diff of a TTL decremented by one: the TTL is the upper byte of
 // its word, and -0x0100 in one's complement is 0xfeff.
-const ttlStep = 0xfeff
+const TTLStep = 0xfeff
 
 // Prepare computes what never changes over a flow's life from its ids and
 // ports: AddrSum and PortSum, the one's complement differences (RFC 1624) that
@@ -162,7 +162,7 @@ func readdress(frame []byte, p *packet.Packet, src, dst packet.Addr, diff uint16
 	h := frame[l3 : l3+packet.IPv4MinLen]
 	h[packet.IPv4TTL]--
 	csum := binary.BigEndian.Uint16(h[packet.IPv4Checksum:])
-	csum = packet.Apply(csum, packet.AddDiff(diff, ttlStep))
+	csum = packet.Apply(csum, packet.AddDiff(diff, TTLStep))
 	binary.BigEndian.PutUint16(h[packet.IPv4Checksum:], csum)
 	binary.BigEndian.PutUint64(h[packet.IPv4Src:], uint64(src.V4())<<32|uint64(dst.V4()))
 	return true

@@ -18,7 +18,7 @@ func KeepTTL(frame []byte, p *packet.Packet) {
 	}
 	h[packet.IPv4TTL]++
 	csum := binary.BigEndian.Uint16(h[packet.IPv4Checksum:])
-	binary.BigEndian.PutUint16(h[packet.IPv4Checksum:], packet.Apply(csum, packet.Negate(ttlStep)))
+	binary.BigEndian.PutUint16(h[packet.IPv4Checksum:], packet.Apply(csum, packet.Negate(TTLStep)))
 }
 
 // DecTTL takes one off the TTL or hop limit of a packet that is routed onward
@@ -32,7 +32,7 @@ func DecTTL(frame []byte, p *packet.Packet) {
 	}
 	h[packet.IPv4TTL]--
 	csum := binary.BigEndian.Uint16(h[packet.IPv4Checksum:])
-	binary.BigEndian.PutUint16(h[packet.IPv4Checksum:], packet.Apply(csum, ttlStep))
+	binary.BigEndian.PutUint16(h[packet.IPv4Checksum:], packet.Apply(csum, TTLStep))
 }
 
 // PlainTTL is DecTTL for the beginning of an IP header, which h is.
@@ -43,5 +43,5 @@ func PlainTTL(h *[packet.IPv4MinLen]byte, v6 bool) {
 	}
 	h[packet.IPv4TTL]--
 	csum := binary.BigEndian.Uint16(h[packet.IPv4Checksum:])
-	binary.BigEndian.PutUint16(h[packet.IPv4Checksum:], packet.Apply(csum, ttlStep))
+	binary.BigEndian.PutUint16(h[packet.IPv4Checksum:], packet.Apply(csum, TTLStep))
 }

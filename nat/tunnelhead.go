@@ -84,7 +84,7 @@ func (h *TunnelHead) Put(b []byte, p *packet.Packet, hash uint32, id uint16) (n 
 		}
 		in[packet.IPv4TTL]--
 		ttl = uint32(in[packet.IPv4TTL])
-		binary.BigEndian.PutUint16(in[packet.IPv4Checksum:], packet.Apply(csum, ttlStep))
+		binary.BigEndian.PutUint16(in[packet.IPv4Checksum:], packet.Apply(csum, TTLStep))
 	}
 	ttl = min(ttl, maxOuterTTL)
 	const near = 32
