@@ -90,10 +90,10 @@ type synth struct {
 	r        *rig
 	flows    []synthFlow
 	saved    []synthFlow // of limitRound
-	lanes    [][]uint32 // by worker: flow<<1, plus one for replies; nil with one worker
-	batches  []batch    // by worker
-	time     int64      // of the workers
-	limits   []*limit   // by worker; nil if not asked for
+	lanes    [][]uint32  // by worker: flow<<1, plus one for replies; nil with one worker
+	batches  []batch     // by worker
+	time     int64       // of the workers
+	limits   []*limit    // by worker; nil if not asked for
 	sampler  *stageSampler
 
 	opening Part

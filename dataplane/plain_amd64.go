@@ -59,8 +59,10 @@ func serverSegments4(w *Worker, flows []conntrack.Entry, rows []uint8, at int) (
 //go:noescape
 func serverSegments6(w *Worker, flows []conntrack.Entry, rows []uint8, at int) (next int)
 
-// What the assembly has to know of other packages; of this one's types and constants it
-// is told by the compiler.
+// What the assembly has to know of other packages. It is told by the compiler, in
+// go_asm.h, as of this package's types and constants.
+//
+//nolint:unused // see above
 const (
 	burstPacket = unsafe.Offsetof(burst{}.look) + unsafe.Offsetof(conntrack.Batch{}.Packet)
 	burstHash   = unsafe.Offsetof(burst{}.look) + unsafe.Offsetof(conntrack.Batch{}.Hash)

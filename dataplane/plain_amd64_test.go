@@ -75,7 +75,7 @@ func (r *rig) segment(frame []byte) (taken bool) {
 	}
 	w.find(1)
 	clients, servers := w.b.look.Order(1)
-	next := 0
+	var next int
 	switch six := w.b.ip[0] >= isV6; {
 	case w.b.look.Found[0].Dir() == conntrack.Forward && six:
 		next = segments[client, v6](w, clients, 0)
