@@ -20,6 +20,7 @@ TEXT ·glanceRows(SB), NOSPLIT, $0-48
 	MOVQ    $const_moreOrOffset, R13
 	JMP     test
 
+	PCALIGN $64
 loop:
 	MOVQ    SI, AX
 	SHLQ    $4, AX

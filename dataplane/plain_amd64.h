@@ -57,11 +57,12 @@
 	MOVL AX, gen-24(SP)
 	JMP  test
 
+	PCALIGN $64
 loop:
 	// The headers of a row to come: what glance has read of them need not be in L1 any
 	// more, since frames lie so that they share few of its sets. Behind the last row, and
 	// with what is no place in the UMEM, this does nothing.
-	MOVBLZX 6(SI), DX
+	MOVBLZX 4(SI), DX
 	ANDL    $(const_BurstSize-1), DX
 	MOVQ    (Worker_b+burst_ip)(DI)(DX*8), AX
 	ADDQ    Worker_umem(DI), AX
