@@ -19,7 +19,7 @@ import (
 //
 // It is in assembly because it is what a packet costs most, and the compiler makes 328
 // instructions of it, a good part of them moves to the stack and back; here it is 190.
-// Whatever it does plain and all that goes without plain do too, see TestPlainTwin.
+// Whatever it does plain does too, see TestSegmentsTwin.
 func segments[S sender, F family](w *Worker, rows []uint8, at int) (next int) {
 	flows := w.table.Entries()
 	switch d, v6 := conntrack.Dir(len(*new(S))), len(*new(F)) == packet.IPv6Len; {

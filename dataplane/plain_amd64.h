@@ -65,6 +65,9 @@ loop:
 	MOVBLZX 4(SI), DX
 	ANDL    $(const_BurstSize-1), DX
 	MOVQ    (Worker_b+burst_ip)(DI)(DX*8), AX
+#ifdef V6
+	BTRQ    $63, AX
+#endif
 	ADDQ    Worker_umem(DI), AX
 	PREFETCHT0 (AX)
 
