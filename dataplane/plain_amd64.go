@@ -13,9 +13,10 @@ import (
 	"github.com/l4fwd/l4fwd/packet"
 )
 
-// segments is plain for the commonest packets it knows: TCP in order, no longer without
-// an acknowledgement of the server's data, and without TOA. It stops at the first other one,
-// having changed nothing of it, and returns where that is; plain may know it.
+// segments is plain for the commonest packets it knows: TCP in order, of a service without
+// TOA or when the client has acknowledged data of the server's, so that none is due. It
+// stops at the first other one, having changed nothing of it, and returns where that is;
+// plain may know it.
 //
 // It is in assembly because it is what a packet costs most, and the compiler makes 328
 // instructions of it, a good part of them moves to the stack and back; here it is 190.
