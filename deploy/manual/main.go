@@ -1,5 +1,3 @@
-// Command manual makes a manual page's Markdown, for go-md2man, of docs/configuration.md
-// on its standard input. Tables become lists: no terminal is as wide as they are.
 package main
 
 import (

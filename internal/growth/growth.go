@@ -1,6 +1,3 @@
-// Package growth lets tests say that work grows with what there is to do, and not with
-// its square. It looks at the CPU time of one thread without garbage collection, of sizes
-// that are far apart, so that a busy machine makes no difference.
 package growth
 
 import (
