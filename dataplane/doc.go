@@ -27,4 +27,12 @@
 // What run() reaches must not allocate, lock, log, read the clock, use a map
 // or call through an interface for each packet; interface calls per burst are
 // fine. Tests assert the first, review has to assert the rest.
+//
+// # Assembly
+//
+// On amd64 parts of glance and plain are in assembly. Hazard: nothing there checks a type,
+// and a bound only where the code says so. Offsets and constants follow the Go code by
+// themselves, orders of operands and what a field means do not; so whoever changes plain,
+// glance or what they read of an entry changes both, and TestSegmentsTwin and
+// TestGlancesTwin tell. Every hop that is Resolved must have a header, as NewHop's have.
 package dataplane
