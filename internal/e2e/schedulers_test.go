@@ -26,8 +26,10 @@ func TestSchedulers(t *testing.T) {
 		{name: "lc", scheduler: "lc", want: [2]int64{20, 20}, off: 2},
 		{name: "wlc", scheduler: "wlc", weights: []int{1, 3}, want: [2]int64{10, 30}, off: 2},
 		{name: "p2c", scheduler: "p2c", want: [2]int64{20, 20}, off: 2},
-		{name: "maglev", scheduler: "maglev", extra: "hash_table_size: 1021", want: [2]int64{20, 20}, off: 16},
+		// Of every second mode, Full-NAT here: with DNAT a client's port that is still that of a
+		// connection to another service, at the same server, gets the other server.
 		{name: "sticky", scheduler: "rr", extra: "persistence: {timeout: 10m}", want: [2]int64{40, 0}},
+		{name: "maglev", scheduler: "maglev", extra: "hash_table_size: 1021", want: [2]int64{20, 20}, off: 16},
 		{name: "limited", scheduler: "wlc", limit: most, want: [2]int64{most, most},
 			extra: "timeouts: {tcp_fin_wait: 1s, tcp_last_ack: 1s, tcp_time_wait: 1s, tcp_close_wait: 1s, tcp_syn_sent: 1s}"},
 	}
