@@ -84,6 +84,50 @@ func TestSYNToADrainedBackend(t *testing.T) {
 	}
 }
 
+// TestSYNAfterTheEnd: a client that has sent its FIN uses its port again. Where its backend
+// takes no new flows it gets another one, once nothing has come by for a second.
+func TestSYNAfterTheEnd(t *testing.T) {
+	for _, svc := range []string{"fnat4", "dnat4"} {
+		for _, ends := range []string{"client", "server, client"} {
+			t.Run(svc+"/"+ends, func(t *testing.T) {
+				r := newRig(t, 1, testSpec())
+				g := NewRegistry(1)
+				publish := func(s Spec) {
+					snap, err := g.Build(s)
+					if err != nil {
+						t.Fatal(err)
+					}
+					r.dp.Publish(snap)
+				}
+				publish(testSpec())
+				vip := map[string]string{"fnat4": "192.0.2.10:80", "dnat4": "192.0.2.11:80"}[svc]
+				old := r.open(0, "198.51.100.7:40000", vip)
+				if ends != "client" {
+					old.fromServer(seg{ack: true, fin: true, seq: 9001, ackNum: old.isn + 1})
+				}
+				r.one(0, 0, 1, build(t, seg{src: old.client, dst: vip, ack: true, fin: true, seq: 1001, ackNum: 9001}))
+				after := testSpec()
+				for i := range after.Services {
+					for j, b := range after.Services[i].Backends {
+						if b.Endpoint == endpoint(old.backend, packet.ProtoTCP) {
+							after.Services[i].Backends[j].Weight = 0
+						}
+					}
+				}
+				publish(after)
+				r.now += int64(time.Second) / 2
+				if got := serverOf(r, old.client, vip); got != old.backend {
+					t.Errorf("a SYN behind the FIN goes to %s", got)
+				}
+				r.now += int64(time.Second)
+				if got := serverOf(r, old.client, vip); got == old.backend {
+					t.Error("a SYN after the end still goes to a backend that takes no flows")
+				}
+			})
+		}
+	}
+}
+
 // serverOf is where a client's SYN goes.
 func serverOf(r *rig, client, vip string) string {
 	r.t.Helper()

@@ -118,13 +118,16 @@ func TestDirect(t *testing.T) {
 // TestDirectFreshSYN: a client uses its port again after a reset of the server's
 // that nobody here saw. The SYN goes to the same backend, and so does what follows,
 // whether it belongs to the new connection or to the old one; where the backend takes
-// no new flows it keeps those it has until they have been silent for long.
+// no new flows it keeps those it has until they have been silent for long, or a moment
+// after a FIN.
 func TestDirectFreshSYN(t *testing.T) {
 	r := newDirectRig(t, 1)
 	g := NewRegistry(1)
-	publish := func(weight uint32) {
+	publish := func(weights ...uint32) {
 		spec := directSpec()
-		spec.Services[0].Backends[0].Weight = weight
+		for i, w := range weights {
+			spec.Services[0].Backends[i].Weight = w
+		}
 		snap, err := g.Build(spec)
 		if err != nil {
 			t.Fatal(err)
@@ -162,10 +165,25 @@ func TestDirectFreshSYN(t *testing.T) {
 		t.Errorf("a SYN among a drained backend's goes to %d", to)
 	}
 	r.now += int64(desertion/conntrack.TicksPerSecond+1) * int64(time.Second)
-	if to := say(seg{syn: true, seq: 78}); to == first {
-		t.Error("after a long silence still to a backend that takes no flows")
+	other := say(seg{syn: true, seq: 78})
+	if other != 1 {
+		t.Fatal("after a long silence still to a backend that takes no flows")
 	}
-	if c := r.counts(); c.Opened != 2 || c.Reopened != 1 || r.dp.Workers[0].Flows() != 1 {
+	// That one's connection ends, as far as that is seen, and its backend.
+	say(seg{ack: true, seq: 79, ackNum: 7})
+	say(seg{ack: true, fin: true, seq: 79, ackNum: 8})
+	if state() != conntrack.FinWait {
+		t.Errorf("%v", state())
+	}
+	publish(1, 0)
+	if to := say(seg{syn: true, seq: 90_000}); to != other {
+		t.Errorf("a SYN behind the FIN goes to %d", to)
+	}
+	r.now += int64(time.Second)
+	if to := say(seg{syn: true, seq: 90_000}); to == other {
+		t.Error("after its end still to a backend that takes no flows")
+	}
+	if c := r.counts(); c.Opened != 3 || c.Reopened != 2 || r.dp.Workers[0].Flows() != 1 {
 		t.Errorf("%+v", c)
 	}
 }

@@ -369,16 +369,28 @@ func (w *Worker) hasPortFor(r conntrack.Ref, e *conntrack.Entry, svc *Service) b
 // that drains.
 const desertion = 60 * conntrack.TicksPerSecond
 
+// farewell is desertion of a flow whose client has sent its FIN. What it may still get it
+// acknowledges, so a second's silence says that nothing is on its way.
+const farewell = conntrack.TicksPerSecond
+
 // deserted reports whether a client's SYN on flow e is better served by another
 // backend: e's takes no new flows, and either it has not answered yet or nothing
 // has come by for a while. Else a client would be sent to a server that is gone
-// for as long as its flow lives, which may be hours.
+// for as long as its flow lives, which may be hours; with direct return the end of a
+// connection is not seen, and many clients behind one address soon use its port again.
 func (w *Worker) deserted(e *conntrack.Entry, svc *Service) bool {
 	if e.State == conntrack.None || svc.Set == nil || svc.Set.Len() == 0 || svc.Set.Contains(e.Backend) {
 		return false // None: this SYN has just opened it
 	}
 	since := e.Expires - svc.Policy.Timeouts[e.State]
-	return e.State == conntrack.SynSent || int32(w.tick-since) >= desertion
+	silent := int32(w.tick - since)
+	switch e.State {
+	case conntrack.SynSent:
+		return true
+	case conntrack.FinWait, conntrack.LastAck:
+		return silent >= farewell
+	}
+	return silent >= desertion
 }
 
 // reopen starts flow r afresh for row i, a SYN on a connection that is over:

@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -251,7 +250,7 @@ func (c cycling) answer(conn *net.TCPConn) (lane int, err error) {
 }
 
 // keeps is more than the time for which l4fwd keeps the local port of a connection
-// that has ended.
+// that has ended: two ticks, and a turn of its clock.
 const keeps = 250 * time.Millisecond
 
 // load has all lanes make connections, one after the other, for that long and
@@ -264,17 +263,24 @@ func (c cycling) load(t *testing.T, top *testbed.Topology, srv *reuseServer, spa
 	start := time.Now()
 	for lane := range c.lanes {
 		self := &unix.SockaddrInet4{Addr: top.ClientAddr(testbed.V4, 0).As4()}
-		pace := keeps * time.Duration(c.lanes) / time.Duration(c.ports)
+		var pace time.Duration
 		if c.same { // l4fwd knows the client again
-			self.Port, pace = 30000+lane, 0
+			self.Port = 30000 + lane
+		} else { // as many end in that time as there are ports for, beside those of the living
+			pace = keeps * time.Duration(c.lanes) / time.Duration(c.ports-c.lanes)
 		}
 		wg.Go(func() {
 			in, out := make([]byte, c.down+1), bytes.Clone(pattern[:c.up])
 			out[0] = byte(lane)
 			// On one thread, since a socket is made where its thread is.
 			err := top.Client.Do(func() error {
+				// Go's scheduler has calls with a time limit, and close(2), end early.
+				preempt := unix.Sigset_t{Val: [16]uint64{1 << (unix.SIGURG - 1)}}
+				if err := unix.PthreadSigmask(unix.SIG_BLOCK, &preempt, nil); err != nil {
+					return err
+				}
+				defer func() { _ = unix.PthreadSigmask(unix.SIG_UNBLOCK, &preempt, nil) }()
 				for time.Since(start) < span || made.Load() < int64(3*c.ports) {
-					next := time.Now().Add(pace)
 					if err := c.connection(self, to, out, in); err != nil {
 						return fmt.Errorf("after %d: %w", made.Load(), err)
 					}
@@ -285,13 +291,8 @@ func (c cycling) load(t *testing.T, top *testbed.Topology, srv *reuseServer, spa
 					case <-time.After(limit):
 						return errors.New("the server does not close")
 					}
-					// Nor is another client, who needs the port, ahead of the server's last
-					// acknowledgement, which l4fwd may have to see first on another NIC.
-					if !c.same {
-						time.Sleep(5 * time.Millisecond)
-					}
 					made.Add(1)
-					time.Sleep(time.Until(next))
+					time.Sleep(pace)
 				}
 				return nil
 			})
@@ -316,17 +317,13 @@ func (c cycling) connection(self, to *unix.SockaddrInet4, out, in []byte) (err e
 		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1),
 		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &patience),
 		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &patience),
+		// close(2) waits until the client's FIN is acknowledged: another client who needs the
+		// port must not be ahead of that, which l4fwd may have to see first on another NIC.
+		unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1, Linger: int32(limit / time.Second)}),
 		unix.Bind(fd, self)); err != nil {
 		return err
 	}
-	// Its kernel waits for the last FIN of the port's former connection to be
-	// acknowledged.
-	for end := time.Now().Add(limit); ; runtime.Gosched() {
-		if err = unix.Connect(fd, to); !errors.Is(err, unix.EADDRNOTAVAIL) || time.Now().After(end) {
-			break
-		}
-	}
-	if err != nil {
+	if err := unix.Connect(fd, to); err != nil {
 		return fmt.Errorf("connect: %w", err)
 	}
 	for len(out) > 0 {
