@@ -13,10 +13,9 @@ import (
 	"github.com/l4fwd/l4fwd/packet"
 )
 
-// segments is plain for the commonest packets it knows: TCP in order, of a service without
-// TOA or when the client has acknowledged data of the server's, so that none is due. It
-// stops at the first other one, having changed nothing of it, and returns where that is;
-// plain may know it.
+// segments is plain for the commonest packets it knows: TCP in order, with TOA where that is
+// of IPv4 and has room. It stops at the first other one, having changed nothing of it, and
+// returns where that is; plain may know it.
 //
 // It is in assembly because it is what a packet costs most, and the compiler makes 328
 // instructions of it, a good part of them moves to the stack and back; here it is 190.
@@ -109,6 +108,10 @@ const (
 
 	headersLen = unsafe.Sizeof(plainHeaders{})
 	queueLen   = 2 * BurstSize
+
+	fullNAT     = conntrack.FullNAT
+	toaLen      = nat.PlainTOALen
+	toaInserted = nat.TOAInserted
 
 	protoTCP = packet.ProtoTCP
 	protoUDP = packet.ProtoUDP

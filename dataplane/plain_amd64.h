@@ -426,14 +426,83 @@ unacked:
 	ANDL    $const_steadyReplyMask, AX
 	CMPL    AX, $const_steadyReply
 	JNE     stop
-	CMPB    way_toa(R15), $0
-	JEQ     acked
-	JMP     stop
+	JMP     acked
 
-told: // TOADue, of one who has acknowledged data
-	CMPL    AX, const_entryServerNext(R14)
+told: // TOADue, after NoteServerAcked
+	CMPB    const_entryMode(R14), $const_fullNAT
 	JNE     untold
+	MOVL    const_entryServerNext(R14), DX
+	SUBL    AX, DX
+	JEQ     insert
+	JMI     untold
+	TESTB   $const_ackedFlag, const_entryFlags(R14)
+	JNE     untold
+insert:
+#ifdef V6
 	JMP     stop
+#else
+	LEAL    const_toaLen(R10), DX
+	MOVWLZX const_hopMTU(BX), R9
+	CMPL    DX, R9
+	JHI     stop
+	LEAQ    -const_vlanLen(R13), DX
+	SUBQ    Worker_umem(DI), DX
+	MOVQ    Worker_frameSize(DI), R9
+	DECQ    R9
+	ANDQ    R9, DX
+	CMPQ    DX, $const_toaLen
+	JB      stop
+
+	// All is known, here too: the flow, which counts the packet as received.
+	MOVL    CX, (ME+const_windowEnd)(R14)
+	MOVL    AX, (PEER+const_windowAcked)(R14)
+	SUBQ    $const_toaLen, (const_entryBytes+8*D)(R14)
+	MOVQ    way_count(R15), AX
+	SUBQ    $const_toaLen, (const_countBytes+8*D)(AX)
+	INCQ    (Worker_count+Counts_TOA+8*const_toaInserted)(DI)
+
+	// PlainTOA. A sum of words may be made with the bytes of all of them swapped.
+	MOVQ    (R13), AX
+	MOVQ    8(R13), CX
+	MOVQ    16(R13), DX
+	MOVQ    AX, -8(R13)
+	MOVQ    CX, (R13)
+	MOVQ    DX, 8(R13)
+	MOVQ    24(R13), AX
+	MOVQ    32(R13), CX
+	MOVQ    AX, 16(R13)
+	MOVQ    CX, 24(R13)
+	SUBQ    $const_toaLen, R13
+	ADDL    $const_toaLen, R10
+	MOVL    R10, AX
+	ROLW    $8, AX
+	MOVW    AX, 2(R13)
+	MOVWLZX 10(R13), AX
+	XORL    $0xffff, AX
+	ADDL    $(const_toaLen<<8), AX
+	FOLD(AX, DX)
+	MOVW    AX, 10(R13)
+	MOVBLZX way_kind(R15), AX
+	ORL     $(const_toaLen<<8), AX
+	MOVWLZX const_entryClientPort(R14), DX
+	ROLW    $8, DX
+	SHLL    $16, DX
+	ORL     DX, AX
+	MOVL    8(R14), DX
+	BSWAPL  DX
+	MOVL    AX, (L4+20)(R13)
+	MOVL    DX, (L4+24)(R13)
+	ADDB    $(const_toaLen/4<<4), (L4+12)(R13)
+	MOVWLZX (L4+16)(R13), CX
+	XORL    $0xffff, CX
+	ADDL    $(const_toaLen<<8+const_toaLen/4<<4), CX
+	ADDL    DX, AX
+	ADCL    CX, AX
+	ADCL    $0, AX
+	FOLD(AX, DX)
+	MOVW    AX, (L4+16)(R13)
+	JMP     noted
+#endif
 
 note: // NoteServerAcked
 	MOVL    const_entryServerNext(R14), CX

@@ -98,9 +98,9 @@ func TestSegmentsTake(t *testing.T) {
 	const client4, client6 = "198.51.100.7:40000", "[2001:db8:c::7]:40000"
 	for _, tt := range []struct {
 		name, client, vip string
-		toa               bool
+		toa6              bool
 	}{
-		{"full-nat v4", client4, "192.0.2.10:80", true},
+		{"full-nat v4", client4, "192.0.2.10:80", false},
 		{"full-nat v6", client6, "[2001:db8::10]:80", true},
 		{"dnat v4", client4, "192.0.2.11:80", false},
 		{"dnat v6", client6, "[2001:db8::11]:80", false},
@@ -118,10 +118,10 @@ func TestSegmentsTake(t *testing.T) {
 				frame []byte
 				taken bool
 			}{
-				{up(1, 1, 10), !tt.toa}, // else it bears TOA,
+				{up(1, 1, 10), !tt.toa6},
 				{down(1, 11, 100), true},
-				{up(11, 1, 10), !tt.toa},
-				{up(21, 101, 10), !tt.toa}, // or is the last that might have
+				{up(11, 1, 10), !tt.toa6},
+				{up(21, 101, 10), true}, // who has data of the server's knows its client
 				{down(101, 31, 100), true},
 				{up(31, 150, 0), true},
 				{up(31, 1, 10), false},      // an acknowledgement that came late

@@ -95,7 +95,7 @@ func (s *segmentTwin) surroundings() {
 		to := way{
 			addr: [2]packet.Addr{s.addr(), s.addr()}, port: [2]uint16{uint16(r.Uint32()), uint16(r.Uint32())}, gen: w.routes.Gen,
 			timeout: oneOf(r, 0, 100, 100, r.Uint32()), oneWay: r.Uint32(), id: route.HopID(r.IntN(twinHops)), header: uint8(s.ipLen),
-			toa: s.rare(3), kind: 254, strict: s.rare(2), marks: oneOf[marks](r, 0, 0, told, left, cids, names), count: &s.counts[i],
+			toa: s.rare(2), kind: oneOf[uint8](r, 254, 0, 255, 28), strict: s.rare(2), marks: oneOf[marks](r, 0, 0, told, left, cids, names), count: &s.counts[i],
 		}
 		switch r.IntN(100) {
 		case 0:
@@ -119,6 +119,9 @@ func (s *segmentTwin) surroundings() {
 func (s *segmentTwin) flow() (e conntrack.Entry) {
 	r := s.r
 	e.Client, e.ClientPort, e.LocalPort = s.addr(), uint16(r.Uint32()), uint16(r.Uint32())
+	if s.rare(4) { // the sum of TOA overflows
+		e.Client.Lo, e.ClientPort = e.Client.Lo|0xffffffff, 0xffff
+	}
 	e.Backend, e.Local = uint32(r.IntN(twinWays)), uint16(r.IntN(len(s.w.locals)))
 	e.Proto, e.Mode, e.State = packet.ProtoTCP, conntrack.Mode(r.IntN(2)), conntrack.Established
 	e.SeqDelta = oneOf(r, 0, 1, 1<<32-1, 1<<31, r.Uint32(), r.Uint32())
@@ -178,7 +181,7 @@ func (s *segmentTwin) ends(e *conntrack.Entry) (src, dst packet.Addr, ports uint
 func (s *segmentTwin) segment(p []byte, e *conntrack.Entry, next *uint32) {
 	r := s.r
 	src, dst, ports := s.ends(e)
-	data, options := oneOf(r, 0, 0, 1, 6, 10, 100, 1400, 1448, 1460, r.IntN(65500)), oneOf(r, 0, 0, 12)
+	data, options := oneOf(r, 0, 0, 1, 6, 10, 100, 1400, 1440, 1441, 1448, 1452, 1453, 1460, r.IntN(65500)), oneOf(r, 0, 0, 12)
 	n := s.ipLen + packet.TCPMinLen + options + data
 	if s.rare(30) {
 		n = r.IntN(100)
@@ -248,7 +251,7 @@ func (s *segmentTwin) burst() {
 		k, i := places[j], 1+r.IntN(twinFlows)
 		s.rows[j] = uint8(k)
 		s.w.b.look.Found[k] = conntrack.Cand(i<<1) | conntrack.Cand(s.d)
-		at := chunks[j]*twinChunk + oneOf(r, 18, 18, 22, 32, 64, 256, 300)
+		at := chunks[j]*twinChunk + oneOf(r, 18, 18, 22, 25, 26, 32, 64, 256, 300)
 		if chunks[j] == BurstSize-1 && s.rare(2) {
 			at = len(umem) - s.ipLen - packet.TCPMinLen - 4 - (packet.IPv6Len - s.ipLen) // as near to the end as they may be
 		}
@@ -341,7 +344,7 @@ func checkSegments[S sender, F family](s *segmentTwin) {
 func testSegments[S sender, F family](t *testing.T) {
 	bursts := 30_000
 	if testing.Short() {
-		bursts = 1500
+		bursts = 4000
 	}
 	s := newSegmentTwin[S, F](t, 1)
 	for range bursts {
