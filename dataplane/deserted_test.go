@@ -85,11 +85,12 @@ func TestSYNToADrainedBackend(t *testing.T) {
 }
 
 // TestSYNAfterTheEnd: a client that has sent its FIN uses its port again. Where its backend
-// takes no new flows it gets another one, once nothing has come by for a second.
+// takes no new flows it gets another one, once nothing has come by for a second; but not
+// while the server may still have something to say, and for nothing but a SYN.
 func TestSYNAfterTheEnd(t *testing.T) {
 	for _, svc := range []string{"fnat4", "dnat4"} {
-		for _, ends := range []string{"client", "server, client"} {
-			t.Run(svc+"/"+ends, func(t *testing.T) {
+		for _, over := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s/over=%v", svc, over), func(t *testing.T) {
 				r := newRig(t, 1, testSpec())
 				g := NewRegistry(1)
 				publish := func(s Spec) {
@@ -102,7 +103,7 @@ func TestSYNAfterTheEnd(t *testing.T) {
 				publish(testSpec())
 				vip := map[string]string{"fnat4": "192.0.2.10:80", "dnat4": "192.0.2.11:80"}[svc]
 				old := r.open(0, "198.51.100.7:40000", vip)
-				if ends != "client" {
+				if over {
 					old.fromServer(seg{ack: true, fin: true, seq: 9001, ackNum: old.isn + 1})
 				}
 				r.one(0, 0, 1, build(t, seg{src: old.client, dst: vip, ack: true, fin: true, seq: 1001, ackNum: 9001}))
@@ -120,8 +121,15 @@ func TestSYNAfterTheEnd(t *testing.T) {
 					t.Errorf("a SYN behind the FIN goes to %s", got)
 				}
 				r.now += int64(time.Second)
-				if got := serverOf(r, old.client, vip); got == old.backend {
-					t.Error("a SYN after the end still goes to a backend that takes no flows")
+				for _, s := range []seg{{syn: true, ack: true}, {syn: true, rst: true}, {syn: true, fin: true}} {
+					s.src, s.dst, s.seq = old.client, vip, 1000
+					r.deliver(0, 0, build(t, s))
+				}
+				if n := r.counts().Reopened; n != 0 {
+					t.Errorf("reopened %d times, by no SYN", n)
+				}
+				if got := serverOf(r, old.client, vip); (got != old.backend) != over {
+					t.Errorf("a SYN after a second goes to %s; before it went to %s", got, old.backend)
 				}
 			})
 		}

@@ -21,7 +21,7 @@ func (w *Worker) direct(i int, r conntrack.Ref) Verdict {
 	if w.spent(p, w.frame(i)) {
 		return w.ttlExceeded(i, p.Dst)
 	}
-	if p.TCPFlags&packet.SYN != 0 && w.deserted(e, svc) {
+	if p.TCPFlags&(packet.SYN|packet.ACK|packet.RST|packet.FIN) == packet.SYN && w.deserted(e, svc) {
 		return w.reopen(i, r)
 	}
 	if p.Kind != packet.KindICMPError && w.ways[e.Backend].marks&(left|cids) != 0 {

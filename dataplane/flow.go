@@ -20,7 +20,7 @@ func (w *Worker) forward(i int, r conntrack.Ref) Verdict {
 	if w.spent(p, frame) {
 		return w.ttlExceeded(i, p.Dst)
 	}
-	if p.TCPFlags&packet.SYN != 0 && w.deserted(e, svc) {
+	if p.TCPFlags&(packet.SYN|packet.ACK|packet.RST|packet.FIN) == packet.SYN && w.deserted(e, svc) {
 		return w.reopen(i, r)
 	}
 	if w.ways[e.Backend].marks&(left|cids) != 0 {

@@ -369,26 +369,30 @@ func (w *Worker) hasPortFor(r conntrack.Ref, e *conntrack.Entry, svc *Service) b
 // that drains.
 const desertion = 60 * conntrack.TicksPerSecond
 
-// farewell is desertion of a flow whose client has sent its FIN. What it may still get it
-// acknowledges, so a second's silence says that nothing is on its way.
-const farewell = conntrack.TicksPerSecond
+// parted is desertion after a client's FIN where that says that the connection is over: in
+// LastAck the server's FIN was before it, and with direct return, where no end is seen,
+// most are over then. Who forges a SYN can so end a half-closed connection with direct
+// return whose server takes no new flows, and takes more than a second to answer.
+const parted = conntrack.TicksPerSecond
 
 // deserted reports whether a client's SYN on flow e is better served by another
 // backend: e's takes no new flows, and either it has not answered yet or nothing
 // has come by for a while. Else a client would be sent to a server that is gone
 // for as long as its flow lives, which may be hours; with direct return the end of a
 // connection is not seen, and many clients behind one address soon use its port again.
+// How long that was is told from the timeout, so one that a reload has just changed
+// misleads it.
 func (w *Worker) deserted(e *conntrack.Entry, svc *Service) bool {
 	if e.State == conntrack.None || svc.Set == nil || svc.Set.Len() == 0 || svc.Set.Contains(e.Backend) {
 		return false // None: this SYN has just opened it
 	}
 	since := e.Expires - svc.Policy.Timeouts[e.State]
 	silent := int32(w.tick - since)
-	switch e.State {
-	case conntrack.SynSent:
+	switch {
+	case e.State == conntrack.SynSent:
 		return true
-	case conntrack.FinWait, conntrack.LastAck:
-		return silent >= farewell
+	case e.State == conntrack.LastAck, e.State == conntrack.FinWait && e.Mode.OneWay():
+		return silent >= parted
 	}
 	return silent >= desertion
 }

@@ -461,13 +461,12 @@ insert:
 	SUBQ    $const_toaLen, (const_countBytes+8*D)(AX)
 	INCQ    (Worker_count+Counts_TOA+8*const_toaInserted)(DI)
 
-	// PlainTOA. A sum of words may be made with the bytes of all of them swapped.
+	// PlainTOA. A sum of words may be made with the bytes of all of them swapped. The
+	// server's address and both ports are written below.
 	MOVQ    (R13), AX
 	MOVQ    8(R13), CX
-	MOVQ    16(R13), DX
 	MOVQ    AX, -8(R13)
 	MOVQ    CX, (R13)
-	MOVQ    DX, 8(R13)
 	MOVQ    24(R13), AX
 	MOVQ    32(R13), CX
 	MOVQ    AX, 16(R13)

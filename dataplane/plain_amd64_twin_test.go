@@ -44,15 +44,17 @@ func oneOf[T any](r *rand.Rand, v ...T) T { return v[r.IntN(len(v))] }
 // rare reports one time in n.
 func (s *segmentTwin) rare(n int) bool { return s.r.IntN(n) == 0 }
 
-func newSegmentTwin[S sender, F family](t *testing.T, seed uint64) *segmentTwin {
+// newSegmentTwin makes a twin whose UMEM begins shift bytes behind the start of a page.
+func newSegmentTwin[S sender, F family](t *testing.T, seed uint64, shift int) *segmentTwin {
 	const size = BurstSize * twinChunk
 	m, err := unix.Mmap(-1, 0, size+2*guard, unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANON)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = unix.Munmap(m) })
-	umem := m[guard : guard+size : guard+size] // whoever leaves it faults
-	if err := unix.Mprotect(umem, unix.PROT_READ|unix.PROT_WRITE); err != nil {
+	whole := m[guard : guard+size : guard+size] // whoever leaves it faults
+	umem := whole[shift:]
+	if err := unix.Mprotect(whole, unix.PROT_READ|unix.PROT_WRITE); err != nil {
 		t.Fatal(err)
 	}
 	table := glanceTable(t)
@@ -139,7 +141,7 @@ func (s *segmentTwin) flow() (e conntrack.Entry) {
 	acked := e.Win[conntrack.Reply].Acked
 	e.ServerNext = oneOf(r, acked, e.Win[conntrack.Reply].End, acked-1, acked+1, acked+1<<31, acked+1<<31-1, r.Uint32())
 	e.Packets = [2]uint32{oneOf[uint32](r, 1<<32-1, 3), oneOf[uint32](r, 1<<32-1, 7)}
-	e.Bytes = [2]uint64{oneOf[uint64](r, 1<<64-1, 1<<32-1), r.Uint64()}
+	e.Bytes = [2]uint64{oneOf[uint64](r, 1<<64-1, 1<<32-1, 1<<32, 1<<32+3), r.Uint64()}
 	switch r.IntN(100) {
 	case 0, 1, 2:
 		e.Backend = oneOf[uint32](r, twinWays, 1<<32-1, 1<<31, 1<<26)
@@ -181,7 +183,7 @@ func (s *segmentTwin) ends(e *conntrack.Entry) (src, dst packet.Addr, ports uint
 func (s *segmentTwin) segment(p []byte, e *conntrack.Entry, next *uint32) {
 	r := s.r
 	src, dst, ports := s.ends(e)
-	data, options := oneOf(r, 0, 0, 1, 6, 10, 100, 1400, 1440, 1441, 1448, 1452, 1453, 1460, r.IntN(65500)), oneOf(r, 0, 0, 12)
+	data, options := oneOf(r, 0, 0, 1, 6, 10, 100, 1400, 1440, 1441, 1448, 1452, 1453, 1460, r.IntN(65500), 65495-r.IntN(16)), oneOf(r, 0, 0, 12)
 	n := s.ipLen + packet.TCPMinLen + options + data
 	if s.rare(30) {
 		n = r.IntN(100)
@@ -346,14 +348,15 @@ func testSegments[S sender, F family](t *testing.T) {
 	if testing.Short() {
 		bursts = 4000
 	}
-	s := newSegmentTwin[S, F](t, 1)
-	for range bursts {
+	aligned, shifted := newSegmentTwin[S, F](t, 1, 0), newSegmentTwin[S, F](t, 2, 24)
+	for i := range bursts {
+		s := []*segmentTwin{aligned, shifted}[i%2]
 		s.surroundings()
 		s.burst()
 		checkSegments[S, F](s)
 	}
-	if s.taken < bursts/10 {
-		t.Errorf("%d packets in %d bursts were taken: that says little", s.taken, bursts)
+	if taken := aligned.taken + shifted.taken; taken < bursts/10 {
+		t.Errorf("%d packets in %d bursts were taken: that says little", taken, bursts)
 	}
 }
 

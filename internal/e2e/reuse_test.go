@@ -275,7 +275,8 @@ func (c cycling) load(t *testing.T, top *testbed.Topology, srv *reuseServer, spa
 			// On one thread, since a socket is made where its thread is.
 			err := top.Client.Do(func() error {
 				// Go's scheduler has calls with a time limit, and close(2), end early.
-				preempt := unix.Sigset_t{Val: [16]uint64{1 << (unix.SIGURG - 1)}}
+				var preempt unix.Sigset_t
+				preempt.Val[0] = 1 << (unix.SIGURG - 1)
 				if err := unix.PthreadSigmask(unix.SIG_BLOCK, &preempt, nil); err != nil {
 					return err
 				}
