@@ -45,7 +45,7 @@ type SynthOptions struct {
 	Protocol uint8 // the same
 	Family   int   // the same
 	Arrival  Arrival
-	// Fresh has clients never acknowledge what servers send, so that every packet
+	// Fresh has only clients send data, which servers acknowledge, so that every packet
 	// of theirs is one of a new flow, which bears TOA.
 	Fresh bool
 	// Limit measures the limit (see the package comment) after each round, with
@@ -263,7 +263,9 @@ func (s *synth) data(k int, reply bool) segment {
 	case g.proto != packet.ProtoTCP:
 	case !reply:
 		atomic.AddUint32(&w.client, uint32(g.payload))
-	case !s.o.Fresh:
+	case s.o.Fresh:
+		g.payload, g.flags = 0, packet.ACK
+	default:
 		atomic.AddUint32(&w.server, uint32(g.payload))
 	}
 	return g

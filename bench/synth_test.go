@@ -100,7 +100,7 @@ func synthesized(t *testing.T, o bench.SynthOptions) {
 	}
 }
 
-// Clients that acknowledge nothing have TOA in every packet.
+// Clients that have no data of their servers' have TOA in every packet.
 func TestSynthesizeFresh(t *testing.T) {
 	for _, fresh := range []bool{false, true} {
 		o := bench.SynthOptions{Spec: loadSpec(t, "all.yaml", "fnat4"), Fresh: fresh, Flows: 100, Packets: 20000}

@@ -131,7 +131,7 @@ func (r *replayFlags) flags(cmd *cobra.Command) {
 	f.IntVar(&s.Rounds, "rounds", 7, "rounds, with --synthesize")
 	f.IntVar(&s.Size, "size", 64, "bytes of a packet on the wire, with --synthesize")
 	f.StringVar(&r.arrive, "arrive", "spread", "where packets arrive, with --synthesize: spread, home or away")
-	f.BoolVar(&s.Fresh, "fresh", false, "clients acknowledge nothing, so that all their packets bear TOA, with --synthesize")
+	f.BoolVar(&s.Fresh, "fresh", false, "servers send no data, so that all packets of clients bear TOA, with --synthesize")
 	for _, only := range []string{"loops", "duration", "write"} {
 		cmd.MarkFlagsMutuallyExclusive("synthesize", only)
 	}
