@@ -127,7 +127,7 @@ func matrixRows(o *MatrixOptions) (rows []*matrixRow, err error) {
 		one := SynthOptions{
 			Spec: o.Spec, LocalPorts: o.LocalPorts, FrameSize: o.FrameSize, MaxFlows: o.MaxFlows, Seed: o.Seed,
 			Flows: o.Flows, Packets: o.Packets, Rounds: o.Rounds, Size: o.Size,
-			Workers: workers, Arrival: arrival, Fresh: svc.TOA, Limit: true,
+			Workers: workers, Arrival: arrival, RSSKnown: arrival == ArriveSpread, Fresh: svc.TOA, Limit: true,
 		}
 		one.Spec.Services = []dataplane.ServiceSpec{svc}
 		var s *synth
@@ -140,9 +140,11 @@ func matrixRows(o *MatrixOptions) (rows []*matrixRow, err error) {
 	for _, svc := range o.Spec.Services {
 		add(svc.Name, svc, 1, ArriveHome)
 	}
+	// At home are flows whose local port is chosen by the NIC's RSS, not those that
+	// chance brings home: what chance decides has to be looked at for each packet.
 	if o.Workers > 1 && len(o.Spec.Services) > 0 {
 		svc := o.Spec.Services[0]
-		add(fmt.Sprintf("%s, %d workers, flows at home", svc.Name, o.Workers), svc, o.Workers, ArriveHome)
+		add(fmt.Sprintf("%s, %d workers, flows at home", svc.Name, o.Workers), svc, o.Workers, ArriveSpread)
 		add(fmt.Sprintf("%s, %d workers, every reply handed over", svc.Name, o.Workers), svc, o.Workers, ArriveAway)
 	}
 	if err == nil && len(rows) == 0 {

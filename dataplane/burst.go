@@ -120,53 +120,63 @@ func (w *Worker) parseOne(i, k int, handed bool) (more int) {
 // say by their local port whose they are: those of other workers are handed over,
 // before anything is looked up in the table here. It returns which rows are free then
 // or have been before. What it does not see, miss does.
-//
-// Whose a reply is, no processor can foretell, so a row is entered in both lists, of
-// which one goes on.
 func (w *Worker) parseSorting(n int) (flows int, free rowSet) {
 	b := &w.b
+	n = min(n, BurstSize)
 	var away, owners [BurstSize]uint8
-	others := 0
-	for i := range min(n, BurstSize) {
-		hash, ip := glance(w.umem, &b.desc[i], w.table)
-		p := &b.pkt[i]
-		var to packet.Addr
-		var port uint16
-		stays := uint64(1)
-		if ip != 0 {
-			to, port = headersIn(w.umem, ip&^isV6).destination()
-		} else {
-			packet.Parse(w.frame(i), p)
-			if p.Kind == packet.KindTCP || p.Kind == packet.KindUDP {
-				to, port = p.Dst, p.DstPort
-			} else if !w.special(i, false) {
-				continue
-			}
-			hash = w.table.Hash(&p.Tuple)
+	others, asked := 0, 0
+	for i := 0; i < n; {
+		end := min(i+prefetchStep, n)
+		had := flows
+		flows += w.glances(i, end, had) - i
+		for i += flows - had; i < end; i++ {
+			flows += w.parseOne(i, flows, false)
 		}
-		if !to.IsZero() {
-			owner := w.owners.localPort(port)
-			owners[others%BurstSize] = uint8(owner)
-			mine := (uint64(owner^w.id) - 1) >> 63
-			stays = w.snap.locals.differs(to) | mine
+		flows, others = w.sort(had, flows, others, &away, &owners)
+		if flows-asked >= prefetchStep {
+			w.table.PrefetchBuckets(b.look.Hash[asked:flows])
+			asked = flows
 		}
-		stays = (stays | -stays) >> 63
-		k := flows % BurstSize
-		b.look.Packet[k], b.look.Hash[k], b.ip[k] = uint8(i), hash, ip
-		away[others%BurstSize] = uint8(i)
-		flows += int(stays)
-		others += int(1 - stays)
 	}
+	w.table.PrefetchBuckets(b.look.Hash[asked:flows])
 	free = ^firstRows(n)
 	for k, i := range away[:others] {
 		w.finish(int(i), w.handOver(int(i), int(owners[k])))
 		free |= 1 << i
 	}
-	for k := prefetchStep; k <= flows; k += prefetchStep {
-		w.table.PrefetchBuckets(b.look.Hash[k-prefetchStep : k])
-	}
-	w.table.PrefetchBuckets(b.look.Hash[flows&^(prefetchStep-1) : flows])
 	return flows, free
+}
+
+// sort takes out of the places [from, to) of look those that hold replies of other workers'
+// flows, as far as their local port says, and returns how many look has then. Their rows and
+// whose they are join the others in away and owners, of which there are more then.
+//
+// Whose a reply is, no processor can foretell, so a row is entered in both lists, of
+// which one goes on.
+func (w *Worker) sort(from, to, others int, away, owners *[BurstSize]uint8) (flows, more int) {
+	b, locals := &w.b, &w.snap.locals
+	flows, more = from, others
+	for k := from; k < to; k++ {
+		i, hash, ip := b.look.Packet[k%BurstSize], b.look.Hash[k%BurstSize], b.ip[k%BurstSize]
+		var dst packet.Addr
+		var port uint16
+		switch p := &b.pkt[i%BurstSize]; {
+		case ip != 0:
+			dst, port = headersIn(w.umem, ip&^isV6).destination(ip >= isV6)
+		case p.Kind == packet.KindTCP, p.Kind == packet.KindUDP:
+			dst, port = p.Dst, p.DstPort
+		default: // what has no ports stays
+			dst = packet.Addr{Hi: 1}
+		}
+		owner := w.owners.localPort(port)
+		stays := (uint64(owner^w.id)-1)>>63 | locals.differs(dst)
+		stays = (stays | -stays) >> 63
+		away[more%BurstSize], owners[more%BurstSize] = i, uint8(owner)
+		b.look.Packet[flows%BurstSize], b.look.Hash[flows%BurstSize], b.ip[flows%BurstSize] = i, hash, ip
+		flows += int(stays)
+		more += int(1 - stays)
+	}
+	return flows, more
 }
 
 // special does for row i, which is not simply TCP or UDP, what parse does, and

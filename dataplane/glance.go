@@ -77,12 +77,13 @@ func glance(umem []byte, d *unix.XDPDesc, t *conntrack.Table) (hash uint32, ip u
 	return 0, 0
 }
 
-// destination is to whom the packet is.
-func (h *plainHeaders) destination() (to packet.Addr, port uint16) {
-	b := h[route.VLANLen:]
-	if b[0]>>4 == 6 {
+// destination is to whom the packet is, of IPv6 if six.
+func (h *plainHeaders) destination(six bool) (to packet.Addr, port uint16) {
+	if six {
+		b := (*[packet.IPv6Len + 4]byte)(h[route.VLANLen:])
 		return packet.Addr16(b[packet.IPv6Dst:]), binary.BigEndian.Uint16(b[packet.IPv6Len+packet.TCPDstPort:])
 	}
+	b := (*[packet.IPv4MinLen + 4]byte)(h[route.VLANLen:])
 	return packet.Addr4(b[packet.IPv4Dst:]), binary.BigEndian.Uint16(b[packet.IPv4MinLen+packet.TCPDstPort:])
 }
 

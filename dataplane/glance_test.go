@@ -74,7 +74,7 @@ func glanceTwin(t interface{ Fatalf(string, ...any) }, table *conntrack.Table, f
 		}
 		return
 	}
-	dst, port := h.destination()
+	dst, port := h.destination(ip >= isV6)
 	switch {
 	case ip&^isV6 != d.Addr+uint64(p.L3) || ip >= isV6 != p.V6:
 		t.Fatalf("IP header at %#x: %+v\n%x", ip, p, frame)

@@ -123,7 +123,7 @@ func benchMatrixCommand() *cobra.Command {
 does, a round of each in turn, and print a table in Markdown with the ratios to the
 first service and to the limit. Of a service with TOA all clients' packets bear it.
 Two rows more show the first service with --workers workers, each a thread bound to
-a CPU of its own, flows at home and every reply handed over; theirs is the wall's
+a CPU of its own, flows at home (RSS known) and every reply handed over; theirs is the wall's
 time, of the slowest worker, and beside it all workers' processor time. Their limit
 is as many limits side by side: where it has nearly the first row's ratio the
 workers do not hinder each other, whatever the machine's cores do to each other.`,
