@@ -157,7 +157,8 @@ func (w *Worker) sort(from, to, others int, away, owners *[BurstSize]uint8) (flo
 	b, locals := &w.b, &w.snap.locals
 	flows, more = from, others
 	for k := from; k < to; k++ {
-		i, hash, ip := b.look.Packet[k%BurstSize], b.look.Hash[k%BurstSize], b.ip[k%BurstSize]
+		const mask = BurstSize - 1
+		i, hash, ip := b.look.Packet[k&mask], b.look.Hash[k&mask], b.ip[k&mask]
 		var dst packet.Addr
 		var port uint16
 		switch p := &b.pkt[i%BurstSize]; {
@@ -171,8 +172,8 @@ func (w *Worker) sort(from, to, others int, away, owners *[BurstSize]uint8) (flo
 		owner := w.owners.localPort(port)
 		stays := (uint64(owner^w.id)-1)>>63 | locals.differs(dst)
 		stays = (stays | -stays) >> 63
-		away[more%BurstSize], owners[more%BurstSize] = i, uint8(owner)
-		b.look.Packet[flows%BurstSize], b.look.Hash[flows%BurstSize], b.ip[flows%BurstSize] = i, hash, ip
+		away[more&mask], owners[more&mask] = i, uint8(owner)
+		b.look.Packet[flows&mask], b.look.Hash[flows&mask], b.ip[flows&mask] = i, hash, ip
 		flows += int(stays)
 		more += int(1 - stays)
 	}
