@@ -1,5 +1,7 @@
 package conntrack
 
+import "unsafe"
+
 // BatchSize is the most tuples that are looked up together: a power of two.
 const BatchSize = 64
 
@@ -17,6 +19,12 @@ func (t *Table) PrefetchBuckets(h []uint32) {
 	if len(h) > 0 {
 		prefetchBuckets(&t.buckets[0], &h[0], uint64(len(h)), uint64(len(t.buckets)))
 	}
+}
+
+// Buckets are the home buckets of all hashes, for whoever asks for them in assembly: that
+// of h is number h*len>>32.
+func (t *Table) Buckets() [][BucketLen]byte {
+	return unsafe.Slice((*[BucketLen]byte)(unsafe.Pointer(&t.buckets[0])), len(t.buckets))
 }
 
 // Candidates looks for the first n rows of b, whose Hash the caller has filled in and

@@ -13,7 +13,6 @@ TEXT ·candidates(SB), NOSPLIT, $0-32
 	MOVQ Table_entries(AX), R10
 	XORL SI, SI  // row
 	XORL R11, R11 // replies
-	XORL R13, R13
 	JMP  test
 
 loop:
@@ -39,7 +38,8 @@ loop:
 	TZCNTL   CX, BX // of what is not 0 the same as BSF, which older processors take it for
 	MOVL     bucket_slots(AX)(BX*2), DX
 	CMPL     BX, $16
-	CMOVLEQ  R13, DX
+	JEQ      elsewhere
+known:
 	MOVL     DX, Batch_Found(DI)(SI*4)
 
 	// Into both orders, of which one goes on.
@@ -63,3 +63,31 @@ test:
 	JB       loop
 	MOVQ     R11, replies+24(FP)
 	RET
+
+	// R13: how many buckets more there are to look into.
+elsewhere:
+	MOVL     bucket_reach(AX), R13
+	XORL     DX, DX
+	MOVQ     R9, R15
+	SHLQ     $6, R15
+	ADDQ     R8, R15
+	JMP      further
+
+following:
+	DECL     R13
+	ADDQ     $64, AX
+	CMPQ     AX, R15
+	CMOVQEQ  R8, AX
+	MOVOU    bucket_tags(AX), X1
+	PCMPEQW  X0, X1
+	PMOVMSKB X1, CX
+	TESTL    CX, CX
+	JEQ      further
+	TZCNTL   CX, BX
+	MOVL     bucket_slots(AX)(BX*2), DX
+	JMP      known
+
+further:
+	TESTL    R13, R13
+	JNE      following
+	JMP      known

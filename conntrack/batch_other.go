@@ -11,7 +11,7 @@ const ahead = 8
 func candidates(t *Table, b *Batch, n uint64) (replies uint64) {
 	for k := range n {
 		h := b.Hash[k&(BatchSize-1)]
-		c := t.buckets[t.home(h)].first(tagOf(h) * lanes)
+		c := t.first(t.home(h), tagOf(h)*lanes)
 		b.Found[k&(BatchSize-1)] = c
 		b.order[Forward][(k-replies)&(BatchSize-1)] = uint8(k)
 		b.order[Reply][replies&(BatchSize-1)] = uint8(k)
@@ -24,6 +24,17 @@ func candidates(t *Table, b *Batch, n uint64) (replies uint64) {
 		prefetchEntries(&t.entries[0], &b.Found[n&(BatchSize-ahead)], rest)
 	}
 	return replies
+}
+
+// first returns the first item with the tag repeated in pattern, in bucket home or, if
+// there is none, in those that follow as far as home's items may be, or 0.
+func (t *Table) first(home uint32, pattern uint64) (c Cand) {
+	reach := t.buckets[home].reach
+	for i := home; ; i, reach = t.next(i), reach-1 {
+		if c = t.buckets[i].first(pattern); c != 0 || reach == 0 {
+			return c
+		}
+	}
 }
 
 // first returns the first item in b with the tag repeated in pattern, or 0.

@@ -55,10 +55,13 @@ func compareFindAll(rt *rapid.T, t *Table, tw *twin, b *Batch, dir *Directory) {
 // scan is candidates as a fool would write it.
 func scan(t *Table, hashes []uint32) (found []Cand, byDir [2][]uint8) {
 	for k, h := range hashes {
-		b, c := &t.buckets[t.home(h)], Cand(0)
-		for i := bucketSlots - 1; i >= 0; i-- {
-			if uint16(b.tags[i/4]>>(i%4*16)) == uint16(tagOf(h)) {
-				c = Cand(b.slots[i])
+		home, c := int(t.home(h)), Cand(0)
+		for d := int(t.buckets[home].reach); d >= 0; d-- {
+			b := &t.buckets[(home+d)%len(t.buckets)]
+			for i := bucketSlots - 1; i >= 0; i-- {
+				if uint16(b.tags[i/4]>>(i%4*16)) == uint16(tagOf(h)) {
+					c = Cand(b.slots[i])
+				}
 			}
 		}
 		found = append(found, c)
@@ -74,7 +77,7 @@ func TestCandidatesTwin(tt *testing.T) {
 	tag := rapid.SampledFrom([]uint16{1, 2, 0x7fff, 0x8000, 0xfffe, 0xffff})
 	rapid.Check(tt, func(rt *rapid.T) {
 		for i := range t.buckets {
-			t.buckets[i] = bucket{over: rapid.Uint32().Draw(rt, "over"), reach: rapid.Uint32().Draw(rt, "reach")}
+			t.buckets[i] = bucket{over: rapid.Uint32().Draw(rt, "over"), reach: rapid.SampledFrom([]uint32{0, 0, 1, 2, 3, 20}).Draw(rt, "reach")}
 			for range rapid.IntRange(0, bucketSlots).Draw(rt, "items") {
 				t.buckets[i].put(uint64(tag.Draw(rt, "tag")), Cand(rapid.Uint32Range(1, 60).Draw(rt, "item")))
 			}
@@ -89,7 +92,7 @@ func TestCandidatesTwin(tt *testing.T) {
 		}
 		hashes := rapid.SliceOfN(rapid.Custom(func(rt *rapid.T) uint32 {
 			low := uint32(tag.Draw(rt, "low"))
-			return rapid.Uint32().Draw(rt, "high")<<16 | rapid.SampledFrom([]uint32{low, low, low, 0}).Draw(rt, "tag")
+			return rapid.SampledFrom([]uint32{0, 1 << 14, 1 << 15, 0xefff, 0xffff}).Draw(rt, "high")<<16 | rapid.SampledFrom([]uint32{low, low, low, 0}).Draw(rt, "tag")
 		}), 0, BatchSize).Draw(rt, "hashes")
 		copy(b.Hash[:], hashes)
 		replies := candidates(t, &b, uint64(len(hashes)))

@@ -20,8 +20,11 @@ type bucket struct {
 	_     [2]uint32
 }
 
-var _ [64 - unsafe.Sizeof(bucket{})]byte
-var _ [unsafe.Sizeof(bucket{}) - 64]byte
+// BucketLen is a bucket's length in bytes.
+const BucketLen = 64
+
+var _ [BucketLen - unsafe.Sizeof(bucket{})]byte
+var _ [unsafe.Sizeof(bucket{}) - BucketLen]byte
 
 const (
 	lanes    = 0x0001_0001_0001_0001

@@ -3,6 +3,7 @@ package conntrack
 import (
 	"encoding/binary"
 	"testing"
+	"unsafe"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
@@ -16,6 +17,9 @@ func TestHashes(t *testing.T) {
 	table := newTest(t, Options{Flows: 10, HalfOpen: 10})
 	if *table.Keys() != table.keys {
 		t.Error("other keys")
+	}
+	if b := table.Buckets(); len(b) != len(table.buckets) || unsafe.Pointer(&b[1]) != unsafe.Pointer(&table.buckets[1]) {
+		t.Error("other buckets")
 	}
 	rapid.Check(t, func(rt *rapid.T) {
 		tu := packet.Tuple{

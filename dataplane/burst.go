@@ -65,8 +65,8 @@ func (s rowSet) has(i int) bool { return s>>(uint(i)%BurstSize)&1 != 0 }
 // first is the lowest of the rows, of which there is one.
 func (s rowSet) first() int { return bits.TrailingZeros64(uint64(s)) % BurstSize }
 
-// run is how many rows there are from the first one on without a gap, most at most.
-func (s rowSet) run(most int) int { return min(bits.TrailingZeros64(^uint64(s>>s.first())), most) }
+// run is how many rows there are from the first one on without a gap.
+func (s rowSet) run() int { return bits.TrailingZeros64(^uint64(s >> s.first())) }
 
 // prefetchStep is how many buckets are asked for at a time, while packets are
 // parsed: by the time all are, the first have come. A power of two.
@@ -78,23 +78,21 @@ const prefetchStep = 8
 // their owner's and go no further, save fragments that come to the keeper of their
 // datagram first.
 func (w *Worker) parse(rows rowSet, had int, handed bool) (flows int) {
-	b := &w.b
+	b, buckets := &w.b, w.table.Buckets()
 	flows = had
-	asked := had &^ (prefetchStep - 1)
 	for rows != 0 {
-		i, n := rows.first(), rows.run(prefetchStep)
-		next := w.glances(i, i+n, flows)
-		flows += next - i
-		for end := i + n; next < end; next++ {
-			flows += w.parseOne(next, flows, handed)
-		}
+		i, n := rows.first(), rows.run()
 		rows &^= firstRows(n) << i
-		if flows-asked >= prefetchStep {
+		for end := i + n; i < end; {
+			next := w.glances(buckets, i, end, flows)
+			flows += next - i
+			asked := flows
+			for i = next; i < min(next+prefetchStep, end); i++ {
+				flows += w.parseOne(i, flows, handed)
+			}
 			w.table.PrefetchBuckets(b.look.Hash[asked:flows])
-			asked = flows
 		}
 	}
-	w.table.PrefetchBuckets(b.look.Hash[asked:flows])
 	return flows
 }
 
@@ -124,11 +122,11 @@ func (w *Worker) parseSorting(n int) (flows int, free rowSet) {
 	b := &w.b
 	n = min(n, BurstSize)
 	var away, owners [BurstSize]uint8
-	others, asked := 0, 0
+	others, asked, none := 0, 0, w.table.Buckets()[:0] // of those that stay only
 	for i := 0; i < n; {
 		end := min(i+prefetchStep, n)
 		had := flows
-		flows += w.glances(i, end, had) - i
+		flows += w.glances(none, i, end, had) - i
 		for i += flows - had; i < end; i++ {
 			flows += w.parseOne(i, flows, false)
 		}

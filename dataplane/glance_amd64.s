@@ -3,16 +3,16 @@
 #include "go_asm.h"
 #include "textflag.h"
 
-// func glanceRows(w *Worker, keys *[6]uint64, from, to, k int) (next int)
+// func glanceRows(w *Worker, keys *[6]uint64, buckets [][64]byte, from, to, k int) (next int)
 //
 // SI is the row of the burst, R9 the place in look, R15 the frame, BX where it is in the
 // UMEM and CX how long it is. What is said about it in glance.go is not said again here.
-TEXT ·glanceRows(SB), NOSPLIT, $0-48
+TEXT ·glanceRows(SB), NOSPLIT, $0-72
 	MOVQ    w+0(FP), DI
 	MOVQ    keys+8(FP), R12
-	MOVQ    from+16(FP), SI
-	MOVQ    to+24(FP), R8
-	MOVQ    k+32(FP), R9
+	MOVQ    from+40(FP), SI
+	MOVQ    to+48(FP), R8
+	MOVQ    k+56(FP), R9
 	MOVQ    Worker_umem(DI), R10
 	MOVQ    (Worker_umem+8)(DI), R11
 	SUBQ    $const_headersLen, R11 // where the headers may begin at most
@@ -89,12 +89,19 @@ last:
 	INCQ    R9
 	INCQ    SI
 
+	// The home bucket; where there are none, what is where they begin.
+	IMULQ   buckets_len+24(FP), AX
+	SHRQ    $32, AX
+	SHLQ    $6, AX
+	ADDQ    buckets_base+16(FP), AX
+	PREFETCHT0 (AX)
+
 test:
 	CMPQ    SI, R8
 	JLT     loop
 
 done:
-	MOVQ    SI, next+40(FP)
+	MOVQ    SI, next+64(FP)
 	RET
 
 six:

@@ -35,17 +35,18 @@ func segments[S sender, F family](w *Worker, rows []uint8, at int) (next int) {
 }
 
 // glances takes rows [from, to) of the burst, which are to be places k and up of look, as
-// long as glance knows them and they bear no VLAN tag: all that parse does with them then,
-// but for the prefetches. It returns the first row that it has not taken.
-func (w *Worker) glances(from, to, k int) (next int) {
+// long as glance knows them and they bear no VLAN tag: all that parse does with them then.
+// Of buckets, the table's or none, it asks for those where they are at home. It returns the
+// first row that it has not taken.
+func (w *Worker) glances(buckets [][conntrack.BucketLen]byte, from, to, k int) (next int) {
 	if uint(to) > BurstSize || uint(k+to-from) > BurstSize {
 		return from
 	}
-	return glanceRows(w, w.table.Keys(), from, to, k)
+	return glanceRows(w, w.table.Keys(), buckets, from, to, k)
 }
 
 //go:noescape
-func glanceRows(w *Worker, keys *[6]uint64, from, to, k int) (next int)
+func glanceRows(w *Worker, keys *[6]uint64, buckets [][conntrack.BucketLen]byte, from, to, k int) (next int)
 
 //go:noescape
 func clientSegments4(w *Worker, flows []conntrack.Entry, rows []uint8, at int) (next int)
@@ -133,6 +134,7 @@ const (
 // The assembly takes these for granted.
 var (
 	_ = [1]struct{}{}[unsafe.Sizeof(conntrack.Entry{})-128]
+	_ = [1]struct{}{}[conntrack.BucketLen-64]
 	_ = [1]struct{}{}[unsafe.Sizeof(way{})-64]
 	_ = [1]struct{}{}[unsafe.Sizeof(route.Hop{})-24]
 	_ = [1]struct{}{}[unsafe.Sizeof(packet.Addr{})-16]

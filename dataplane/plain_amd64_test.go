@@ -39,7 +39,7 @@ func TestGlancesTwin(t *testing.T) {
 		}
 		from := rapid.IntRange(0, n-1).Draw(rt, "from")
 		k := rapid.IntRange(0, BurstSize-(n-from)).Draw(rt, "place in look")
-		next := w.glances(from, n, k)
+		next := w.glances(table.Buckets(), from, n, k)
 		for i := from; i < next; i++ {
 			hash, ip := glance(umem, &w.b.desc[i], table)
 			if got, want := w.b.ip[k], ip; got != want || w.b.look.Hash[k] != hash || w.b.look.Packet[k] != uint8(i) {
