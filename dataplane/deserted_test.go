@@ -30,14 +30,7 @@ func TestSYNToADrainedBackend(t *testing.T) {
 					return s
 				}
 				r := newRig(t, 1, spec())
-				g := NewRegistry(1)
-				publish := func(s Spec) {
-					snap, err := g.Build(s)
-					if err != nil {
-						t.Fatal(err)
-					}
-					r.dp.Publish(snap)
-				}
+				_, publish := r.publisher(1)
 				publish(spec())
 				vip := map[string]string{"fnat4": "192.0.2.10:80", "dnat4": "192.0.2.11:80", "proxied": "192.0.2.14:80"}[svc]
 				old := r.open(0, "198.51.100.7:40000", vip)
@@ -92,14 +85,7 @@ func TestSYNAfterTheEnd(t *testing.T) {
 		for _, over := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s/over=%v", svc, over), func(t *testing.T) {
 				r := newRig(t, 1, testSpec())
-				g := NewRegistry(1)
-				publish := func(s Spec) {
-					snap, err := g.Build(s)
-					if err != nil {
-						t.Fatal(err)
-					}
-					r.dp.Publish(snap)
-				}
+				_, publish := r.publisher(1)
 				publish(testSpec())
 				vip := map[string]string{"fnat4": "192.0.2.10:80", "dnat4": "192.0.2.11:80"}[svc]
 				old := r.open(0, "198.51.100.7:40000", vip)
