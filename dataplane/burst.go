@@ -68,8 +68,8 @@ func (s rowSet) first() int { return bits.TrailingZeros64(uint64(s)) % BurstSize
 // run is how many rows there are from the first one on without a gap.
 func (s rowSet) run() int { return bits.TrailingZeros64(^uint64(s >> s.first())) }
 
-// prefetchStep is how many buckets are asked for at a time, while packets are
-// parsed: by the time all are, the first have come. A power of two.
+// prefetchStep is how many rows are parsed in Go, at most, before their buckets are asked
+// for: by the time all are, the first have come. The glance in assembly does it row by row.
 const prefetchStep = 8
 
 // parse reads the headers of rows and finishes those that belong to no flow by their
