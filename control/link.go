@@ -182,6 +182,9 @@ func (d *Daemon) closeSockets(l *link) error {
 	// Without a time limit: a socket must not be closed while its worker is in
 	// it, and a worker that has ended lets go as well.
 	errs := []error{d.onWorkers(context.Background(), func(w *dataplane.Worker) { w.Detach(l.id) })}
+	if !d.leaving {
+		d.listen() // what they said of the old sockets must not be held against the next
+	}
 	for _, s := range l.sockets {
 		errs = append(errs, s.Close())
 	}
@@ -207,15 +210,16 @@ func (d *Daemon) closeSockets(l *link) error {
 // revive lets the workers use a NIC again whose sockets were bound all the
 // time: a NIC that was only switched off, or has another MAC address.
 func (d *Daemon) revive(l *link) error {
-	var errs []error
+	ports := make(map[*dataplane.Worker][]dataplane.Port)
+	errs := []error{d.onWorkers(context.Background(), func(w *dataplane.Worker) { ports[w] = w.Detach(l.id) })}
+	d.listen() // what was said until now has been heard, what comes is new
+	l.stalled = false
 	err := d.onWorkers(context.Background(), func(w *dataplane.Worker) {
-		for _, p := range w.Detach(l.id) {
+		for _, p := range ports[w] {
 			errs = append(errs, w.Attach(l.id, [6]byte(l.mac), p))
 		}
 	})
-	errs = append(errs, err)
-	l.stalled = false
-	return errors.Join(errs...)
+	return errors.Join(append(errs, err)...)
 }
 
 // errDown is an interface that is switched off; nothing can be bound or sent.
