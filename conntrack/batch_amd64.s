@@ -64,7 +64,7 @@ test:
 	MOVQ     R11, replies+24(FP)
 	RET
 
-	// R13: how many buckets more there are to look into.
+	// R13: how many buckets more there are to look into. R15: where the last one ends.
 elsewhere:
 	MOVL     bucket_reach(AX), R13
 	XORL     DX, DX
@@ -75,7 +75,7 @@ elsewhere:
 
 following:
 	DECL     R13
-	ADDQ     $64, AX
+	ADDQ     $const_BucketLen, AX
 	CMPQ     AX, R15
 	CMOVQEQ  R8, AX
 	MOVOU    bucket_tags(AX), X1

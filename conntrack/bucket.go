@@ -49,9 +49,9 @@ func equalLanes(w, pattern uint64) uint64 {
 }
 
 // home is the first bucket of a hash: fastrange over its high bits, so that
-// the number of buckets need not be a power of two. Assembly has it too: candidates and
-// prefetchBuckets here, and package dataplane's glance; what asks for the wrong bucket is
-// only slow, so no test sees it.
+// the number of buckets need not be a power of two. Assembly has it too: candidates,
+// prefetchBuckets, and package dataplane's glance. The latter two only prefetch: if they
+// ask for the wrong bucket it is slow, and no test sees it.
 func (t *Table) home(h uint32) uint32 {
 	return uint32(uint64(h) * uint64(len(t.buckets)) >> 32)
 }

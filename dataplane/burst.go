@@ -122,7 +122,8 @@ func (w *Worker) parseSorting(n int) (flows int, free rowSet) {
 	b := &w.b
 	n = min(n, BurstSize)
 	var away, owners [BurstSize]uint8
-	others, asked, none := 0, 0, w.table.Buckets()[:0] // of those that stay only
+	others, asked := 0, 0
+	none := w.table.Buckets()[:0] // those of packets that go are not wanted here
 	for i := 0; i < n; {
 		end := min(i+prefetchStep, n)
 		had := flows
@@ -153,9 +154,9 @@ func (w *Worker) parseSorting(n int) (flows int, free rowSet) {
 // which one goes on.
 func (w *Worker) sort(from, to, others int, away, owners *[BurstSize]uint8) (flows, more int) {
 	b, locals := &w.b, &w.snap.locals
+	const mask = BurstSize - 1
 	flows, more = from, others
 	for k := from; k < to; k++ {
-		const mask = BurstSize - 1
 		i, hash, ip := b.look.Packet[k&mask], b.look.Hash[k&mask], b.ip[k&mask]
 		var dst packet.Addr
 		var port uint16

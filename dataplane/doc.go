@@ -34,5 +34,6 @@
 // and a bound only where the code says so. Offsets and constants follow the Go code by
 // themselves, orders of operands and what a field means do not; so whoever changes plain,
 // glance or what they read of an entry changes both, and TestSegmentsTwin and
-// TestGlancesTwin tell. What is prefetched no test sees, only a benchmark. Every hop that is Resolved must have a header, as NewHop's have.
+// TestGlancesTwin tell. What is prefetched no test sees, only a benchmark. Every hop that
+// is Resolved must have a header, as NewHop's have.
 package dataplane
