@@ -50,10 +50,11 @@ func (d *Daemon) refuse(refused []netip.Addr) {
 		return
 	}
 	d.refused = refused
-	for _, a := range refused {
+	err := d.republish()
+	for _, a := range refused { // once it is so
 		d.log.Error("a local address has become the host's own: it is used no more, its flows are lost", zap.Stringer("address", a))
 	}
-	if err := d.republish(); err != nil {
+	if err != nil {
 		d.log.Error("too few local addresses are left", zap.Error(err))
 	}
 }
