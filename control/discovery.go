@@ -268,7 +268,8 @@ type found struct {
 	revision int64
 }
 
-// inForce notes what has been put into force. With d.reloading.
+// inForce notes what has been put into force, and says what of it is refused. With
+// d.reloading.
 func (d *Daemon) inForce(file *config.Config, f *found) {
 	x := d.discovery
 	if x == nil {
@@ -278,17 +279,12 @@ func (d *Daemon) inForce(file *config.Config, f *found) {
 		return
 	}
 	x.due = f.Objections > 0
-	x.mu.Lock()
-	x.refusal = ""
 	before := make(map[discover.Problem]bool)
 	if x.result != nil {
 		for _, p := range x.result.Problems {
 			before[p] = true
 		}
 	}
-	x.result, x.revision = f.Result, f.revision
-	x.dateRefusal()
-	x.mu.Unlock()
 	logged := 0
 	for _, p := range f.Problems {
 		if before[p] {
@@ -300,6 +296,20 @@ func (d *Daemon) inForce(file *config.Config, f *found) {
 		}
 		d.log.Warn("not in force as etcd has it", zap.String("key", p.Key), zap.String("problem", p.Text))
 	}
+}
+
+// show has Status tell what is in force, after all is logged: who has waited for it there
+// finds it in the log. With Daemon.reloading.
+func (x *discovery) show(f *found) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.refusal, x.result, x.revision = "", f.Result, f.revision
+	x.dateRefusal()
+}
+
+// retain has the next start know what is in force. With d.reloading.
+func (d *Daemon) retain(f *found) {
+	x := d.discovery
 	if !x.merger.Commit(f.Result) || x.etcd.StateDir == "" {
 		return
 	}

@@ -6,9 +6,13 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/l4fwd/l4fwd/config"
 	"github.com/l4fwd/l4fwd/control/admin"
@@ -79,10 +83,23 @@ func TestPursue(t *testing.T) {
 func TestDiscoveryTriesAgain(t *testing.T) {
 	w := newWorld(t, testbed.TopologyOptions{})
 	etcd := w.startEtcd()
-	d := w.run(w.bare("off"))
+	// What status told when a set was said to be in force.
+	var running atomic.Pointer[daemon]
+	var before atomic.Int64
+	d := w.run(w.bare("off"), func(o *Options) {
+		o.Log = o.Log.WithOptions(zap.Hooks(func(e zapcore.Entry) error {
+			if d := running.Load(); d != nil && e.Message == "as etcd says" {
+				before.Store(d.discoveryStatus().InForce)
+			}
+			return nil
+		}))
+	})
+	running.Store(d)
 	etcd.put("web", "%s", w.web())
 	etcd.put("web/backends/a", "%s", w.rs(0))
-	d.backendsFound(1)
+	if s := d.backendsFound(1); before.Load() >= s.InForce {
+		t.Errorf("revision %d was in force before the log said so", s.InForce)
+	}
 
 	// A program listens where a service is to be: at an address of the host.
 	own := netip.AddrPortFrom(testbed.ServerNet[testbed.V4].Masked().Addr().Next(), 8080)

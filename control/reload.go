@@ -146,6 +146,10 @@ func (d *Daemon) reloadWith(ctx context.Context, file *config.Config, kind reloa
 		d.log.Info("as etcd says", zap.Int64("revision", f.revision), zap.Int("changes", len(r.Changes)),
 			zap.Int("services", f.Services), zap.Int("backends", f.Backends), zap.Float64("seconds", r.Seconds))
 	}
+	if f != nil {
+		d.discovery.show(f)
+		d.retain(f)
+	}
 	return r, nil
 }
 
