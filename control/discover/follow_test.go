@@ -13,6 +13,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/l4fwd/l4fwd/config"
 	"github.com/l4fwd/l4fwd/internal/testbed"
@@ -111,6 +113,7 @@ func (s *server) options() config.Etcd {
 type followed struct {
 	*Follower
 	t    *testing.T
+	logs *observer.ObservedLogs
 	sets chan *Set
 	last *Set
 	n    int
@@ -118,8 +121,9 @@ type followed struct {
 
 func follow(t *testing.T, e *testbed.Etcd, o config.Etcd) *followed {
 	t.Helper()
-	f := &followed{t: t, sets: make(chan *Set, 1000)}
-	f.Follower = New(Options{Etcd: o, Dial: e.Dial, OnSet: func(s *Set) { f.sets <- s }})
+	core, logs := observer.New(zap.WarnLevel)
+	f := &followed{t: t, logs: logs, sets: make(chan *Set, 1000)}
+	f.Follower = New(Options{Etcd: o, Log: zap.New(core), Dial: e.Dial, OnSet: func(s *Set) { f.sets <- s }})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
@@ -189,8 +193,11 @@ func TestFollow(t *testing.T) {
 
 	backup := t.TempDir()
 	s.Kill()
-	f.says("lost", func(st Status) bool { return !st.Connected && st.Error == errLost.Error() })
-	f.says("refused", func(st Status) bool { return strings.Contains(st.Error, "connection refused") })
+	f.says("refused", func(st Status) bool { return !st.Connected && strings.Contains(st.Error, "connection refused") })
+	// The status has had the first error only until the next try.
+	if lost := f.logs.FilterMessageSnippet("etcd is lost").FilterField(zap.Error(errLost)); lost.Len() != 1 {
+		t.Errorf("%v", f.logs.All())
+	}
 	check(t, os.CopyFS(backup, os.DirFS(s.DataDir())))
 	s.restart()
 	f.sees("b", "c")
