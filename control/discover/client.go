@@ -68,9 +68,20 @@ func (f *Follower) connect(ctx context.Context, endpoints ...string) (*clientv3.
 
 // failFast has a request end when no endpoint can be reached, with the reason, instead of
 // waiting for its time to be over.
+//
+// It ends the request for a new token as well: the expired one goes along with it, for
+// which etcd refuses it, whereupon its client would first ask for a new token, without end.
+// The next session begins without any.
 func failFast(ctx context.Context, method string, q, a any, c *grpc.ClientConn, call grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-	return call(ctx, method, q, a, c, append(slices.Clone(opts), grpc.WaitForReady(false))...)
+	err := call(ctx, method, q, a, c, append(slices.Clone(opts), grpc.WaitForReady(false))...)
+	if method == authenticate && status.Code(err) == codes.Unauthenticated {
+		return status.Error(codes.Unauthenticated, "the token has expired")
+	}
+	return err
 }
+
+// authenticate is the request for a token.
+const authenticate = "/etcdserverpb.Auth/Authenticate"
 
 // dial opens a connection, in time for the other members to be tried within the timeout.
 // With a function of its own gRPC takes no notice of proxies in the environment.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/l4fwd/l4fwd/config"
 	"github.com/l4fwd/l4fwd/internal/testbed"
@@ -185,6 +186,37 @@ func TestTokenExpires(t *testing.T) {
 	f.sees("a", "b")
 	write("c")
 	f.sees("a", "b", "c")
+}
+
+// A token that has expired between two requests of a session ends it, and at once.
+func TestTokenExpiresEarly(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	s.Kill()
+	s.Args = []string{"--auth-token-ttl", "1"}
+	s.restart()
+	s.put("a")
+	s.requirePasswords()
+	o := Options{Etcd: s.options(), Dial: s.Dial}
+	o.Etcd.Username, o.Etcd.PasswordFile, o.Etcd.Timeout = "l4fwd", filepath.Join(t.TempDir(), "password"), time.Minute
+	check(t, os.WriteFile(o.Etcd.PasswordFile, []byte("secret\n"), 0o600))
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	f := New(o)
+	for name, request := range map[string]func(*clientv3.Client) error{
+		"list":  func(c *clientv3.Client) error { _, err := f.list(ctx, c); return err },
+		"watch": func(c *clientv3.Client) error { return f.watch(ctx, c, &Set{Revision: 1}, nil) },
+	} {
+		client, err := f.connect(ctx, s.Endpoint())
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2500 * time.Millisecond)
+		if err := request(client); err == nil || !strings.Contains(err.Error(), "the token has expired") {
+			t.Errorf("%s: %v", name, err)
+		}
+		_ = client.Close()
+	}
 }
 
 // Documents as large as etcd takes them are followed.
