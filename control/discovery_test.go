@@ -61,7 +61,7 @@ func (r *registry) remove(prefix string) {
 // bare is a configuration without services, but for what etcd says.
 func (w *world) bare(state string, more ...string) string {
 	return strings.Replace(w.Config(nil, append(small, append(more,
-		"discovery: {etcd: {endpoints: [\"http://127.0.0.1:2379\"], timeout: 1s, state_dir: "+state+"}}")...)...), "services:\n", "services: []\n", 1)
+		"discovery: {etcd: {endpoints: [\"http://127.0.0.1:2379\"], timeout: 3s, state_dir: "+state+"}}")...)...), "services:\n", "services: []\n", 1)
 }
 
 // web is a document of a service of the first VIP.

@@ -112,7 +112,7 @@ func TestDoctorDiscovery(t *testing.T) {
 	d.discovered("refused", func(s *admin.DiscoveryStatus) bool { return s.Refused == 1 })
 	says(text, answers, "warn : revision N of etcd is in force, but for 1 documents since TIME", bad)
 	const other = "a restart, which ends its flows | systemctl restart l4fwd"
-	says(strings.Replace(text, "timeout: 1s", "timeout: 1s, prefix: /else", 1), answers,
+	says(strings.Replace(text, "timeout: 3s", "timeout: 3s, prefix: /else", 1), answers,
 		"warn /else/services/: etcd has no document below it; the command says what keys there are, if we may read them | etcdctl --endpoints=ETCD get '' --prefix --keys-only --limit=20",
 		"warn : the running l4fwd follows /l4fwd at ETCD: another etcd takes effect with "+other)
 	etcd.remove("bad")
