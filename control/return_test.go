@@ -108,6 +108,29 @@ func TestOldNewsOfAnInterface(t *testing.T) {
 	w.clean()
 }
 
+// An interface that returns before its carrier does: what was announced until then nobody
+// has heard.
+func TestCarrierComesLate(t *testing.T) {
+	w := newWorld(t, testbed.TopologyOptions{Servers: 1})
+	d := w.run(w.Config(testbed.Services(0, "full-nat", "none", "wrr"), small...))
+	announced := func() int { return d.logs.FilterMessage("announcing addresses").Len() }
+	check(t, d.onLoop(t.Context(), func() {
+		l := d.links[1]
+		d.lose(l)
+		e := follow.LinkEvent{Name: l.name, Index: l.ifindex, MTU: 1500, MAC: [6]byte(l.mac)}
+		d.linkEvent(t.Context(), e)
+		before := announced()
+		e.Up = true
+		d.linkEvent(t.Context(), e)
+		if n := announced() - before; !l.up || n != 1 {
+			t.Errorf("announced %d times\n%s", n, d.said())
+		}
+	}))
+	w.ask(w.VIP(testbed.V4, 0), 5)
+	d.end()
+	w.clean()
+}
+
 // An interface that is switched off and on again keeps program and sockets.
 func TestInterfaceDown(t *testing.T) {
 	w := newWorld(t, testbed.TopologyOptions{Servers: 1})

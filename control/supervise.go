@@ -127,6 +127,7 @@ func (d *Daemon) linkEvent(ctx context.Context, e follow.LinkEvent) {
 	}
 	if !l.up {
 		l.retry = time.Time{}
+		l.dark = !e.Up // it can be in service before anybody is at the other end
 		d.look(ctx, l)
 		return
 	}
