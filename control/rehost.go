@@ -1,12 +1,14 @@
 package control
 
 import (
+	"context"
 	"net/netip"
 	"slices"
 
 	"go.uber.org/zap"
 
 	"github.com/l4fwd/l4fwd/control/plan"
+	"github.com/l4fwd/l4fwd/dataplane"
 )
 
 // rehost takes note of the host's addresses: what it owns is not ours to take
@@ -51,6 +53,9 @@ func (d *Daemon) refuse(refused []netip.Addr) {
 	}
 	d.refused = refused
 	err := d.republish()
+	if err == nil {
+		err = d.onWorkers(context.Background(), func(*dataplane.Worker) {}) // they have it
+	}
 	for _, a := range refused { // once it is so
 		d.log.Error("a local address has become the host's own: it is used no more, its flows are lost", zap.Stringer("address", a))
 	}
