@@ -91,19 +91,26 @@ func TestNoLongSleepWithoutFrames(t *testing.T) {
 	kept := append([]uint64(nil), w.pool.take(1<<20)...)
 	r.port[0][0].Feed(list, 1)
 	w.Poll(r.now)
-	slept := func() time.Duration {
-		start := time.Now()
-		w.sleep()
-		return time.Since(start)
-	}
-	if got := slept(); got > maxSleep/2 {
-		t.Errorf("slept %v with no frame to receive into", got)
+	if !sleeps(w, func(took time.Duration) bool { return took < maxSleep/2 }) {
+		t.Error("sleeps long with no frame to receive into")
 	}
 	r.dp.Workers[1].Poll(r.now)
 	w.pool.free = append(w.pool.free, kept...)
-	if got := slept(); got < maxSleep/2 {
-		t.Errorf("slept %v with frames enough", got)
+	if !sleeps(w, func(took time.Duration) bool { return took >= maxSleep/2 }) {
+		t.Error("does not sleep long with frames enough")
 	}
+}
+
+// sleeps reports whether a sleep of the worker is as it should be. One of many: others
+// may have the processor for longer than it sleeps, and a signal of Go's runtime ends it.
+func sleeps(w *Worker, well func(took time.Duration) bool) bool {
+	for range 20 {
+		start := time.Now()
+		if w.sleep(); well(time.Since(start)) {
+			return true
+		}
+	}
+	return false
 }
 
 // TestDownPortTellsOnce: a word that waits for room is not lost at every round.
