@@ -160,8 +160,9 @@ func (b *Bare) forward(w *way) error {
 
 // Stats are the counters of the rings of In and of Out, until Stop.
 func (b *Bare) Stats() (in, out afxdp.Stats, err error) {
-	if in, err = b.in.Stats(); err == nil {
-		out, err = b.out.Stats()
+	// Out's first: what has left came in before.
+	if out, err = b.out.Stats(); err == nil {
+		in, err = b.in.Stats()
 	}
 	return in, out, err
 }
