@@ -22,15 +22,30 @@ const calibration = 10 * time.Millisecond
 
 // NewClock calibrates a clock, which takes about 10 ms.
 func NewClock() *Clock {
-	c := &Clock{start: time.Now(), first: ticks()}
+	c := &Clock{}
+	c.start, c.first = together(time.Now, ticks)
 	if c.first != 0 && invariant() {
 		for time.Since(c.start) < calibration {
 		}
-		took, n := time.Since(c.start), ticks()-c.first
-		c.perTick = float64(took) / float64(n)
+		end, n := together(time.Now, ticks)
+		c.perTick = float64(end.Sub(c.start)) / float64(n-c.first)
 	}
 	c.cost = cost(c.Now)
 	return c
+}
+
+// together reads both clocks at one moment: of several times the one that took the
+// shortest, for the thread may lose its core between two readings.
+func together(now func() time.Time, ticks func() uint64) (at time.Time, n uint64) {
+	shortest := time.Duration(math.MaxInt64)
+	for range 10 {
+		from := now()
+		t := ticks()
+		if took := now().Sub(from); took < shortest {
+			shortest, at, n = took, from, t
+		}
+	}
+	return at, n
 }
 
 // cost is what a reading takes, by the shortest of several series: an interrupt in
