@@ -68,7 +68,7 @@ func deleteUnderLoad(t *testing.T, u, v *UMEM, pools [2][]uint64) [2][]uint64 {
 	noticed := make(chan error, 2)
 	go a.load(&serial, noticed)
 	go b.load(&serial, noticed)
-	if !eventually(20*time.Second, func() bool { return serial.Load() > 5000 }) {
+	if !eventually(func() bool { return serial.Load() > 5000 }) {
 		t.Fatal("no load")
 	}
 	l, err := netlink.LinkByIndex(near)
@@ -84,7 +84,7 @@ func deleteUnderLoad(t *testing.T, u, v *UMEM, pools [2][]uint64) [2][]uint64 {
 			if !errors.Is(err, ErrGone) || !errors.Is(err, ErrDown) {
 				t.Fatalf("Kick = %v, want ErrGone", err)
 			}
-		case <-time.After(20 * time.Second):
+		case <-time.After(patience):
 			t.Fatal("a worker did not notice that its interface is gone")
 		}
 	}

@@ -247,9 +247,12 @@ func readPacket(p []byte) (etherType uint16, serial uint64, whole bool) {
 	return binary.BigEndian.Uint16(p[12:]), serial, true
 }
 
-// eventually polls ok for at most limit.
-func eventually(limit time.Duration, ok func() bool) bool {
-	for deadline := time.Now().Add(limit); ; runtime.Gosched() {
+// patience bounds a wait on a busy machine.
+const patience = 20 * time.Second
+
+// eventually polls ok for as long as patience lasts.
+func eventually(ok func() bool) bool {
+	for deadline := time.Now().Add(patience); ; runtime.Gosched() {
 		if ok() {
 			return true
 		}
@@ -264,7 +267,7 @@ func eventually(limit time.Duration, ok func() bool) bool {
 func exchange(t *testing.T, from, to *end, count int) {
 	t.Helper()
 	var sent, got, ack uint64
-	if !eventually(5*time.Second, func() bool {
+	if !eventually(func() bool {
 		to.refill(64)
 		from.refill(64)
 		if n := min(count-int(sent), 64-int(sent-got)); n > 0 {

@@ -100,7 +100,7 @@ func (x *xsk) received() [][]byte {
 // await waits until n frames have been received by all sockets together.
 func await(n int, sockets ...*xsk) ([][]byte, error) {
 	var frames [][]byte
-	for range 500 {
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); {
 		frames = frames[:0]
 		for _, x := range sockets {
 			frames = append(frames, x.received()...)
@@ -110,5 +110,5 @@ func await(n int, sockets ...*xsk) ([][]byte, error) {
 		}
 		time.Sleep(2 * time.Millisecond)
 	}
-	return nil, fmt.Errorf("sockets received %d frames in 1 s, want %d", len(frames), n)
+	return nil, fmt.Errorf("sockets received %d frames in 20 s, want %d", len(frames), n)
 }
