@@ -121,9 +121,12 @@ func (c clocked) run(t *testing.T, top *testbed.Topology, base int) {
 		}
 		return
 	}
-	client.unmoved(t, nil)
-	server.unmoved(t, nil)
-	if drops := d.stats().drops(before); len(drops) > 0 {
+	drops, both := d.stats().drops(before), []*kernelCounters{client, server}
+	again := sentAgain(t, both, drops)
+	for _, k := range both {
+		k.unmoved(t, map[string]int64{"Tcp.OutRsts": again})
+	}
+	if len(drops) > 0 {
 		t.Errorf("drops %v", drops)
 	}
 	if (stamped > 0) != (c.policy == "translate") || (plain > 0) != (c.policy == "strip") {
