@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"net/netip"
 	"os"
@@ -81,6 +82,20 @@ func (c *capturing) ask() {
 	}
 }
 
+// holds waits until a capture's file has some words so many times.
+func (c *capturing) holds(file, words string, times int) {
+	c.t.Helper()
+	for n := 0; n < times; time.Sleep(10 * time.Millisecond) {
+		b, err := os.ReadFile(file)
+		if err == nil {
+			err = c.ctx.Err()
+		}
+		if n = bytes.Count(b, []byte(words)); err != nil {
+			c.t.Fatalf("%q %d times in %s: %v", words, n, file, err)
+		}
+	}
+}
+
 // knock sends a datagram to a port of the VIP that nobody serves.
 func (c *capturing) knock() {
 	c.t.Helper()
@@ -119,6 +134,7 @@ func TestCaptureConnection(t *testing.T) {
 	file := filepath.Join(c.dir, "both.pcapng")
 	p := c.start("-w", file, "host", c.ClientAddr(testbed.V4, 0).String(), "and", "tcp")
 	c.ask()
+	c.holds(file, "HTTP/1.1 200 OK", 2*3) // a capture that is told to end does not wait for a busy daemon for long
 	noError(t, p.Signal(syscall.SIGINT))
 	noError(t, p.WaitOutput(c.ctx, "frames captured, 0 missed"))
 	data, streams := map[string]string{}, map[string]bool{}
