@@ -33,10 +33,10 @@ func (d *Daemon) capture(ctx context.Context, q admin.CaptureRequest, out *admin
 	if err != nil {
 		return admin.Refusal(admin.ErrInvalid, err)
 	}
-	if !d.capturing.CompareAndSwap(false, true) {
-		return errCapturing
+	if err := d.beginCapture(ctx); err != nil {
+		return err
 	}
-	defer d.capturing.Store(false)
+	defer func() { <-d.capturing }()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if q.Duration > 0 {
@@ -61,6 +61,26 @@ func (d *Daemon) capture(ctx context.Context, q admin.CaptureRequest, out *admin
 		err = errors.Join(err, lost)
 	}
 	return err
+}
+
+// captureEnds is how long a capture waits for the one before, whose reader may have gone
+// without that being known here: a busy daemon hears of the new one as soon as of that.
+const captureEnds = 2 * time.Second
+
+// beginCapture waits for a capture's turn. Whoever gets it takes one out of capturing.
+func (d *Daemon) beginCapture(ctx context.Context) error {
+	late := time.NewTimer(captureEnds)
+	defer late.Stop()
+	select {
+	case d.capturing <- struct{}{}:
+		return nil
+	case <-d.gone:
+		return errNotRunning
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-late.C:
+		return errCapturing
+	}
 }
 
 // tap gives every worker its ring, of as many frames as there is memory for.

@@ -115,7 +115,7 @@ type Daemon struct {
 
 	gates     gates // from any goroutine
 	connLog   *connLog
-	capturing atomic.Bool             // a capture runs, see capture
+	capturing chan struct{}           // one is in it while a capture runs, see capture
 	debugging atomic.Bool             // the process is looked at, see debug
 	stages    []*dataplane.StageClock // by worker, who write them; none without metrics
 }
@@ -141,6 +141,8 @@ func New(cfg *config.Config, opt Options) (*Daemon, error) {
 		failed: make(chan error, 16),
 		jobs:   make(chan func()),
 		gone:   make(chan struct{}),
+
+		capturing: make(chan struct{}, 1),
 	}, nil
 }
 
