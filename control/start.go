@@ -112,7 +112,7 @@ func (d *Daemon) backendAddrs() (out []netip.Addr) {
 	return out
 }
 
-// frames is how many the memory must have. Every worker is home to an equal
+// frames is how many the memory must have. Every worker begins with an equal
 // share, so the one with most queues counts for all.
 func (d *Daemon) frames() int {
 	workers, most := d.cfg.Workers, 0

@@ -34,7 +34,6 @@ func (w *Worker) Detach(nic uint8) []Port {
 		w.dropQueued(q, 0, DropPortDown)
 		out = append(out, q.Port)
 	}
-	w.publishStrays()
 	w.queues = kept
 	for i := range w.egress {
 		w.egress[i] = -1
@@ -58,7 +57,6 @@ func (w *Worker) Adopt(frames []uint64) {
 	for _, a := range frames {
 		w.release(a)
 	}
-	w.publishStrays()
 }
 
 // ID is the worker's number, from 0.

@@ -18,17 +18,17 @@ func (w *Worker) run(n int) {
 	if w.owners.byPort() {
 		flows, free = w.parseSorting(n)
 	} else {
-		flows = w.parse(firstRows(n), 0, false)
+		flows = w.parse(n)
 	}
 	if len(w.inbox) > 0 {
 		if w.tap != nil {
 			w.tapFreed(free)
 		}
-		if b.handed = w.adopt(free); b.handed != 0 {
+		if b.handed = w.adopt(free, flows); b.handed != 0 {
 			if w.tap != nil {
 				w.tapIn(b.handed, -1)
 			}
-			flows = w.parse(b.handed, flows, true)
+			flows = w.parseHanded(flows, flows+b.handed.len())
 		}
 	}
 	w.publishHanded() // now: the stages that follow are long
@@ -65,39 +65,32 @@ func (s rowSet) has(i int) bool { return s>>(uint(i)%BurstSize)&1 != 0 }
 // first is the lowest of the rows, of which there is one.
 func (s rowSet) first() int { return bits.TrailingZeros64(uint64(s)) % BurstSize }
 
-// run is how many rows there are from the first one on without a gap.
-func (s rowSet) run() int { return bits.TrailingZeros64(^uint64(s >> s.first())) }
+// len is how many rows there are.
+func (s rowSet) len() int { return bits.OnesCount64(uint64(s)) }
 
 // prefetchStep is how many rows are parsed in Go, at most, before their buckets are asked
 // for: by the time all are, the first have come. The glance in assembly does it row by row.
 const prefetchStep = 8
 
-// parse reads the headers of rows and finishes those that belong to no flow by their
-// kind. The others join those that b.look has, had before, and the processor is
-// asked for their buckets. handed is set for packets from another worker: they are at
-// their owner's and go no further, save fragments that come to the keeper of their
-// datagram first.
-func (w *Worker) parse(rows rowSet, had int, handed bool) (flows int) {
+// parse reads the headers of the first n rows and finishes those that belong to no flow by
+// their kind. The others become b.look, and the processor is asked for their buckets.
+func (w *Worker) parse(n int) (flows int) {
 	b, buckets := &w.b, w.table.Buckets()
-	flows = had
-	for rows != 0 {
-		i, n := rows.first(), rows.run()
-		rows &^= firstRows(n) << i
-		for end := i + n; i < end; {
-			next := w.glances(buckets, i, end, flows)
-			flows += next - i
-			asked := flows
-			for i = next; i < min(next+prefetchStep, end); i++ {
-				flows += w.parseOne(i, flows, handed)
-			}
-			w.table.PrefetchBuckets(b.look.Hash[asked:flows])
+	for i := 0; i < n; {
+		next := w.glances(buckets, i, n, flows)
+		flows += next - i
+		asked := flows
+		for i = next; i < min(next+prefetchStep, n); i++ {
+			flows += w.parseOne(i, flows, false)
 		}
+		w.table.PrefetchBuckets(b.look.Hash[asked:flows])
 	}
 	return flows
 }
 
 // parseOne is parse for row i, which becomes place k of look, and returns how many there are
-// more then.
+// more then. handed is set for a packet from another worker: it is at its owner's and goes
+// no further, save a fragment that comes to the keeper of its datagram first.
 func (w *Worker) parseOne(i, k int, handed bool) (more int) {
 	b := &w.b
 	hash, ip := glance(w.umem, &b.desc[i%BurstSize], w.table)
@@ -121,7 +114,7 @@ func (w *Worker) parseOne(i, k int, handed bool) (more int) {
 func (w *Worker) parseSorting(n int) (flows int, free rowSet) {
 	b := &w.b
 	n = min(n, BurstSize)
-	var away, owners [BurstSize]uint8
+	var away leaving
 	others, asked := 0, 0
 	none := w.table.Buckets()[:0] // those of packets that go are not wanted here
 	for i := 0; i < n; {
@@ -131,7 +124,7 @@ func (w *Worker) parseSorting(n int) (flows int, free rowSet) {
 		for i += flows - had; i < end; i++ {
 			flows += w.parseOne(i, flows, false)
 		}
-		flows, others = w.sort(had, flows, others, &away, &owners)
+		flows, others = w.sort(had, flows, others, &away)
 		if flows-asked >= prefetchStep {
 			w.table.PrefetchBuckets(b.look.Hash[asked:flows])
 			asked = flows
@@ -139,20 +132,27 @@ func (w *Worker) parseSorting(n int) (flows int, free rowSet) {
 	}
 	w.table.PrefetchBuckets(b.look.Hash[asked:flows])
 	free = ^firstRows(n)
-	for k, i := range away[:others] {
-		w.finish(int(i), w.handOver(int(i), int(owners[k])))
+	for k, i := range away.row[:others] {
+		w.finish(int(i), w.handGlanced(int(i), int(away.owner[k]), away.hash[k], away.ip[k]))
 		free |= 1 << i
 	}
 	return flows, free
 }
 
+// leaving are rows of other workers' flows: whose they are, and what b.look and b.ip say.
+type leaving struct {
+	row, owner [BurstSize]uint8
+	hash       [BurstSize]uint32
+	ip         [BurstSize]uint64
+}
+
 // sort takes out of the places [from, to) of look those that hold replies of other workers'
-// flows, as far as their local port says, and returns how many look has then. Their rows and
-// whose they are join the others in away and owners, of which there are more then.
+// flows, as far as their local port says, and returns how many look has then. They join the
+// others in away, of which there are more then.
 //
 // Whose a reply is, no processor can foretell, so a row is entered in both lists, of
 // which one goes on.
-func (w *Worker) sort(from, to, others int, away, owners *[BurstSize]uint8) (flows, more int) {
+func (w *Worker) sort(from, to, others int, away *leaving) (flows, more int) {
 	b, locals := &w.b, &w.snap.locals
 	const mask = BurstSize - 1
 	flows, more = from, others
@@ -171,7 +171,7 @@ func (w *Worker) sort(from, to, others int, away, owners *[BurstSize]uint8) (flo
 		owner := w.owners.localPort(port)
 		stays := (uint64(owner^w.id)-1)>>63 | locals.differs(dst)
 		stays = (stays | -stays) >> 63
-		away[more&mask], owners[more&mask] = i, uint8(owner)
+		away.row[more&mask], away.owner[more&mask], away.hash[more&mask], away.ip[more&mask] = i, uint8(owner), hash, ip
 		b.look.Packet[flows&mask], b.look.Hash[flows&mask], b.ip[flows&mask] = i, hash, ip
 		flows += int(stays)
 		more += int(1 - stays)
@@ -247,6 +247,8 @@ func actFor[S sender](w *Worker, rows []uint8) {
 			w.finish(int(b.look.Packet[k]), w.plainTOA(k))
 		} else if v := w.rarely(k); v != undecided {
 			w.finish(int(b.look.Packet[k]), v)
+		} else if v := w.handClient(k); v != undecided {
+			w.finish(int(b.look.Packet[k]), v)
 		} else {
 			w.actOn(k)
 		}
@@ -307,12 +309,13 @@ func (w *Worker) parsed(k int) *packet.Packet {
 	return p
 }
 
-// finish counts a row's verdict; a dropped packet's frame goes home.
+// finish counts a row's verdict; a dropped packet's frame is free again.
 func (w *Worker) finish(i int, v Verdict) {
+	row := uint(i) % BurstSize
 	w.count.Verdicts[v]++
-	w.b.verdict[uint(i)%BurstSize] = v
-	if v.IsDrop() && w.b.desc[i].Addr != gone {
-		w.release(w.b.desc[i].Addr)
+	w.b.verdict[row] = v
+	if v.IsDrop() && w.b.desc[row].Addr != gone {
+		w.release(w.b.desc[row].Addr)
 	}
 }
 

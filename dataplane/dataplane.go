@@ -18,7 +18,7 @@ import (
 // Options of New.
 type Options struct {
 	Workers   int
-	UMEM      []byte // all frames; every worker is home to an equal share
+	UMEM      []byte // all frames; every worker begins with an equal share
 	FrameSize int    // bytes, a power of two
 	Flows     int    // flow table capacity, over all workers
 	// Secret keys flow hashes, owners, ports and sequence numbers. Random in
@@ -90,7 +90,7 @@ func New(o Options) (*Dataplane, error) {
 
 func newWorker(dp *Dataplane, id int, o Options, span uint64) (*Worker, error) {
 	table, err := conntrack.New(conntrack.Options{
-		Flows: max(1, o.Flows/o.Workers), Secret: derive(o.Secret, 't', id), Lazy: o.Unpopulated,
+		Flows: max(1, o.Flows/o.Workers), Secret: tableSecret(o.Secret), Lazy: o.Unpopulated,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("worker %d: %w", id, err)
@@ -120,7 +120,7 @@ func newWorker(dp *Dataplane, id int, o Options, span uint64) (*Worker, error) {
 		ports: nat.NewPorts(nat.PortOptions{
 			Worker: id, Workers: o.Workers, Seed: binary.LittleEndian.Uint64(portKey[:]), Ranges: o.LocalPorts, Spread: o.Spread,
 		}),
-		pool: newPool(uint64(id)*span, uint64(id+1)*span, uint64(o.FrameSize)),
+		pool: newPool(uint64(id)*span, uint64(id+1)*span, uint64(o.FrameSize), len(o.UMEM)/o.FrameSize),
 	}
 	if w.refused == nil {
 		w.refused = make(refused, refusedLines)
@@ -130,6 +130,7 @@ func newWorker(dp *Dataplane, id int, o Options, span uint64) (*Worker, error) {
 		w.egress[i] = -1
 	}
 	w.outbox, w.homeward = dp.mesh.packets[id], dp.mesh.homeward[id]
+	w.owed = make([]int, o.Workers)
 	for from := range o.Workers {
 		if from != id {
 			w.inbox = append(w.inbox, dp.mesh.packets[from][id])
@@ -155,6 +156,9 @@ func newISN(o Options) *nat.ISN {
 func derive(secret [32]byte, purpose byte, worker int) [32]byte {
 	return sha256.Sum256(append(secret[:], purpose, byte(worker)))
 }
+
+// tableSecret keys all workers' tables: a packet is handed over with its hash.
+func tableSecret(secret [32]byte) [32]byte { return derive(secret, 't', 0) }
 
 // Publish swaps in a snapshot; every worker takes it over before its next
 // burst. The snapshot belongs to the workers from here on.
@@ -224,7 +228,7 @@ func (dp *Dataplane) Audit() error {
 		}
 		for _, r := range w.homecoming {
 			for r.pop(v[:]) == 1 {
-				put(v[0], fmt.Sprintf("the way home to %d", w.id))
+				put(v[0], fmt.Sprintf("the way back to %d", w.id))
 			}
 		}
 		for _, r := range w.inbox {

@@ -17,9 +17,9 @@
 // # Frames
 //
 // A frame has one owner at any time: a pool, the kernel (a ring of a [Port]),
-// a hand-off ring, a table of fragments, or the burst being processed. Every
-// frame has a home worker and goes back to it after transmission, so hand-off
-// cannot starve anybody.
+// a hand-off ring, a table of fragments, or the burst being processed. A frame that is
+// handed over is the other worker's from then on. Who has got more than he has given sends
+// as many back, whichever they are, but for a few bursts, so hand-off cannot starve anybody.
 // [Dataplane.Audit] proves the sum.
 //
 // # The hot path

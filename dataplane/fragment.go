@@ -38,7 +38,7 @@ const (
 )
 
 // newFragments makes the table of one of so many workers, which has room for a
-// number of flows and is home to a number of frames. All workers together never
+// number of flows and begins with a number of frames. All workers together never
 // make more than a quarter of the frames of one wait.
 func newFragments(secret [32]byte, workers, flows, frames int) (fragments, error) {
 	n := min(max(flows/16, minDatagrams), maxDatagrams)
@@ -183,7 +183,7 @@ func (w *Worker) resume() {
 		if w.tap != nil {
 			w.tapIn(firstRows(n), -1)
 		}
-		flows := w.parse(firstRows(n), 0, false)
+		flows := w.parse(n)
 		w.serve(flows)
 		if w.tap != nil {
 			w.tapOut()

@@ -87,6 +87,24 @@ func (h *plainHeaders) destination(six bool) (to packet.Addr, port uint16) {
 	return packet.Addr4(b[packet.IPv4Dst:]), binary.BigEndian.Uint16(b[packet.IPv4MinLen+packet.TCPDstPort:])
 }
 
+// source is from whom the packet is.
+func (h *plainHeaders) source(six bool) (from packet.Addr, port uint16) {
+	if six {
+		b := (*[packet.IPv6Len + 4]byte)(h[route.VLANLen:])
+		return packet.Addr16(b[packet.IPv6Src:]), binary.BigEndian.Uint16(b[packet.IPv6Len:])
+	}
+	b := (*[packet.IPv4MinLen + 4]byte)(h[route.VLANLen:])
+	return packet.Addr4(b[packet.IPv4Src:]), binary.BigEndian.Uint16(b[packet.IPv4MinLen:])
+}
+
+// proto is the transport protocol.
+func (h *plainHeaders) proto(six bool) uint8 {
+	if six {
+		return h[route.VLANLen+packet.IPv6NextHeader]
+	}
+	return h[route.VLANLen+packet.IPv4Proto]
+}
+
 // whole is of the IP header what glance has left: how long the packet is, how long the
 // header, and the TTL or hop limit.
 func (h *plainHeaders) whole() (n, l4 int, ttl uint8) {

@@ -26,8 +26,7 @@ func BenchmarkHandOver(b *testing.B) {
 			}
 			var both sync.WaitGroup
 			for me := range 2 {
-				p := newPool(uint64(me)*frames*size, uint64(me+1)*frames*size, size)
-				p.free = append(make([]uint64, 0, 2*frames), p.free...)
+				p := newPool(uint64(me)*frames*size, uint64(me+1)*frames*size, size, 2*frames)
 				h := hander{umem: umem, pool: p, in: over[1-me], out: over[me], back: home[me], home: home[1-me], keep: how == "kept"}
 				if how == "alone" {
 					h.in, h.keep = h.out, true

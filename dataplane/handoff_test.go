@@ -55,6 +55,33 @@ func TestRingAgainstSlices(t *testing.T) {
 	})
 }
 
+// A packet's hash is popped with it, and 0 where none was put, whatever was there before.
+func TestPacketRingHashes(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		r := newPacketRing(rapid.IntRange(1, 9).Draw(t, "size"))
+		var next uint64
+		for range rapid.IntRange(1, 20).Draw(t, "rounds") {
+			from := next
+			for r.put(next, uint32(next*next%5)) { // some are 0
+				next++
+			}
+			if next-from != uint64(len(r.slots)) {
+				t.Fatalf("%d put", next-from)
+			}
+			r.publish()
+			for from < next {
+				v, hashes := make([]uint64, rapid.IntRange(1, 9).Draw(t, "n")), make([]uint32, 9)
+				for i, v := range v[:r.popHashed(v, hashes)] {
+					if v != from || hashes[i] != uint32(from*from%5) {
+						t.Fatalf("%d with %d, not %d", v, hashes[i], from)
+					}
+					from++
+				}
+			}
+		}
+	})
+}
+
 // The multiplications say what the division says, for every port and worker.
 func TestLocalPortIsModulo(t *testing.T) {
 	for workers := 1; workers <= 255; workers++ {
@@ -110,6 +137,100 @@ func TestPrefetchFrames(t *testing.T) {
 	}
 }
 
+// Who is handed a reply finds it as glance would, and has not read it for that, unless it
+// is tagged or no glance knows it.
+func TestHandedGlanced(t *testing.T) {
+	r := newRig(t, 2, testSpec())
+	from, to := r.dp.Workers[0], r.dp.Workers[1]
+	to.Poll(r.now) // takes the snapshot
+	port := 2000
+	for from.owners.localPort(uint16(port)) != to.id {
+		port++
+	}
+	v4 := seg{src: "10.0.1.20:8080", dst: fmt.Sprintf("10.0.1.10:%d", port), ack: true, payload: 9}
+	v6 := v4
+	v6.src, v6.dst = "[2001:db8:1::20]:8080", fmt.Sprintf("[2001:db8:1::10]:%d", port)
+	change := func(s seg, f func(*seg)) []byte { f(&s); return build(t, s) }
+	var list [][]byte
+	for _, s := range []seg{v4, v6} {
+		list = append(list, build(t, s), change(s, func(s *seg) { s.udp = true }),
+			change(s, func(s *seg) { s.vlan = 7 }), change(s, func(s *seg) { s.fin = true }))
+	}
+	r.port[0][1].Feed(list, 1)
+	from.Poll(r.now)
+	n := to.adopt(^rowSet(0), 0).len()
+	if n != len(list) {
+		t.Fatalf("%d handed over: %v", n, from.Counts().Verdicts)
+	}
+	for k := range n {
+		if got, want := to.b.ip[k] != 0, k%4 < 2; got != want {
+			t.Errorf("packet %d: glanced at %v", k, got)
+		}
+	}
+	if flows := to.parseHanded(0, n); flows != n {
+		t.Fatalf("%d flows", flows)
+	}
+	for k := range n {
+		hash, ip := glance(to.umem, &to.b.desc[to.b.look.Packet[k]], to.table)
+		if ip == 0 {
+			hash = to.table.Hash(&to.b.pkt[to.b.look.Packet[k]].Tuple)
+		}
+		if to.b.look.Hash[k] != hash || to.b.ip[k] != ip {
+			t.Errorf("packet %d: %x at %x, not %x at %x", k, to.b.look.Hash[k], to.b.ip[k], hash, ip)
+		}
+	}
+	to.serve(n)
+	to.publishHanded()
+	r.step()
+}
+
+// Whoever hands over to whom, for how long and how one-sidedly: when all rests nobody has
+// fewer frames than he began with but for what others may owe him.
+func TestFramesComeBack(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		workers := rapid.IntRange(2, 4).Draw(rt, "workers")
+		r := newRig(onceDrawn{t, rt}, workers, testSpec())
+		r.step()
+		to := make([][]byte, workers) // by worker: what is a reply to a flow of its own
+		for port := 2000; port < 2000+workers; port++ {
+			id := r.dp.Workers[0].owners.localPort(uint16(port))
+			to[id] = build(r.t, seg{src: "10.0.1.20:8080", dst: fmt.Sprintf("10.0.1.10:%d", port), ack: true})
+		}
+		credit, frames := r.dp.mesh.credit, int(r.dp.mesh.frames)
+		if credit < 1 || (workers-1)*credit > frames/creditShare {
+			rt.Fatalf("%d frames owed of %d", credit, frames)
+		}
+		for range rapid.IntRange(1, 4).Draw(rt, "spells") {
+			from, owner := rapid.IntRange(0, workers-1).Draw(rt, "from"), rapid.IntRange(0, workers-1).Draw(rt, "to")
+			for range rapid.IntRange(1, 40).Draw(rt, "bursts") {
+				var list [][]byte
+				for range BurstSize {
+					list = append(list, to[owner])
+				}
+				r.port[from][1].Feed(list, 1)
+				for !r.port[from][1].Idle() {
+					r.dp.Workers[from].Poll(r.now)
+				}
+				r.dp.Workers[owner].Poll(r.now)
+			}
+		}
+		r.step()
+		r.step() // what was sent back has come
+		if n := r.counts().Verdicts[DropHandoffFull]; n > 0 {
+			rt.Errorf("%d dropped", n)
+		}
+		for _, w := range r.dp.Workers {
+			n := len(w.pool.free)
+			for i := range w.queues {
+				n += len(w.queues[i].Held(nil))
+			}
+			if n < frames-(workers-1)*credit || n > frames+(workers-1)*credit {
+				rt.Errorf("worker %d has %d frames, of which each began with %d, and owes %d", w.id, n, frames, w.owed)
+			}
+		}
+	})
+}
+
 // What is handed over takes the rows that a burst leaves free; of a full one it waits
 // for the next, and then for no more.
 func TestHandedFillsBursts(t *testing.T) {
@@ -136,7 +257,7 @@ func TestHandedFillsBursts(t *testing.T) {
 			from, to := r.dp.Workers[0], r.dp.Workers[1]
 			to.Poll(r.now) // gives its port frames
 			for _, at := range from.pool.take(tt.handed) {
-				from.outbox[1].put(at | 60<<40)
+				from.outbox[1].put(at|60<<40, 0)
 			}
 			from.outbox[1].publish()
 			var got []uint64
@@ -174,7 +295,7 @@ func TestHandedFairly(t *testing.T) {
 			}
 			for from, all := range frames {
 				for _, at := range all {
-					r.dp.Workers[from].outbox[3].put(at | 60<<40)
+					r.dp.Workers[from].outbox[3].put(at|60<<40, 0)
 				}
 				r.dp.Workers[from].outbox[3].publish()
 			}

@@ -35,7 +35,8 @@ type stream struct {
 // streamData is how long the packets' data is, which ends with their number.
 const streamData = 8
 
-// next makes the next packet of a stream.
+// next makes the next packet of a stream. Some of TCP have a FIN, so that they take
+// another way through the stages than those around them.
 func (st *streams) next(d *stream) []byte {
 	b := slices.Clone(d.frame)
 	var p packet.Packet
@@ -45,6 +46,10 @@ func (st *streams) next(d *stream) []byte {
 	binary.BigEndian.PutUint32(b[p.End-4:], d.fed)
 	diff := packet.DiffBytes(d.frame[p.End-4:p.End], b[p.End-4:p.End])
 	if at := p.L4 + packet.TCPChecksum; p.Kind == packet.KindTCP {
+		if word := p.L4 + packet.TCPOffset; rapid.IntRange(0, 7).Draw(st.rt, "FIN") == 0 {
+			b[p.L4+packet.TCPFlags] |= packet.FIN
+			binary.BigEndian.PutUint16(b[at:], packet.Apply(binary.BigEndian.Uint16(b[at:]), packet.DiffBytes(d.frame[word:word+2], b[word:word+2])))
+		}
 		binary.BigEndian.PutUint16(b[at:], packet.Apply(binary.BigEndian.Uint16(b[at:]), diff))
 	} else {
 		at = p.L4 + packet.UDPChecksum

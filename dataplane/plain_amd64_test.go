@@ -70,7 +70,7 @@ func (r *rig) segment(frame []byte) (taken bool) {
 	w := r.dp.Workers[0]
 	at := w.pool.take(1)[0] + memport.Headroom
 	w.b.desc[0] = unix.XDPDesc{Addr: at, Len: uint32(copy(w.umem[at:], frame))}
-	if n := w.parse(firstRows(1), 0, false); n != 1 {
+	if n := w.parse(1); n != 1 {
 		r.t.Fatal("no packet of a flow")
 	}
 	w.find(1)

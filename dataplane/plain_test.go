@@ -399,7 +399,7 @@ func (r *rig) plainAt(room uint64, frame []byte) Verdict {
 	w := r.dp.Workers[0]
 	at := w.pool.take(1)[0] + room
 	w.b.desc[0] = unix.XDPDesc{Addr: at, Len: uint32(copy(w.umem[at:], frame))}
-	if n := w.parse(firstRows(1), 0, false); n != 1 {
+	if n := w.parse(1); n != 1 {
 		r.t.Fatal("no packet of a flow")
 	}
 	w.find(1)

@@ -33,7 +33,7 @@ func TestMappedIsNobodys(t *testing.T) {
 		found := w.b.look.Found[0]
 		at := w.pool.take(1)[0] + memport.Headroom
 		w.b.desc[0] = unix.XDPDesc{Addr: at, Len: uint32(copy(w.umem[at:], mapped(frame)))}
-		if w.parse(firstRows(1), 0, false) != 1 || w.b.ip[0] < isV6 {
+		if w.parse(1) != 1 || w.b.ip[0] < isV6 {
 			t.Fatal("not looked up as IPv6")
 		}
 		w.b.look.Found[0] = found // as if the hashes were the same

@@ -5,7 +5,7 @@ import "sync/atomic"
 // spsc is a bounded ring between exactly two threads: one puts values in and
 // publishes them, one pops. The indices only grow, 64 bits wide; the slots hold
 // frame descriptors packed by packDesc, so that one ring type serves hand-off and
-// frames going home.
+// frames sent back.
 //
 // What is published has a cache line of its own, and so has what each thread keeps
 // to itself: a line that one writes and the other reads costs both of them a journey
@@ -32,11 +32,17 @@ type spsc struct {
 const ringPad = 128
 
 func newSPSC(size int) *spsc {
+	r := new(spsc)
+	r.init(size)
+	return r
+}
+
+func (r *spsc) init(size int) {
 	n := uint64(1)
 	for n < uint64(size) {
 		n <<= 1
 	}
-	return &spsc{slots: make([]uint64, n), mask: n - 1, limit: n}
+	r.slots, r.mask, r.limit = make([]uint64, n), n-1, n
 }
 
 // put appends a value, which the consumer sees after publish; false if there is no
@@ -50,8 +56,12 @@ func (r *spsc) put(v uint64) bool {
 	return true
 }
 
-// publish lets the consumer see what has been put.
-func (r *spsc) publish() { r.tail.Store(r.next) }
+// publish lets the consumer see what has been put, and returns how much that is.
+func (r *spsc) publish() int {
+	n := r.next - r.tail.Load()
+	r.tail.Store(r.next)
+	return int(n)
+}
 
 // room is how many the producer can put now.
 func (r *spsc) room() int {
@@ -73,18 +83,28 @@ func (r *spsc) look(max uint64) (first, rest []uint64) {
 
 // pop moves up to len(v) values out and returns how many.
 func (r *spsc) pop(v []uint64) int {
+	n := r.ready(len(v))
+	for i := range v[:n] {
+		v[i] = r.slots[(r.at+uint64(i))&r.mask]
+	}
+	r.popped(n)
+	return n
+}
+
+// ready is how many values, max at most, can be read from at on.
+func (r *spsc) ready(max int) int {
 	if r.seen == r.at {
-		if r.seen = r.tail.Load(); r.seen == r.at {
-			return 0
-		}
+		r.seen = r.tail.Load()
 	}
-	n := min(uint64(len(v)), r.seen-r.at)
-	for i := range n {
-		v[i] = r.slots[(r.at+i)&r.mask]
+	return int(min(uint64(max), r.seen-r.at))
+}
+
+// popped gives the first n of what is ready back to the producer.
+func (r *spsc) popped(n int) {
+	if n > 0 {
+		r.at += uint64(n)
+		r.head.Store(r.at)
 	}
-	r.at += n
-	r.head.Store(r.at)
-	return int(n)
 }
 
 // waits reports whether something can be popped of what was there to see.
@@ -99,3 +119,39 @@ func (r *spsc) overdue() bool {
 
 // len is exact only while both threads rest.
 func (r *spsc) len() int { return int(r.tail.Load() - r.head.Load()) }
+
+// packetRing is an spsc for packets: beside each descriptor is the hash of its tuple, or
+// 0 where who put it has not looked.
+type packetRing struct {
+	spsc
+	hashes []uint32
+}
+
+func newPacketRing(size int) *packetRing {
+	r := new(packetRing)
+	r.init(size)
+	r.hashes = make([]uint32, len(r.slots))
+	return r
+}
+
+// put is spsc's, with a hash.
+func (r *packetRing) put(v uint64, hash uint32) bool {
+	if r.next == r.limit && r.room() == 0 {
+		return false
+	}
+	at := r.next & r.mask
+	r.slots[at], r.hashes[at] = v, hash
+	r.next++
+	return true
+}
+
+// popHashed is pop, with the hashes. There must be room for as many of them as of values.
+func (r *packetRing) popHashed(v []uint64, hashes []uint32) int {
+	n := r.ready(len(v))
+	for i := range v[:n] {
+		at := (r.at + uint64(i)) & r.mask
+		v[i], hashes[i] = r.slots[at], r.hashes[at]
+	}
+	r.popped(n)
+	return n
+}

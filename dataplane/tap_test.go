@@ -276,7 +276,7 @@ func TestTapSeesWhatIsGivenAway(t *testing.T) {
 	other.Poll(r.now)
 	ring := r.dp.mesh.packets[0][1]
 	for range handoffSlots - 1 {
-		ring.put(0)
+		ring.put(0, 0)
 	}
 	ring.publish()
 	r.port[0][1].Feed([][]byte{reply(other), reply(other)}, 1)

@@ -426,7 +426,7 @@ func TestPersistenceRingFull(t *testing.T) {
 	syn := build(t, seg{src: fmt.Sprintf("198.51.100.7:%d", client), dst: "192.0.2.11:80", syn: true})
 	fill := func(w *Worker, to int) {
 		for range handoffSlots {
-			w.outbox[to].put(0)
+			w.outbox[to].put(0, 0)
 		}
 		w.outbox[to].publish()
 	}

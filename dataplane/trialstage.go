@@ -104,7 +104,7 @@ func (t *Trial) fillTable(w *Worker, l *lent) error {
 		room = 0
 	}
 	o := conntrack.Options{
-		Flows: max(1, len(l.flows)+room), HalfOpen: half + stageFlows, Secret: derive(t.dp.opt.Secret, 't', w.id), Now: l.tick, Lazy: true,
+		Flows: max(1, len(l.flows)+room), HalfOpen: half + stageFlows, Secret: tableSecret(t.dp.opt.Secret), Now: l.tick, Lazy: true,
 	}
 	if l.crowded {
 		o.HalfOpen = half

@@ -67,16 +67,17 @@ type Worker struct {
 	busy  bool   // the last round saw packets
 
 	pool       pool
-	homecoming []*spsc   // frames others have finished with
-	inbox      []*spsc   // packets whose flow is owned here
-	turn       int       // which of inbox adopt begins with
-	outbox     []*spsc   // by worker: packets for it
-	homeward   []*spsc   // by worker: its frames that are finished with here
-	handed     workerSet // those with packets from here that are not published
-	astray     workerSet // those with frames from here that are not
+	homecoming []*spsc       // frames others send back
+	inbox      []*packetRing // packets whose flow is owned here
+	turn       int           // which of inbox adopt begins with
+	outbox     []*packetRing // by worker: packets for it
+	homeward   []*spsc       // by worker: frames sent back
+	handed     workerSet     // those with packets from here that are not published
+	owed       []int         // by worker: frames that have come from it, less those that have gone to it
 
 	b       burst
 	strays  [BurstSize]uint64 // scratch
+	hashes  [BurstSize]uint32 // adopt's
 	pollFDs []unix.PollFd
 	peers   []*Worker       // all workers, for waking
 	evicted conntrack.Entry // the half-open flow that had to make room
@@ -186,7 +187,9 @@ func (w *Worker) Poll(now int64) int {
 	seen += int(w.count.Adopted - adopted)
 	w.expire()
 	w.flush()
-	w.publishStrays()
+	if len(w.homecoming) > 0 {
+		w.repay()
+	}
 	if w.log != nil {
 		w.log.publish()
 	}

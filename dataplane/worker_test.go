@@ -56,7 +56,7 @@ func TestHandoffRingFullDrops(t *testing.T) {
 	// reach would not do.
 	ring := r.dp.mesh.packets[0][1]
 	for range handoffSlots {
-		ring.put(0)
+		ring.put(0, 0)
 	}
 	ring.publish()
 	dropped := func() uint64 { return r.dp.Workers[0].Counts().Verdicts[DropHandoffFull] }
