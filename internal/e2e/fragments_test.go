@@ -64,7 +64,7 @@ func (r *rig) farApart() {
 
 // echoLarge is echo with datagrams that no frame holds.
 func (r *rig) echoLarge(t *testing.T, s scene, f testbed.Family) {
-	e := testbed.Echo{To: r.vip(f, 0, testbed.PortEcho), Sockets: load().echoes, Count: 2, Size: 8000, Timeout: 10 * time.Second}
+	e := testbed.Echo{To: r.vip(f, 0, testbed.PortEcho), Sockets: load().echoes, Count: 2, Size: 8000, Timeout: 10 * time.Second, AtATime: 16}
 	res, err := e.Run(t.Context(), r.Client)
 	if err != nil || res.OK != e.Sockets*e.Count || res.Wrong != 0 || res.Moved != 0 {
 		t.Errorf("UDP echo: %+v, %v", res, err)

@@ -94,7 +94,7 @@ func TestNAT64Fragments(t *testing.T) {
 				{To: r.vip(testbed.V6, 0, freely), Size: 1440}, // 1,485 and more in IPv4
 			} {
 				was := d.stats().Split
-				e.Sockets, e.Count, e.Timeout = load().echoes, 2, 10*time.Second
+				e.Sockets, e.Count, e.Timeout, e.AtATime = load().echoes, 2, 10*time.Second, 32
 				res, err := e.Run(t.Context(), r.Client)
 				if err != nil || res.OK != e.Sockets*e.Count || res.Wrong != 0 || res.Moved != 0 {
 					t.Errorf("%d bytes: %+v, %v", e.Size, res, err)

@@ -156,6 +156,9 @@ type Echo struct {
 	Count   int           // datagrams a socket, one after the other; 0 = 1
 	Size    int           // bytes of payload, at least 16
 	Timeout time.Duration // for an answer; 0 = 2 s
+	// AtATime bounds how many wait for an answer at a time; 0 = all. A veth's queue has 256
+	// places, which the fragments of some dozens of datagrams fill on a busy machine.
+	AtATime int
 	// OnAnswer is called for each answer as it must be, from many goroutines; nil = nobody.
 	OnAnswer func()
 }
@@ -184,6 +187,10 @@ func (e Echo) Run(ctx context.Context, ns *Namespace) (EchoResult, error) {
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	errs := make([]error, e.Sockets)
+	turns := make(chan struct{}, max(e.AtATime, 1))
+	if e.AtATime == 0 {
+		turns = make(chan struct{}, e.Sockets)
+	}
 	wild := "0.0.0.0:0"
 	if FamilyOf(e.To.Addr()) == V6 {
 		wild = "[::]:0"
@@ -196,7 +203,7 @@ func (e Echo) Run(ctx context.Context, ns *Namespace) (EchoResult, error) {
 		}
 		defer func() { _ = c.Close() }()
 		wg.Go(func() {
-			one := e.flow(ctx, c.(*net.UDPConn), i)
+			one := e.flow(ctx, c.(*net.UDPConn), i, turns)
 			mu.Lock()
 			defer mu.Unlock()
 			res.merge(one)
@@ -206,54 +213,62 @@ func (e Echo) Run(ctx context.Context, ns *Namespace) (EchoResult, error) {
 	return res, errors.Join(errors.Join(errs...), ctx.Err())
 }
 
-// flow sends one socket's datagrams.
-func (e Echo) flow(ctx context.Context, c *net.UDPConn, id int) EchoResult {
+// flow sends one socket's datagrams, each when it has room in turns.
+func (e Echo) flow(ctx context.Context, c *net.UDPConn, id int, turns chan struct{}) EchoResult {
 	r := EchoResult{ByServer: make(map[string]int), ByRemote: make(map[netip.Addr]int)}
 	out, in := make([]byte, e.Size), make([]byte, e.Size+256)
 	givenUp := make(map[string]bool) // datagrams whose answer may still come
 	defer context.AfterFunc(ctx, func() { _ = c.SetReadDeadline(time.Now()) })()
 	for i := range e.Count {
+		turns <- struct{}{}
 		if ctx.Err() != nil {
+			<-turns
 			break
 		}
 		copy(out, fmt.Sprintf("%07d %07d", id, i)) // numbered
 		for k := 16; k < len(out); k++ {
 			out[k] = byte(k * (i + 1))
 		}
-		if _, err := c.WriteToUDPAddrPort(out, e.To); err != nil {
-			r.wrong(err)
-			continue
-		}
-		if err := c.SetReadDeadline(time.Now().Add(e.Timeout)); err != nil {
-			r.wrong(err)
-			continue
-		}
-		if ctx.Err() != nil {
-			_ = c.SetReadDeadline(time.Now()) // which may have been set already
-		}
-		before := r.OK
-		n, from, err := c.ReadFromUDPAddrPort(in)
-		for ; err == nil && givenUp[numbers(in[:n])]; n, from, err = c.ReadFromUDPAddrPort(in) {
-			delete(givenUp, numbers(in[:n])) // one more of it is wrong
-		}
-		var nerr net.Error
-		if errors.As(err, &nerr) && nerr.Timeout() {
-			r.Lost++
-			givenUp[string(out[:numbered])] = true
-			continue
-		}
-		if err != nil {
-			r.wrong(err)
-			continue
-		}
-		if r.judge(e.To, plain(from), in[:n], out); r.OK > before && e.OnAnswer != nil {
-			e.OnAnswer()
-		}
+		e.ask(ctx, c, &r, out, in, givenUp)
+		<-turns
 	}
 	if len(r.ByServer) > 1 {
 		r.Moved = 1
 	}
 	return r
+}
+
+// ask sends a datagram and waits for its answer, for which there is room in in.
+func (e Echo) ask(ctx context.Context, c *net.UDPConn, r *EchoResult, out, in []byte, givenUp map[string]bool) {
+	if _, err := c.WriteToUDPAddrPort(out, e.To); err != nil {
+		r.wrong(err)
+		return
+	}
+	if err := c.SetReadDeadline(time.Now().Add(e.Timeout)); err != nil {
+		r.wrong(err)
+		return
+	}
+	if ctx.Err() != nil {
+		_ = c.SetReadDeadline(time.Now()) // which may have been set already
+	}
+	before := r.OK
+	n, from, err := c.ReadFromUDPAddrPort(in)
+	for ; err == nil && givenUp[numbers(in[:n])]; n, from, err = c.ReadFromUDPAddrPort(in) {
+		delete(givenUp, numbers(in[:n])) // one more of it is wrong
+	}
+	var nerr net.Error
+	if errors.As(err, &nerr) && nerr.Timeout() {
+		r.Lost++
+		givenUp[string(out[:numbered])] = true
+		return
+	}
+	if err != nil {
+		r.wrong(err)
+		return
+	}
+	if r.judge(e.To, plain(from), in[:n], out); r.OK > before && e.OnAnswer != nil {
+		e.OnAnswer()
+	}
 }
 
 // numbered is the length of what tells a datagram from all others.
