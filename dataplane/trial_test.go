@@ -245,6 +245,26 @@ func TestTrialPorts(t *testing.T) {
 	}
 }
 
+// A SYN that its flow's owner has refused is known to a trial when it comes again,
+// whichever worker that is.
+func TestTrialComesAgain(t *testing.T) {
+	const workers = 3
+	r := newRigWith(t, workers, testSpec(), func(o *Options) { o.Flows = 16 * workers }) // 4 half-open each
+	seen := make(map[int]bool)
+	for i := 0; len(seen) < workers; i++ {
+		src := hostPort("198.51.100.7", uint16(1024+i))
+		s := trialStep{frame: build(t, seg{src: src, dst: "192.0.2.11:80", syn: true})}
+		if is := r.truly(s); is.Verdicts[DropHalfOpenFull.String()] == 0 {
+			continue
+		}
+		o, said := r.try(s)
+		if d := outcomesDiffer(r.truly(s), said); d != "" {
+			t.Errorf("worker %d: -is +said\n%s", o.Worker, d)
+		}
+		seen[o.Worker] = true
+	}
+}
+
 // BenchmarkTrialLook is what a worker loses to one question about a new flow.
 func BenchmarkTrialLook(b *testing.B) {
 	for _, backends := range []int{2, 100} {

@@ -27,7 +27,8 @@ type lent struct {
 	full      bool // its flow table is
 	crowded   bool // and half-open flows are as many as there may be
 	evictable bool
-	refused   refusedLine // of the packet
+	begins    bool        // the packet's flow would begin here
+	refused   refusedLine // of the packet, if so
 	flows     []lentFlow
 
 	services  []lentService
@@ -138,7 +139,8 @@ func (t *Trial) part(w *Worker, l *lent) (ids []uint32) {
 	if svc < 0 {
 		owned = w.snap.names.owner(p.Dst)
 	}
-	mine := w.ownerOf(p, svc, owned, false) == w.id || w.ownerOf(p, svc, owned, true) == w.id
+	l.begins = w.ownerOf(p, svc, owned, true) == w.id
+	mine := l.begins || w.ownerOf(p, svc, owned, false) == w.id
 	if a := w.snap.answererOf(p); a != nil {
 		ids = append(ids, a.service)
 	}

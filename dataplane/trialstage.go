@@ -122,7 +122,9 @@ func (t *Trial) fillTable(w *Worker, l *lent) error {
 		f := &l.flows[i]
 		w.table.Adopt(&f.entry, f.clock, &w.snap.Directory, l.tick)
 	}
-	*w.refusedLine(w.table.Hash(&t.parsed.Tuple), uint64(l.tick/refusedTime)) = l.refused
+	if l.begins { // the others' lines would be in the same place
+		*w.refusedLine(w.table.Hash(&t.parsed.Tuple), uint64(l.tick/refusedTime)) = l.refused
+	}
 	return nil
 }
 
