@@ -184,6 +184,62 @@ func TestHandedGlanced(t *testing.T) {
 	r.step()
 }
 
+// A client's packet takes its hash along. Where it comes has the last word: who is handed
+// what he takes for another's drops it.
+func TestHandedClients(t *testing.T) {
+	r := newRig(t, 3, testSpec())
+	from, other := r.dp.Workers[0], r.dp.Workers[2]
+	var list [][]byte
+	for _, way := range [][2]string{{"198.51.100.7", "192.0.2.11:5000"}, {"2001:db8:c::7", "[2001:db8::64]:5000"}} {
+		port := uint16(1000)
+		for from.owners.client(addr(way[0]), port) != 1 {
+			port++
+		}
+		list = append(list, build(t, seg{src: hostPort(way[0], port), dst: way[1], udp: true}))
+	}
+	for _, w := range r.dp.Workers {
+		w.Poll(r.now) // takes the snapshot
+	}
+	r.port[0][0].Feed(list, 1)
+	from.Poll(r.now)
+	ring := from.outbox[1]
+	for k := range list {
+		if v := ring.slots[k]; ring.hashes[k] == 0 || v&glancedV6 != 0 != (list[k][12] == 0x86) {
+			t.Errorf("packet %d: hash %x, IPv6 %v", k, ring.hashes[k], v&glancedV6 != 0)
+		}
+		from.outbox[2].put(ring.slots[k], ring.hashes[k])
+	}
+	ring.pop(make([]uint64, len(list)))
+	from.outbox[2].publish()
+	other.Poll(r.now)
+	if n := other.Counts().Verdicts; n[DropNoFlow] != uint64(len(list)) {
+		t.Errorf("of another's packets: %v", n)
+	}
+}
+
+// What finds no room on its way back stays, and goes when there is some.
+func TestFullWayBack(t *testing.T) {
+	r := newRig(t, 2, testSpec())
+	r.step()
+	rich, poor := r.dp.Workers[1], r.dp.Workers[0]
+	ring, extra := rich.homeward[0], poor.pool.take(BurstSize)
+	rich.pool.free = append(rich.pool.free, extra...)
+	rich.owed[0], poor.owed[1] = len(extra)+rich.mesh.credit, -len(extra)-rich.mesh.credit
+	const room = BurstSize / 4
+	ring.next += uint64(len(ring.slots) - room) // as if so many had not been collected
+	rich.repay()
+	if n := rich.owed[0] - rich.mesh.credit; n != len(extra)-room {
+		t.Errorf("%d are owed with room for %d", n, room)
+	}
+	ring.at, ring.seen = ring.next-room, ring.next-room
+	ring.head.Store(ring.at)
+	r.step()
+	r.step()
+	if n := rich.owed[0] + poor.owed[1]; rich.owed[0] != rich.mesh.credit || n != 0 {
+		t.Errorf("%v and %v are owed", rich.owed, poor.owed)
+	}
+}
+
 // Whoever hands over to whom, for how long and how one-sidedly: when all rests nobody has
 // fewer frames than he began with but for what others may owe him.
 func TestFramesComeBack(t *testing.T) {
