@@ -276,6 +276,9 @@ func TestFramesComeBack(t *testing.T) {
 			rt.Errorf("%d dropped", n)
 		}
 		for _, w := range r.dp.Workers {
+			if n := cap(w.pool.free); n != workers*frames {
+				rt.Errorf("worker %d has room for %d frames", w.id, n) // another one would allocate
+			}
 			n := len(w.pool.free)
 			for i := range w.queues {
 				n += len(w.queues[i].Held(nil))

@@ -74,7 +74,7 @@ const idleSpin = int64(200 * time.Microsecond)
 const maxSleep = 100 * time.Millisecond
 
 // hungrySleep bounds it where frames are missing: nothing arrives that could
-// end it, and nobody says when frames come home.
+// end it, and nobody says when others send frames back.
 const hungrySleep = time.Millisecond
 
 // hungry reports whether a queue is short of frames to receive into and there
