@@ -15,6 +15,8 @@
 #   bench-peers   l4fwd live beside DPDK, nftables, HAProxy and nginx: table, page and
 #                 charts in docs/benchmarks; installs them (root, Debian)
 #   bench-bounds  list those checks and calls anew, after a change that is meant
+#   pgo           measure by what builds are optimised (cmd/l4fwd/default.pgo) anew,
+#                 after changes of much that packets go through
 #   golden        record bench/testdata/golden again, after a change that is meant
 #   generate      compile the eBPF programs again (needs clang-14)
 #   generate-check  fail if a committed eBPF object is not what its source gives
@@ -48,7 +50,7 @@ export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null)
 test cover race: export RAPID_SEED := $(RAPID_SEED)
 test-full: export RAPID_SEED := 0
 
-.PHONY: build test test-full cover fuzz race bench bench-check bench-peers bench-bounds golden generate generate-check lint man deb install demo deps clean
+.PHONY: build test test-full cover fuzz race bench bench-check bench-peers bench-bounds pgo golden generate generate-check lint man deb install demo deps clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/l4fwd ./cmd/l4fwd
@@ -101,6 +103,21 @@ bench-peers: build deps
 
 bench-bounds:
 	$(GO) test -tags benchcheck -count=1 -run '^TestTree$$' ./bench/hot -update
+
+# What the profile is of: whole connections, packets of established flows, two workers
+# that hand over all replies, a flood; of Worker.Poll alone, not of who makes the packets.
+PGORUN := bin/l4fwd bench
+PGOOF  := -c bench/testdata/matrix.yaml --limit=false
+
+pgo: build
+	@rm -rf bin/pgo && mkdir -p bin/pgo
+	@for s in tcp4 tcp6 dnat4 toa4; do \
+		$(PGORUN) lives $(PGOOF) --service $$s --rounds 15 --cpuprofile bin/pgo/lives-$$s || exit 1; done
+	@for s in tcp4 udp4 tcp6 dnat4 toa4 nat64 dsr4 ipip4 gue4in6; do \
+		$(PGORUN) replay $(PGOOF) --service $$s --synthesize --rounds 15 --cpuprofile bin/pgo/$$s || exit 1; done
+	$(PGORUN) replay $(PGOOF) --service tcp4 --synthesize --rounds 15 --workers 2 --arrive away --cpuprofile bin/pgo/away
+	$(PGORUN) flood $(PGOOF) --service tcp4 --cpuprofile bin/pgo/flood
+	$(GO) tool pprof -proto -focus 'dataplane\.\(\*Worker\)\.Poll' -output cmd/l4fwd/default.pgo bin/l4fwd bin/pgo/*
 
 golden:
 	$(GO) test -count=1 -run '^TestGolden$$' ./bench -update

@@ -134,13 +134,12 @@ func (w *Worker) parseHanded(from, to int) (flows int) {
 	b := &w.b
 	flows = from
 	for k := from; k < to; k++ {
-		k := uint(k) % BurstSize
-		if b.ip[k] == 0 {
-			flows += w.parseOne(int(b.look.Packet[k]), flows, true)
+		has, place := uint(k)%BurstSize, uint(flows)%BurstSize
+		if b.ip[has] == 0 {
+			flows += w.parseOne(int(b.look.Packet[has]), flows, true)
 			continue
 		}
-		to := uint(flows) % BurstSize
-		b.look.Packet[to], b.look.Hash[to], b.ip[to] = b.look.Packet[k], b.look.Hash[k], b.ip[k]
+		b.look.Packet[place], b.look.Hash[place], b.ip[place] = b.look.Packet[has], b.look.Hash[has], b.ip[has]
 		flows++
 	}
 	w.table.PrefetchBuckets(b.look.Hash[from:flows])
