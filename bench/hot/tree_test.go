@@ -176,7 +176,7 @@ func TestMutants(t *testing.T) {
 	for _, m := range mutants {
 		t.Run(m.name, func(t *testing.T) {
 			overlay := lay(t, map[string]string{
-				file:  strings.Replace(string(b), anchor, "for j := had; j < flows; j++ {\nw.mutant(b.ip[j], b.look.Hash[j])\n}\n"+anchor, 1),
+				file:  strings.Replace(string(b), anchor, "for j := range flows {\nw.mutant(b.ip[j], b.look.Hash[j])\n}\n"+anchor, 1),
 				added: mutantHead(m.text) + m.text,
 			})
 			caught := false
