@@ -52,14 +52,14 @@ func (d *Daemon) refuse(refused []netip.Addr) {
 		return
 	}
 	d.refused = refused
-	err := d.republish()
-	if err == nil {
-		err = d.onWorkers(context.Background(), func(*dataplane.Worker) {}) // they have it
+	if err := d.republish(); err != nil {
+		d.log.Error("local addresses have become the host's own that cannot be done without: what was in force before stays", zap.Stringers("addresses", refused), zap.Error(err))
+		return
 	}
-	for _, a := range refused { // once it is so
+	if err := d.onWorkers(context.Background(), func(*dataplane.Worker) {}); err != nil { // they have it
+		d.log.Debug("waiting for the workers", zap.Error(err))
+	}
+	for _, a := range refused {
 		d.log.Error("a local address has become the host's own: it is used no more, its flows are lost", zap.Stringer("address", a))
-	}
-	if err != nil {
-		d.log.Error("too few local addresses are left", zap.Error(err))
 	}
 }

@@ -328,3 +328,34 @@ func TestInterfaceReturnsUnderLoad(t *testing.T) {
 	d.end()
 	w.clean()
 }
+
+// A host that takes all local addresses is told that they are missed, and not that they
+// are used no more. They serve again when it has let go.
+func TestHostTakesAllLocals(t *testing.T) {
+	w := newWorld(t, testbed.TopologyOptions{Servers: 1})
+	d := w.run(w.Config(testbed.Services(0, "full-nat", "none", "wrr"), small...))
+	dev, err := w.LB.Netlink().LinkByName("l1")
+	check(t, err)
+	var taken []*netlink.Addr
+	for i := range 4 {
+		a := netip.PrefixFrom(w.LocalAddr(testbed.V4, i), 32)
+		check(t, w.LBServer.AddAddr(a))
+		addr, err := netlink.ParseAddr(a.String())
+		check(t, err)
+		taken = append(taken, addr)
+	}
+	const missed = "local addresses have become the host's own that cannot be done without: what was in force before stays"
+	d.await(missed)
+	last := w.LocalAddr(testbed.V4, 3)
+	for _, e := range d.logs.FilterMessageSnippet("it is used no more").All() {
+		if e.ContextMap()["address"] == last.String() {
+			t.Errorf("said of %s, too: %s", last, e.Message)
+		}
+	}
+	for _, addr := range taken {
+		check(t, w.LB.Netlink().AddrDel(dev, addr))
+	}
+	w.ask(w.VIP(testbed.V4, 0), 5)
+	d.end()
+	w.clean()
+}

@@ -60,6 +60,9 @@ func New(o Options) (*Dataplane, error) {
 	if o.Workers < 1 || o.Workers > 255 {
 		return nil, fmt.Errorf("dataplane: %d workers: want 1 to 255", o.Workers)
 	}
+	if o.FrameSize > maxFrameSize {
+		return nil, fmt.Errorf("dataplane: frames of %d bytes: want at most %d", o.FrameSize, maxFrameSize)
+	}
 	frames := uint64(len(o.UMEM)) / uint64(o.FrameSize) / uint64(o.Workers)
 	if frames < BurstSize {
 		return nil, fmt.Errorf("dataplane: %d frames a worker: want at least %d", frames, BurstSize)
@@ -129,12 +132,12 @@ func newWorker(dp *Dataplane, id int, o Options, span uint64) (*Worker, error) {
 	for i := range w.egress {
 		w.egress[i] = -1
 	}
-	w.outbox, w.homeward = dp.mesh.packets[id], dp.mesh.homeward[id]
+	w.outbox, w.repayments = dp.mesh.packets[id], dp.mesh.repayments[id]
 	w.owed = make([]int, o.Workers)
 	for from := range o.Workers {
 		if from != id {
 			w.inbox = append(w.inbox, dp.mesh.packets[from][id])
-			w.homecoming = append(w.homecoming, dp.mesh.homeward[from][id])
+			w.repaid = append(w.repaid, dp.mesh.repayments[from][id])
 		}
 	}
 	w.nextRoutes.Store(route.New(0, []route.Hop{{}}, nil))
@@ -226,7 +229,7 @@ func (dp *Dataplane) Audit() error {
 		for _, a := range w.pool.free {
 			put(a, fmt.Sprintf("pool %d", w.id))
 		}
-		for _, r := range w.homecoming {
+		for _, r := range w.repaid {
 			for r.pop(v[:]) == 1 {
 				put(v[0], fmt.Sprintf("the way back to %d", w.id))
 			}

@@ -41,8 +41,12 @@ func packDesc(d *unix.XDPDesc, nic uint8) uint64 {
 }
 
 func unpackDesc(v uint64) (unix.XDPDesc, uint8) {
-	return unix.XDPDesc{Addr: v & (1<<40 - 1), Len: uint32(v>>40) & 0x7fff}, uint8(v >> 56)
+	return unix.XDPDesc{Addr: v & (1<<40 - 1), Len: uint32(v>>40) & (maxFrameSize - 1)}, uint8(v >> 56)
 }
+
+// maxFrameSize is what a length in packDesc's word has room for: a frame's data is shorter
+// than its chunk, which has headroom.
+const maxFrameSize = 1 << 15
 
 // glancedV6 is set in packDesc's word if a glance has found IPv6.
 const glancedV6 = 1 << 55
@@ -62,7 +66,7 @@ func (w *Worker) releaseAll(addrs []uint64) {
 
 // collect takes the frames that other workers have sent back.
 func (w *Worker) collect() {
-	for k, r := range w.homecoming {
+	for k, r := range w.repaid {
 		for {
 			n := r.pop(w.strays[:])
 			if n == 0 {
@@ -82,7 +86,7 @@ func (w *Worker) repay() {
 		if n <= w.mesh.credit {
 			continue
 		}
-		r := w.homeward[id]
+		r := w.repayments[id]
 		back := w.pool.take(min(n-w.mesh.credit, r.room()))
 		for _, a := range back {
 			r.put(a)
@@ -92,7 +96,7 @@ func (w *Worker) repay() {
 	}
 }
 
-// peer is the number of the worker that the kth of inbox and homecoming come from.
+// peer is the number of the worker that the kth of inbox and repaid come from.
 func (w *Worker) peer(k int) int {
 	if k >= w.id {
 		k++
@@ -103,11 +107,11 @@ func (w *Worker) peer(k int) int {
 // mesh joins every pair of workers by two rings: packets for a flow's owner, and frames
 // that are sent back for them. Indexed [from][to]; the diagonal is nil.
 type mesh struct {
-	frames   uint64 // what a worker begins with
-	credit   int    // frames that one may owe another for long
-	shift    uint8  // a frame's size is 1<<shift
-	packets  [][]*packetRing
-	homeward [][]*spsc
+	frames     uint64 // what a worker begins with
+	credit     int    // frames that one may owe another for long
+	shift      uint8  // a frame's size is 1<<shift
+	packets    [][]*packetRing
+	repayments [][]*spsc
 }
 
 // handoffSlots bounds what may wait for one worker from another: 32 bursts.
@@ -134,7 +138,7 @@ func newMesh(workers int, frames, frameSize uint64) *mesh {
 			p = append(p, newPacketRing(handoffSlots))
 			h = append(h, newSPSC(int(frames)))
 		}
-		m.packets, m.homeward = append(m.packets, p), append(m.homeward, h)
+		m.packets, m.repayments = append(m.packets, p), append(m.repayments, h)
 	}
 	return m
 }

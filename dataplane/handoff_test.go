@@ -222,7 +222,7 @@ func TestFullWayBack(t *testing.T) {
 	r := newRig(t, 2, testSpec())
 	r.step()
 	rich, poor := r.dp.Workers[1], r.dp.Workers[0]
-	ring, extra := rich.homeward[0], poor.pool.take(BurstSize)
+	ring, extra := rich.repayments[0], poor.pool.take(BurstSize)
 	rich.pool.free = append(rich.pool.free, extra...)
 	rich.owed[0], poor.owed[1] = len(extra)+rich.mesh.credit, -len(extra)-rich.mesh.credit
 	const room = BurstSize / 4
@@ -369,5 +369,20 @@ func TestHandedFairly(t *testing.T) {
 				t.Errorf("served of each: %d, which shows nothing", n)
 			}
 		})
+	}
+}
+
+// Frames whose length a hand-off could not tell are refused, not cut.
+func TestFrameSizeBound(t *testing.T) {
+	for size, ok := range map[int]bool{maxFrameSize: true, 2 * maxFrameSize: false} {
+		dp, err := New(Options{Workers: 1, UMEM: make([]byte, BurstSize*size), FrameSize: size, Flows: 16, Unpopulated: true})
+		if (err == nil) != ok {
+			t.Errorf("%d bytes: %v", size, err)
+		}
+		if err == nil {
+			if err := dp.Close(); err != nil {
+				t.Error(err)
+			}
+		}
 	}
 }

@@ -294,7 +294,7 @@ func (q *sequence) check() {
 	frames, flows := waiting, 0
 	for _, w := range q.dp.Workers {
 		frames += len(w.pool.free)
-		for _, r := range w.homecoming {
+		for _, r := range w.repaid {
 			frames += r.len()
 		}
 		for i := range w.queues {

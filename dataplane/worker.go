@@ -67,11 +67,11 @@ type Worker struct {
 	busy  bool   // the last round saw packets
 
 	pool       pool
-	homecoming []*spsc       // frames others send back
+	repaid     []*spsc       // frames others send back
 	inbox      []*packetRing // packets whose flow is owned here
 	turn       int           // which of inbox adopt begins with
 	outbox     []*packetRing // by worker: packets for it
-	homeward   []*spsc       // by worker: frames sent back
+	repayments []*spsc       // by worker: frames sent back
 	handed     workerSet     // those with packets from here that are not published
 	owed       []int         // by worker: frames that have come from it, less those that have gone to it
 
@@ -170,7 +170,7 @@ func (w *Worker) Poll(now int64) int {
 	}
 	w.nanos, w.tick = now, uint32(now/nanosPerTick)
 	w.refresh()
-	if len(w.homecoming) > 0 {
+	if len(w.repaid) > 0 {
 		w.collect()
 	}
 	for _, r := range w.inbox {
@@ -187,7 +187,7 @@ func (w *Worker) Poll(now int64) int {
 	seen += int(w.count.Adopted - adopted)
 	w.expire()
 	w.flush()
-	if len(w.homecoming) > 0 {
+	if len(w.repaid) > 0 {
 		w.repay()
 	}
 	if w.log != nil {

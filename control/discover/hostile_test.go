@@ -152,12 +152,7 @@ func TestStoppedWhileConnecting(t *testing.T) {
 // anew gets another.
 func TestTokenExpires(t *testing.T) {
 	t.Parallel()
-	s := newServer(t)
-	s.Kill()
-	s.Args = []string{"--auth-token-ttl", "2"}
-	s.restart()
-	s.put("a")
-	s.requirePasswords()
+	s := newTokenServer(t, "2")
 	write := func(key string) { // with a token of its own, which a busy machine may let expire
 		var err error
 		for end := time.Now().Add(20 * time.Second); time.Now().Before(end); {
@@ -189,6 +184,19 @@ func TestTokenExpires(t *testing.T) {
 	f.sees("a", "b", "c", "d")
 }
 
+// newTokenServer is a server with a document and passwords, whose tokens expire after so
+// many seconds.
+func newTokenServer(t *testing.T, seconds string) *server {
+	t.Helper()
+	s := newServer(t)
+	s.Kill()
+	s.Args = []string{"--auth-token-ttl", seconds}
+	s.restart()
+	s.put("a")
+	s.requirePasswords()
+	return s
+}
+
 // putAs is put of one document by somebody who logs in for it.
 func (s *server) putAs(user, password, key string) error {
 	c, err := s.Login(s.t.Context(), user, password)
@@ -205,12 +213,7 @@ func (s *server) putAs(user, password, key string) error {
 // A token that has expired between two requests of a session ends it, and at once.
 func TestTokenExpiresEarly(t *testing.T) {
 	t.Parallel()
-	s := newServer(t)
-	s.Kill()
-	s.Args = []string{"--auth-token-ttl", "1"}
-	s.restart()
-	s.put("a")
-	s.requirePasswords()
+	s := newTokenServer(t, "1")
 	o := Options{Etcd: s.options(), Dial: s.Dial}
 	o.Etcd.Username, o.Etcd.PasswordFile, o.Etcd.Timeout = "l4fwd", filepath.Join(t.TempDir(), "password"), time.Minute
 	check(t, os.WriteFile(o.Etcd.PasswordFile, []byte("secret\n"), 0o600))

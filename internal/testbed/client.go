@@ -183,14 +183,14 @@ func (e Echo) Run(ctx context.Context, ns *Namespace) (EchoResult, error) {
 	if e.Timeout == 0 {
 		e.Timeout = 2 * time.Second
 	}
+	if e.AtATime == 0 {
+		e.AtATime = e.Sockets
+	}
 	res := EchoResult{ByServer: make(map[string]int), ByRemote: make(map[netip.Addr]int)}
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	errs := make([]error, e.Sockets)
-	turns := make(chan struct{}, max(e.AtATime, 1))
-	if e.AtATime == 0 {
-		turns = make(chan struct{}, e.Sockets)
-	}
+	turns := make(chan struct{}, e.AtATime)
 	wild := "0.0.0.0:0"
 	if FamilyOf(e.To.Addr()) == V6 {
 		wild = "[::]:0"
