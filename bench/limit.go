@@ -29,12 +29,13 @@ import (
 // gives them. Packets of both directions of a flow lead to two entries, not one,
 // so of the entries some 14 % are never met.
 type limit struct {
-	port  *memport.Port
-	umem  []byte
-	chunk int
-	pool  []uint64
+	port   *memport.Port
+	frames memory // the UMEM
+	umem   []byte // the same
+	chunk  int
+	pool   []uint64
 
-	memory  []byte // buckets, then entries
+	memory  memory // buckets, then entries
 	buckets int
 	lines   []line
 
@@ -58,16 +59,18 @@ func newLimit(capacity, flows, frameSize int) (*limit, error) {
 	size := (uint64(l.buckets) + uint64(flows)*limitEntryLines) * lineBytes
 	var err error
 	if l.memory, err = hugeMemory(size); err != nil {
-		return nil, fmt.Errorf("memory of %d bytes: %w", size, err)
+		return nil, err
 	}
-	l.lines = lines(l.memory)
+	if l.frames, err = hugeMemory(uint64(framesAlone * frameSize)); err != nil {
+		return nil, errors.Join(err, l.memory.close())
+	}
+	l.lines, l.umem = lines(l.memory.used), l.frames.used
 	r := random{uint64(flows)}
 	for b := range l.lines[:l.buckets] {
 		for s := range limitSlots {
 			l.lines[b][limitSlots+s] = uint32(r.below(flows))
 		}
 	}
-	l.umem = make([]byte, framesAlone*frameSize)
 	l.port = memport.New(l.umem, frameSize, portRing)
 	for i := framesAlone - 1; i >= 0; i-- {
 		l.pool = append(l.pool, uint64(i*frameSize))
@@ -76,27 +79,9 @@ func newLimit(capacity, flows, frameSize int) (*limit, error) {
 	return l, nil
 }
 
-// hugePage is the size of a large page on amd64, and of most on arm64.
-const hugePage = 2 << 20
-
-// hugeMemory maps memory that is taken now, in huge pages if it can be had so.
-func hugeMemory(size uint64) ([]byte, error) {
-	m, err := unix.Mmap(-1, 0, int((size+hugePage-1)&^(hugePage-1)), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
-	if err != nil {
-		return nil, err
-	}
-	// Where this is refused the pages are small, as then the flow table's.
-	_ = unix.Madvise(m, unix.MADV_HUGEPAGE)
-	if err := unix.Madvise(m, unix.MADV_POPULATE_WRITE); err != nil && !errors.Is(err, unix.EINVAL) {
-		return nil, errors.Join(err, unix.Munmap(m))
-	}
-	_ = unix.Madvise(m, unix.MADV_COLLAPSE)
-	return m, nil
-}
-
 func (l *limit) close() error {
-	l.lines = nil
-	return unix.Munmap(l.memory)
+	l.lines, l.umem = nil, nil
+	return errors.Join(l.memory.close(), l.frames.close())
 }
 
 // LimitAlone is the result of Limit.
@@ -139,7 +124,7 @@ func Limit(ctx context.Context, o SynthOptions) (rep *LimitAlone, err error) {
 			rep, err = nil, fmt.Errorf("limit: %w", e)
 		}
 	}()
-	rep = &LimitAlone{Flows: s.o.Flows, Memory: uint64(len(alone.memory))}
+	rep = &LimitAlone{Flows: s.o.Flows, Memory: uint64(len(alone.memory.used))}
 	s.limitRound(min(s.o.Packets, 4*len(s.flows)))
 	var ns []float64
 	for i := range s.o.Rounds {
@@ -205,13 +190,13 @@ func (l *limit) round() {
 		hi, _ := bits.Mul64(l.hash[i], uint64(l.buckets))
 		l.at[i] = hi * lineBytes
 	}
-	cpu.Prefetch(l.memory, l.at[:n])
+	cpu.Prefetch(l.memory.used, l.at[:n])
 	entries := uint64(l.buckets)
 	for i := range n {
 		b := &l.lines[l.at[i]/lineBytes]
 		l.at[i] = (entries + limitEntryLines*uint64(b[limitSlots+l.hash[i]%limitSlots])) * lineBytes
 	}
-	cpu.Prefetch(l.memory, l.at[:n])
+	cpu.Prefetch(l.memory.used, l.at[:n])
 	for i := range n {
 		e := &l.lines[l.at[i]/lineBytes]
 		e[0]++

@@ -11,3 +11,8 @@ const lineBytes = uint64(unsafe.Sizeof(line{}))
 func lines(memory []byte) []line {
 	return unsafe.Slice((*line)(unsafe.Pointer(unsafe.SliceData(memory))), uint64(len(memory))/lineBytes)
 }
+
+// address is where mapped memory begins.
+func address(mapping []byte) uint64 {
+	return uint64(uintptr(unsafe.Pointer(unsafe.SliceData(mapping))))
+}

@@ -99,7 +99,7 @@ func replay(ctx context.Context, c *Capture, o *Options) (rep *Report, err error
 		return nil, err
 	}
 	defer func() {
-		if e := r.dp.Close(); err == nil {
+		if e := r.close(); err == nil {
 			err = e
 		}
 	}()

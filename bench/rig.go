@@ -2,6 +2,7 @@ package bench
 
 import (
 	"encoding/binary"
+	"errors"
 	"net/netip"
 
 	"github.com/l4fwd/l4fwd/dataplane"
@@ -36,24 +37,33 @@ var rssKey = []byte{
 type rig struct {
 	dp     *dataplane.Dataplane
 	ports  []*memport.Port
-	umem   []byte
+	frames memory // the UMEM
+	umem   []byte // the same
 	chunk  int
 	spread *rss.Spread
 }
 
 // newRig makes the workers. longest is the longest frame that will be fed.
-func newRig(o *Options, longest int) (*rig, error) {
+func newRig(o *Options, longest int) (_ *rig, err error) {
 	frames := framesAlone
 	if o.Workers > 1 {
 		frames = framesShared
 	}
-	r := &rig{umem: make([]byte, o.Workers*frames*o.FrameSize), chunk: o.FrameSize}
+	r := &rig{chunk: o.FrameSize}
+	if r.frames, err = hugeMemory(uint64(o.Workers * frames * o.FrameSize)); err != nil {
+		return nil, err
+	}
+	r.umem = r.frames.used
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, r.close())
+		}
+	}()
 	// A NIC's indirection table has 128 slots as a rule.
 	queues := make([]uint32, 128)
 	for i := range queues {
 		queues[i] = uint32(i % o.Workers)
 	}
-	var err error
 	if r.spread, err = rss.New(rssKey, queues, o.Workers); err != nil {
 		return nil, err
 	}
@@ -81,6 +91,14 @@ func newRig(o *Options, longest int) (*rig, error) {
 		r.ports = append(r.ports, p)
 	}
 	return r, nil
+}
+
+func (r *rig) close() (err error) {
+	if r.dp != nil {
+		err = r.dp.Close()
+	}
+	r.umem = nil
+	return errors.Join(err, r.frames.close())
 }
 
 // secret is never all zero: that would ask for a random one.

@@ -221,7 +221,7 @@ func servicesFor(spec *dataplane.Spec, protocol uint8, family int) (out []*datap
 }
 
 func (s *synth) close() error {
-	err := s.r.dp.Close()
+	err := s.r.close()
 	for _, l := range s.limits {
 		err = errors.Join(err, l.close())
 	}

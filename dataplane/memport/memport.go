@@ -63,10 +63,12 @@ func (p *Port) pass(d []unix.XDPDesc) int {
 		// A frame that does not fit its chunk is cut, as a driver never would,
 		// so that whoever feeds it sees the loss.
 		size := copy(p.umem[at:at-Headroom+p.chunk], src)
-		if p.OnReceive != nil {
-			p.OnReceive(p.next+i, p.umem[at:at+uint64(size)])
-		}
 		d[i] = unix.XDPDesc{Addr: at, Len: uint32(size)}
+	}
+	if p.OnReceive != nil {
+		for i := range d {
+			p.OnReceive(p.next+i, p.umem[d[i].Addr:d[i].Addr+uint64(d[i].Len)])
+		}
 	}
 	p.fill.head += len(in)
 	if p.next += len(in); p.next == len(p.in) {
@@ -79,9 +81,11 @@ func (p *Port) pass(d []unix.XDPDesc) int {
 // Fill takes empty frames; it returns how many fitted.
 func (p *Port) Fill(addrs []uint64) int {
 	n := min(len(addrs), p.fill.room())
-	for _, a := range addrs[:n] {
-		p.fill.push(a &^ (p.chunk - 1))
+	slots, at, mask := p.fill.slots, p.fill.tail, p.chunk-1
+	for i, a := range addrs[:n] {
+		slots[(at+i)&(len(slots)-1)] = a &^ mask
 	}
+	p.fill.tail += n
 	return n
 }
 
@@ -91,12 +95,17 @@ func (p *Port) FillFree() int { return p.fill.room() }
 // Transmit sends at once.
 func (p *Port) Transmit(d []unix.XDPDesc) int {
 	n := min(len(d), p.done.room())
-	for i := range d[:n] {
-		if p.OnSend != nil {
+	d = d[:n]
+	if p.OnSend != nil {
+		for i := range d {
 			p.OnSend(p.umem[d[i].Addr : d[i].Addr+uint64(d[i].Len)])
 		}
-		p.done.push(d[i].Addr)
 	}
+	slots, at := p.done.slots, p.done.tail
+	for i := range d {
+		slots[(at+i)&(len(slots)-1)] = d[i].Addr
+	}
+	p.done.tail += n
 	p.sent += uint64(n)
 	return n
 }
@@ -104,9 +113,10 @@ func (p *Port) Transmit(d []unix.XDPDesc) int {
 // Reclaim gives transmitted frames back.
 func (p *Port) Reclaim(addrs []uint64) int {
 	n := min(len(addrs), p.done.len())
-	for i := range n {
-		addrs[i] = p.done.pop()
-	}
+	slots, at := p.done.slots, p.done.head&(len(p.done.slots)-1)
+	first := copy(addrs[:n], slots[at:])
+	copy(addrs[first:n], slots)
+	p.done.head += n
 	return n
 }
 
@@ -136,6 +146,4 @@ type ring struct {
 func newRing(size int) ring     { return ring{slots: make([]uint64, size)} }
 func (r *ring) len() int        { return r.tail - r.head }
 func (r *ring) room() int       { return len(r.slots) - r.len() }
-func (r *ring) push(v uint64)   { r.slots[r.tail&(len(r.slots)-1)] = v; r.tail++ }
 func (r *ring) at(i int) uint64 { return r.slots[(r.head+i)&(len(r.slots)-1)] }
-func (r *ring) pop() (v uint64) { v = r.slots[r.head&(len(r.slots)-1)]; r.head++; return v }
