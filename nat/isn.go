@@ -66,7 +66,7 @@ func NewISN(secret [16]byte, epoch int64) *ISN {
 
 // Next returns the sequence number a SYN from src:sport to dst:dport should
 // bear at nanos, a monotonic clock in nanoseconds. The hash runs over both
-// whole addresses, IPv6 included.
+// whole addresses.
 func (s *ISN) Next(src packet.Addr, sport uint16, dst packet.Addr, dport uint16, nanos int64) uint32 {
 	nanos += s.epoch
 	h := s.hash(src, sport, dst, dport)
@@ -95,13 +95,15 @@ func (s *ISN) Closed(src packet.Addr, sport uint16, dst packet.Addr, dport uint1
 // end is where the end of a tuple with hash h is remembered.
 func (s *ISN) end(h uint64) *isnEnd { return &s.ends[h>>32%isnEnds] }
 
-// hash is SipHash of both addresses, then both ports, in network order.
+// hash is SipHash of both addresses, then both ports, in network order: 12 bytes of IPv4,
+// 36 of IPv6. SipHash takes the length in.
 func (s *ISN) hash(src packet.Addr, sport uint16, dst packet.Addr, dport uint16) uint64 {
-	const length = 36
-	ports := bits.ReverseBytes32(uint32(sport)<<16 | uint32(dport))
+	ports := uint64(bits.ReverseBytes32(uint32(sport)<<16 | uint32(dport)))
+	if src.Is4() && dst.Is4() {
+		return sipWords(s.k0, s.k1, &[sipMost]uint64{bits.ReverseBytes64(uint64(src.V4())<<32 | uint64(dst.V4())), 12<<56 | ports}, 2)
+	}
 	return sipWords(s.k0, s.k1, &[sipMost]uint64{
-		bits.ReverseBytes64(src.Hi), bits.ReverseBytes64(src.Lo), bits.ReverseBytes64(dst.Hi), bits.ReverseBytes64(dst.Lo),
-		length<<56 | uint64(ports),
+		bits.ReverseBytes64(src.Hi), bits.ReverseBytes64(src.Lo), bits.ReverseBytes64(dst.Hi), bits.ReverseBytes64(dst.Lo), 36<<56 | ports,
 	}, sipMost)
 }
 

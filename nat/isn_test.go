@@ -3,6 +3,7 @@ package nat
 import (
 	"encoding/binary"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -37,6 +38,22 @@ func TestSipHashVectors(t *testing.T) {
 	// The example worked through in appendix A of the paper.
 	if got := sipHash24(k0, k1, m[:]); got != 0xa129ca6149be45e5 {
 		t.Errorf("length 15: %016x, want a129ca6149be45e5", got)
+	}
+}
+
+// TestISNHash compares the words that the hash is made of with the bytes that they stand for.
+func TestISNHash(t *testing.T) {
+	s := NewISN([16]byte{0: 1, 15: 2}, 0)
+	for _, c := range []struct {
+		src, dst string
+		bytes    string
+	}{
+		{"10.0.1.10", "192.0.2.20", "\x0a\x00\x01\x0a\xc0\x00\x02\x14\x04\x01\x1f\x90"},
+		{"2001:db8::1", "2001:db8::2", "\x20\x01\x0d\xb8" + strings.Repeat("\x00", 11) + "\x01\x20\x01\x0d\xb8" + strings.Repeat("\x00", 11) + "\x02\x04\x01\x1f\x90"},
+	} {
+		if got, want := s.hash(addr(c.src), 1025, addr(c.dst), 8080), sipHash24(s.k0, s.k1, []byte(c.bytes)); got != want {
+			t.Errorf("%s to %s: %016x, want %016x", c.src, c.dst, got, want)
+		}
 	}
 }
 

@@ -42,7 +42,7 @@ const timestampShift = 19
 // old servers remember one timestamp a host. Between pairs the keyed hash lies, so
 // that the value tells nobody how long l4fwd has been up.
 func (s *ISN) Timestamp(src, dst packet.Addr, nanos int64) uint32 {
-	// 32 bytes where Next hashes 36: SipHash takes the length in.
+	// 32 bytes where Next hashes 12 or 36: SipHash takes the length in.
 	var m [32]byte
 	src.Put16(m[0:])
 	dst.Put16(m[16:])
