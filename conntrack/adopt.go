@@ -7,8 +7,7 @@ import "github.com/l4fwd/l4fwd/packet"
 // room, or the flow's ids mean nothing in dir. For a table in which something is tried
 // out, whose secret is the other's.
 func (t *Table) Adopt(e *Entry, clock uint32, dir *Directory, now uint32) Ref {
-	if int(e.Service) >= len(dir.Services) || int(e.Backend) >= len(dir.Backends) ||
-		e.Mode == FullNAT && int(e.Local) >= len(dir.Locals) {
+	if !e.means(dir) {
 		return 0
 	}
 	fwd, rev := e.Tuples(dir)
@@ -33,6 +32,11 @@ func (t *Table) Adopt(e *Entry, clock uint32, dir *Directory, now uint32) Ref {
 	t.setExpires(r, n, e.Expires)
 	t.clocks[r] = clock
 	return r
+}
+
+// means reports whether all of the flow's ids mean something in dir.
+func (e *Entry) means(dir *Directory) bool {
+	return int(e.Service) < len(dir.Services) && int(e.Backend) < len(dir.Backends) && (e.Mode != FullNAT || int(e.Local) < len(dir.Locals))
 }
 
 // Tuples are those of the client's packets and of the server's, which come by unless the

@@ -48,8 +48,6 @@ func TestNoAllocations(tt *testing.T) {
 	miss.SrcPort = 1
 	p := packet.Packet{Kind: packet.KindTCP, TCPFlags: packet.ACK, L3: 14, L4: 34, Payload: 54, End: 154}
 	syn := packet.Packet{Kind: packet.KindTCP, TCPFlags: packet.SYN, L3: 14, L4: 34, Payload: 58, End: 58}
-	frame := make([]byte, 200)
-	copy(frame[54:], []byte{1, 3, 3, 7})
 	every := make([]Ref, t.Len())
 	for i := range every {
 		every[i] = Ref(i + 1)
@@ -73,14 +71,14 @@ func TestNoAllocations(tt *testing.T) {
 				tt.Error("found")
 			}
 		}},
-		{"has tuple", func() { t.HasTuple(rev, dir) }},
+		{"has tuple", func() { t.Has(t.Hash(rev), rev, dir) }},
 		{"insert, track, remove", func() {
 			r, st, _ := t.Insert(&e, &fwd, rev, dir, now, &evicted)
 			if st != Inserted {
 				tt.Error(st)
 			}
-			t.Track(r, Forward, &syn, frame, now, &pol)
-			t.Track(r, Forward, &p, frame, now, &pol)
+			t.Track(r, Forward, &syn, 7, now, &pol)
+			t.Track(r, Forward, &p, packet.NoScale, now, &pol)
 			t.Remove(r)
 		}},
 		{"insert refused", func() {
@@ -88,7 +86,7 @@ func TestNoAllocations(tt *testing.T) {
 			full.Insert(&e, &fwd, rev, dir, now, &evicted)
 		}},
 		{"prefetch", func() {
-			t.Prefetch(&fwd)
+			t.Prefetch(t.Hash(&fwd))
 			t.PrefetchRemoval(every)
 		}},
 		{"advance", func() {
@@ -183,10 +181,9 @@ func BenchmarkTrack(b *testing.B) {
 	c.run(b, talk)
 	p := packet.Packet{Kind: packet.KindTCP, TCPFlags: packet.ACK, L3: 14, L4: 34, Payload: 54, End: 60,
 		Seq: c.cISN + 101, Ack: c.sISN + 101, Window: 0x8000}
-	frame := make([]byte, 60)
 	for b.Loop() {
 		c.now++
-		c.t.Track(c.r, Forward, &p, frame, c.now, &c.pol)
+		c.t.Track(c.r, Forward, &p, packet.NoScale, c.now, &c.pol)
 	}
 }
 

@@ -105,7 +105,6 @@ type day struct {
 	ends     [NumStates]int // by the state a flow ended in
 	effects  [2]int
 	straight int // deadlines set outright, sooner or later than they were
-	frame    [64]byte
 }
 
 func newDay(tb testing.TB, flows int, start, ticks uint32) *day {
@@ -179,7 +178,7 @@ func (d *day) packet(r Ref) {
 			p.Seq, p.Ack = 9000+s.seq, 1000+s.ack
 		}
 	}
-	if out := d.t.Track(r, s.d, &p, d.frame[:], d.now, &d.pol); out != Pass {
+	if out := d.t.Track(r, s.d, &p, packet.NoScale, d.now, &d.pol); out != Pass {
 		d.tb.Fatalf("%s, step %d: %v", l.name, f.step-1, out)
 	}
 	if got := d.t.Entry(r).State; got != s.state {

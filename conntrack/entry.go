@@ -62,7 +62,7 @@ type Entry struct {
 
 	fwdHash, revHash uint32
 	Win              [2]Window
-	WScale           [2]uint8 // window shift each side announced, noScale until then or without
+	WScale           [2]uint8 // window shift each side announced, packet.NoScale until then or without
 	wheelSlot        uint16   // timer wheel slot the entry is linked in, plus one; 0 not linked
 	Created          uint32   // tick
 	Packets          [2]uint32

@@ -41,18 +41,15 @@ func (t *Table) Holds(r Ref, d Dir, tu *packet.Tuple, dir *Directory) bool {
 	return t.is(cand(r, d), tu, dir)
 }
 
-// HasTuple reports whether any flow has tu in either direction. The allocator
-// of local ports asks it for a free reply tuple.
-func (t *Table) HasTuple(tu *packet.Tuple, dir *Directory) bool {
-	return t.search(t.keys.hash(tu), tu, dir) != 0
+// Has reports whether any flow has tu, whose hash is h, in either direction. The
+// allocator of local ports asks it for a free reply tuple.
+func (t *Table) Has(h uint32, tu *packet.Tuple, dir *Directory) bool {
+	return t.search(h, tu, dir) != 0
 }
 
-// Prefetch asks the processor for the home bucket of tu, which somebody will ask
-// HasTuple for.
-func (t *Table) Prefetch(tu *packet.Tuple) {
-	h := t.keys.hash(tu)
-	prefetchBuckets(&t.buckets[0], &h, 1, uint64(len(t.buckets)))
-}
+// Prefetch asks the processor for the home bucket of a tuple whose hash is h, which
+// somebody will look up.
+func (t *Table) Prefetch(h uint32) { prefetchBuckets(&t.buckets[0], &h, 1, uint64(len(t.buckets))) }
 
 // search compares every item that may be tu. A miss costs one cache line
 // unless something at home in that bucket had to move on.

@@ -186,7 +186,7 @@ func b2i(b bool) int {
 func compareFind(rt *rapid.T, t *Table, tw *twin, tu packet.Tuple, dir *Directory) {
 	r, d, ok := t.Lookup(&tu, dir)
 	wr, wd, wok := tw.find(tu, dir)
-	if r != wr || d != wd || ok != wok || t.HasTuple(&tu, dir) != wok {
+	if r != wr || d != wd || ok != wok || t.Has(t.Hash(&tu), &tu, dir) != wok {
 		rt.Fatalf("%+v: %d %d %v, want %d %d %v", tu, r, d, ok, wr, wd, wok)
 	}
 	stale := Cand(rapid.Uint32().Draw(rt, "stale"))
@@ -374,7 +374,7 @@ func TestBucketFull(tt *testing.T) {
 		if r, got, _ := t.Insert(&e, &fwd, rev, dir, 0, nil); got != st || r != 0 {
 			tt.Errorf("%v, want %v", got, st)
 		}
-		if t.HasTuple(&fwd, dir) || t.HasTuple(rev, dir) || t.Len() != places/2 {
+		if t.Has(t.Hash(&fwd), &fwd, dir) || t.Has(t.Hash(rev), rev, dir) || t.Len() != places/2 {
 			tt.Error("half a flow is left")
 		}
 	}
@@ -386,7 +386,7 @@ func TestBucketFull(tt *testing.T) {
 	for i := range refs {
 		e := numbered(i)
 		fwd, rev := tuples(&e, dir)
-		if t.HasTuple(&fwd, dir) != (i != 10) || t.HasTuple(rev, dir) != (i != 10) {
+		if t.Has(t.Hash(&fwd), &fwd, dir) != (i != 10) || t.Has(t.Hash(rev), rev, dir) != (i != 10) {
 			tt.Errorf("flow %d lost", i)
 		}
 	}
@@ -430,7 +430,7 @@ func TestStaleRef(tt *testing.T) {
 		tt.Error("held after Remove")
 	}
 	p := packet.Packet{Kind: packet.KindFragment}
-	if out := t.Track(r, Forward, &p, nil, 0, &pol); out != DropNoFlow {
+	if out := t.Track(r, Forward, &p, packet.NoScale, 0, &pol); out != DropNoFlow {
 		tt.Error(out)
 	}
 	t.SetExpires(r, 1)

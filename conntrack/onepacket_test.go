@@ -75,11 +75,11 @@ func TestOnePacketTwin(tt *testing.T) {
 				}
 				latest[f.client] = r
 				p := packet.Packet{Kind: packet.KindUDP, L3: 14, L4: 34, Payload: 42, End: 50}
-				t.Track(r, Forward, &p, nil, 0, &Policy{Timeouts: to})
+				t.Track(r, Forward, &p, packet.NoScale, 0, &Policy{Timeouts: to})
 			},
 			"answer": func(rt *rapid.T) {
 				p := packet.Packet{Kind: packet.KindUDP, L3: 14, L4: 34, Payload: 42, End: 50}
-				t.Track(some(rt), Reply, &p, nil, 0, &Policy{Timeouts: to})
+				t.Track(some(rt), Reply, &p, packet.NoScale, 0, &Policy{Timeouts: to})
 			},
 			"remove": func(rt *rapid.T) {
 				r := some(rt)
@@ -174,7 +174,7 @@ func TestOnePacketDeadlines(tt *testing.T) {
 		{Reply, datagram, answeredTicks},
 	} {
 		p.Kind = s.kind
-		t.Track(r, s.d, &p, nil, 0, &pol)
+		t.Track(r, s.d, &p, packet.NoScale, 0, &pol)
 		if got := t.Entry(r).Expires; got != s.left || t.HalfOpenLen() != 1 {
 			tt.Errorf("step %d: %d ticks left, want %d; %d half-open", i, got, s.left, t.HalfOpenLen())
 		}

@@ -212,6 +212,17 @@ func (t *Table) Insert(tmpl *Entry, fwd, rev *packet.Tuple, dir *Directory, now 
 			return 0, DuplicateReply, false
 		}
 	}
+	r, status, gone := t.InsertFree(tmpl, fh, rh, now, evicted)
+	if status == Inserted && tmpl.State == UDPOnePacket {
+		t.passOn(r, fwd, dir)
+	}
+	return r, status, gone
+}
+
+// InsertFree is Insert for who knows the hashes of both tuples, and that no flow has
+// either: the client's from the lookup that has found none, the server's from Has. That
+// the template agrees with them is not looked at. Not for flows of one datagram.
+func (t *Table) InsertFree(tmpl *Entry, fh, rh, now uint32, evicted *Entry) (Ref, Status, bool) {
 	half := halfOpenAtFirst(tmpl)
 	gone := false
 	if half && t.hdr.halfLen >= t.halfMax {
@@ -228,16 +239,13 @@ func (t *Table) Insert(tmpl *Entry, fwd, rev *packet.Tuple, dir *Directory, now 
 		t.hdr.stats.RefusedBucket++
 		return 0, BucketFull, gone
 	}
-	if rev != nil && !t.link(rh, cand(r, Reply)) {
+	if !tmpl.Mode.OneWay() && !t.link(rh, cand(r, Reply)) {
 		t.unlink(fh, cand(r, Forward))
 		t.release(r)
 		t.hdr.stats.RefusedBucket++
 		return 0, BucketFull, gone
 	}
 	t.fill(r, tmpl, fh, rh, now)
-	if tmpl.State == UDPOnePacket {
-		t.passOn(r, fwd, dir)
-	}
 	if half {
 		t.pushHalfOpen(r)
 	}
@@ -266,7 +274,7 @@ func (t *Table) fill(r Ref, tmpl *Entry, fh, rh, now uint32) {
 	e.Flags &= V6Client | V6Server
 	e.ServerNext = 0
 	e.Win = [2]Window{}
-	e.WScale = [2]uint8{noScale, noScale}
+	e.WScale = [2]uint8{packet.NoScale, packet.NoScale}
 	e.Packets = [2]uint32{}
 	e.Bytes = [2]uint64{}
 	e.Created = now

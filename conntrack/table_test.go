@@ -118,7 +118,7 @@ func TestInsertFindRemove(tt *testing.T) {
 				if got, d, ok := t.Lookup(rev, dir); !ok || got != r || d != Reply {
 					tt.Errorf("reply: %v %v %v", got, d, ok)
 				}
-				if !t.HasTuple(rev, dir) {
+				if !t.Has(t.Hash(rev), rev, dir) {
 					tt.Error("HasTuple: false")
 				}
 			}
@@ -130,7 +130,7 @@ func TestInsertFindRemove(tt *testing.T) {
 			if _, _, ok := t.Lookup(&fwd, dir); ok {
 				tt.Error("found after Remove")
 			}
-			if rev != nil && t.HasTuple(rev, dir) {
+			if rev != nil && t.Has(t.Hash(rev), rev, dir) {
 				tt.Error("reply found after Remove")
 			}
 			if t.Len() != 0 || t.HalfOpenLen() != 0 {

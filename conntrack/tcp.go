@@ -3,7 +3,7 @@ package conntrack
 import "github.com/l4fwd/l4fwd/packet"
 
 // trackTCP sorts segments by their flags; RST beats SYN beats FIN.
-func (t *Table) trackTCP(r Ref, e *Entry, d Dir, p *packet.Packet, frame []byte, now uint32, pol *Policy) Outcome {
+func (t *Table) trackTCP(r Ref, e *Entry, d Dir, p *packet.Packet, scale uint8, now uint32, pol *Policy) Outcome {
 	if e.State >= UDPOneWay {
 		return Pass // a template of another protocol's state: nothing to judge by
 	}
@@ -21,9 +21,9 @@ func (t *Table) trackTCP(r Ref, e *Entry, d Dir, p *packet.Packet, frame []byte,
 		case synack != (d == Reply):
 			return DropBadSYN
 		case synack:
-			return t.trackSYNACK(r, e, p, frame, now, pol)
+			return t.trackSYNACK(r, e, p, scale, now, pol)
 		}
-		return t.trackSYN(r, e, p, frame, now, pol)
+		return t.trackSYN(r, e, p, scale, now, pol)
 	case f&packet.ACK == 0:
 		return DropBadFlags
 	}
@@ -31,20 +31,20 @@ func (t *Table) trackTCP(r Ref, e *Entry, d Dir, p *packet.Packet, frame []byte,
 }
 
 // trackSYN: a SYN of the client.
-func (t *Table) trackSYN(r Ref, e *Entry, p *packet.Packet, frame []byte, now uint32, pol *Policy) Outcome {
+func (t *Table) trackSYN(r Ref, e *Entry, p *packet.Packet, scale uint8, now uint32, pol *Policy) Outcome {
 	ev := e.synEvent(p)
 	next := transitions[Forward][ev][e.State]
 	w := &e.Win[Forward]
 	switch {
 	case next == reopen:
 		if e.State == SynSent && now-e.Created < synPatience {
-			e.noteSYN(p, frame)
+			e.noteSYN(p, scale)
 			return Pass
 		}
 		return Reopen
 	case e.State == None:
 		*w = Window{End: p.Seq + 1, Acked: p.Seq + 1, MaxWin: max(uint32(p.Window), 1)}
-		e.WScale[Forward] = scaleOf(p, frame)
+		e.WScale[Forward] = scale
 	case ev == evNewSYN || e.State > SynRecv:
 		return Pass
 	}
@@ -79,7 +79,7 @@ func (e *Entry) synEvent(p *packet.Packet) event {
 }
 
 // trackSYNACK: a SYN-ACK of the server.
-func (t *Table) trackSYNACK(r Ref, e *Entry, p *packet.Packet, frame []byte, now uint32, pol *Policy) Outcome {
+func (t *Table) trackSYNACK(r Ref, e *Entry, p *packet.Packet, scale uint8, now uint32, pol *Policy) Outcome {
 	c, s := &e.Win[Forward], &e.Win[Reply]
 	ack := p.Ack - e.SeqDelta
 	if e.State != SynSent {
@@ -92,8 +92,8 @@ func (t *Table) trackSYNACK(r Ref, e *Entry, p *packet.Packet, frame []byte, now
 	}
 	*s = Window{End: p.Seq + 1 + payloadLen(p), Acked: p.Seq + 1, MaxWin: max(uint32(p.Window), 1)}
 	c.Acked = ack
-	e.WScale[Reply] = scaleOf(p, frame)
-	if e.WScale[Forward] != noScale && e.WScale[Reply] != noScale {
+	e.WScale[Reply] = scale
+	if e.WScale[Forward] != packet.NoScale && scale != packet.NoScale {
 		e.Flags |= WindowScaled
 	}
 	e.ServerNext = p.Seq + 1

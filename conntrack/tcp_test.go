@@ -60,7 +60,7 @@ func (c *peers) send(d Dir, flags uint8, seq, ack uint32, length uint16, opts ..
 	}
 	frame := make([]byte, p.End)
 	copy(frame[54:], opts)
-	return c.t.Track(c.r, d, &p, frame, c.now, &c.pol)
+	return c.t.Track(c.r, d, &p, packet.ScanSYN(frame, &p).Scale, c.now, &c.pol)
 }
 
 func (c *peers) run(tb testing.TB, steps []step) {
@@ -526,7 +526,7 @@ func TestHalfOpenBudget(tt *testing.T) {
 	for i := range 8 {
 		e := numbered(i)
 		r := mustInsert(tt, t, &e, dir, 0)
-		t.Track(r, Forward, &syn, make([]byte, 54), 0, &pol)
+		t.Track(r, Forward, &syn, packet.NoScale, 0, &pol)
 		refs = append(refs, r)
 		want := to[SynSent]
 		if i >= 6 { // more than three quarters used
@@ -582,7 +582,7 @@ func TestUDP(tt *testing.T) {
 	} {
 		now++
 		p.Kind = s.kind
-		if out := t.Track(r, s.d, &p, nil, now, &pol); out != Pass {
+		if out := t.Track(r, s.d, &p, packet.NoScale, now, &pol); out != Pass {
 			tt.Errorf("%s: %v", s.name, out)
 		}
 		if got := t.Entry(r).Expires - now; got != s.left {

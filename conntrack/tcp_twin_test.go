@@ -271,7 +271,7 @@ func FuzzTrack(f *testing.F) {
 			for i := 54; i < int(p.Payload); i++ {
 				frame[i] = b[i%16]
 			}
-			out := t.Track(r, Dir(b[0]), &p, frame, now, &pol)
+			out := t.Track(r, Dir(b[0]), &p, packet.ScanSYN(frame, &p).Scale, now, &pol)
 			got := t.Entry(r)
 			if out < Pass || out >= NumOutcomes || got.State >= NumStates || (got.State >= UDPOneWay) != (udp && got.State != None) {
 				tt.Fatalf("%v, state %v", out, got.State)

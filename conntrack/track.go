@@ -4,15 +4,16 @@ import "github.com/l4fwd/l4fwd/packet"
 
 // Track takes note of packet p, as received, of flow r in direction d: counts
 // it, moves the flow's state, windows and deadline, and says whether it may
-// pass. frame is p's frame, pol is what the flow's service asks for. Every
-// packet is counted, dropped ones included.
+// pass. scale is the window shift that p announces if it is a SYN, or
+// packet.NoScale; pol is what the flow's service asks for. Every packet is
+// counted, dropped ones included.
 //
 // Only what fits the connection moves its state, whatever the policy's Checks;
 // they say what becomes of the rest. With a mode that is OneWay all packets are taken for
 // the client's. After Reopen nothing has changed but the counters: the caller
 // reads what it wants to keep from the Entry, Removes it, Inserts the flow anew
 // with a fresh backend, port and SeqDelta, and Tracks the packet again.
-func (t *Table) Track(r Ref, d Dir, p *packet.Packet, frame []byte, now uint32, pol *Policy) Outcome {
+func (t *Table) Track(r Ref, d Dir, p *packet.Packet, scale uint8, now uint32, pol *Policy) Outcome {
 	e := &t.entries[r]
 	if e.Proto == 0 {
 		return DropNoFlow
@@ -23,7 +24,7 @@ func (t *Table) Track(r Ref, d Dir, p *packet.Packet, frame []byte, now uint32, 
 	switch p.Kind {
 	case packet.KindTCP:
 		if e.Proto == packet.ProtoTCP {
-			return t.trackTCP(r, e, d, p, frame, now, pol)
+			return t.trackTCP(r, e, d, p, scale, now, pol)
 		}
 	case packet.KindUDP:
 		if e.Proto == packet.ProtoUDP {

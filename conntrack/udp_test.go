@@ -33,7 +33,7 @@ func TestOneWaySendersStay(tt *testing.T) {
 			if rapid.Bool().Draw(rt, "plain") && plainDatagram(t, r, d, now, to) {
 				return
 			}
-			if out := t.Track(r, d, p, make([]byte, 64), now, pol); out != Pass {
+			if out := t.Track(r, d, p, packet.NoScale, now, pol); out != Pass {
 				rt.Fatal(out)
 			}
 		}

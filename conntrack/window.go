@@ -3,9 +3,6 @@ package conntrack
 import "github.com/l4fwd/l4fwd/packet"
 
 const (
-	// noScale in Entry.WScale: no window scale option seen.
-	noScale = 0xff
-
 	// minSlack is how far behind the newest data a segment may lie even if
 	// the peer's window was never that large: retransmissions, keep-alives
 	// (RFC 9293 section 3.8.4), windows closed meanwhile.
@@ -18,17 +15,6 @@ const (
 
 // payloadLen is the length of a segment's data.
 func payloadLen(p *packet.Packet) uint32 { return uint32(p.End - p.Payload) }
-
-// scaleOf is the window shift a SYN announces, or noScale.
-func scaleOf(p *packet.Packet, frame []byte) uint8 {
-	if int(p.Payload) > len(frame) {
-		return noScale
-	}
-	if shift, ok := packet.WindowScale(frame, p); ok {
-		return shift
-	}
-	return noScale
-}
 
 // Window is the window side d announces with p, in bytes.
 func (e *Entry) Window(d Dir, p *packet.Packet) uint32 { return e.Scaled(d, p.Window) }
@@ -142,12 +128,12 @@ const secondSYN = 1 << 31
 // noteSYN notes, in SynSent, a SYN of another number than the one that began the flow.
 // Which of the two the server takes, its SYN-ACK says. Of any more only the latest is
 // noted: whoever forges them cannot have the first one forgotten.
-func (e *Entry) noteSYN(p *packet.Packet, frame []byte) {
+func (e *Entry) noteSYN(p *packet.Packet, scale uint8) {
 	end, isn := segmentEnd(p)+1, p.Seq+1
 	if s := &e.Win[Reply]; s.MaxWin&secondSYN != 0 && s.Acked == isn {
 		end = later(end, s.End) // again, without its data
 	}
-	e.Win[Reply] = Window{End: end, Acked: isn, MaxWin: secondSYN | uint32(scaleOf(p, frame))<<16 | uint32(p.Window)}
+	e.Win[Reply] = Window{End: end, Acked: isn, MaxWin: secondSYN | uint32(scale)<<16 | uint32(p.Window)}
 }
 
 // ofSecond reports whether ack acknowledges the SYN that noteSYN noted, with or without

@@ -239,7 +239,7 @@ func actFor[S sender](w *Worker, rows []uint8) {
 			continue // the other family has its own plain
 		}
 		at++
-		b.next = -1
+		b.hash, b.next = b.look.Hash[k], -1
 		if at < len(rows) {
 			b.next = int(rows[at])
 		}
@@ -273,7 +273,7 @@ func plains[S sender, F family](w *Worker, rows []uint8, at int, quick bool) (ne
 	}
 }
 
-// actOn is act for the one of row k of b.look, which is not plain.
+// actOn is act for the one of row k of b.look, which is in hand and not plain.
 func (w *Worker) actOn(k int) {
 	b := &w.b
 	i := int(b.look.Packet[k])
@@ -282,7 +282,7 @@ func (w *Worker) actOn(k int) {
 		w.finish(i, malformed(p.Err))
 		return
 	}
-	c := w.table.Find(b.look.Found[k], b.look.Hash[k], &p.Tuple, &w.snap.Directory)
+	c := w.table.Find(b.look.Found[k], b.hash, &p.Tuple, &w.snap.Directory)
 	b.look.Found[k] = c
 	r, dir := c.Ref(), c.Dir()
 	switch {

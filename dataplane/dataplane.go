@@ -260,7 +260,11 @@ func (dp *Dataplane) Audit() error {
 		}
 	}
 	for _, w := range dp.Workers {
-		if err := w.table.Audit(); err != nil {
+		err := w.table.Audit()
+		if w.snap != nil {
+			err = errors.Join(err, w.table.AuditTuples(&w.snap.Directory))
+		}
+		if err != nil {
 			errs = append(errs, fmt.Errorf("worker %d: %w", w.id, err))
 		}
 	}

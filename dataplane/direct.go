@@ -60,9 +60,9 @@ func (w *Worker) direct(i int, r conntrack.Ref) Verdict {
 func (w *Worker) trackDirect(i int, r conntrack.Ref, e *conntrack.Entry, svc *Service) Verdict {
 	p := &w.b.pkt[i]
 	if p.Payload-p.L4 > tcpBareHeader || p.TCPFlags&packet.SYN != 0 || !p.V6 && p.L4-p.L3 > packet.IPv4MinLen {
-		w.editOptions(i, e, svc)
+		w.editOptions(i, e, svc, scanSYN(w.frame(i), p))
 	}
-	switch out := w.table.Track(r, conntrack.Forward, p, w.frame(i), w.tick, &svc.Policy); out {
+	switch out := w.table.Track(r, conntrack.Forward, p, packet.NoScale, w.tick, &svc.Policy); out {
 	case conntrack.Pass:
 		return undecided
 	case conntrack.Reopen:

@@ -40,18 +40,19 @@ func (w *Worker) forward(i int, r conntrack.Ref) Verdict {
 	if split && !w.divides(i, e, conntrack.Forward) {
 		return w.tooBig(i, p.Dst, mtu-w.growth(e, svc))
 	}
+	syn := scanSYN(frame, p)
 	if p.Payload-p.L4 > tcpBareHeader || p.TCPFlags&packet.SYN != 0 || !p.V6 && p.L4-p.L3 > packet.IPv4MinLen {
-		w.editOptions(i, e, svc)
+		w.editOptions(i, e, svc, syn)
 		frame = w.frame(i)
 		split = split && p.IPLen() > mtu // a SYN may have lost its data
 	}
 	if svc.Proxy != nat.NoProxy {
 		var goOn bool
-		if v, split, goOn = w.forwardProxy(i, r, e, svc, mtu, split); !goOn {
+		if v, split, goOn = w.forwardProxy(i, r, e, svc, syn.Scale, mtu, split); !goOn {
 			return v
 		}
 		frame = w.frame(i)
-	} else if out := w.trackClient(r, e, p, frame, svc); out != conntrack.Pass {
+	} else if out := w.trackClient(r, e, p, frame, syn.Scale, svc); out != conntrack.Pass {
 		if out == conntrack.Reopen {
 			return w.reopen(i, r)
 		}
@@ -124,11 +125,12 @@ func (w *Worker) reply(i int, r conntrack.Ref) Verdict {
 			return w.tooBig(i, w.serverPeer(p, e), mtu)
 		}
 	}
+	syn := scanSYN(frame, p)
 	if svc.Proxy != nat.NoProxy && p.Kind == packet.KindTCP {
-		if v := w.replyProxy(i, r, e, svc); v != Replied {
+		if v := w.replyProxy(i, r, e, svc, syn.Scale); v != Replied {
 			return v
 		}
-	} else if out := w.table.Track(r, conntrack.Reply, p, frame, w.tick, &svc.Policy); out != conntrack.Pass {
+	} else if out := w.table.Track(r, conntrack.Reply, p, syn.Scale, w.tick, &svc.Policy); out != conntrack.Pass {
 		return untracked[out]
 	}
 	switch {
@@ -140,8 +142,10 @@ func (w *Worker) reply(i int, r conntrack.Ref) Verdict {
 	case p.Kind == packet.KindUDP && half != 0:
 		w.here.signs[e.Backend].Answered++
 	}
-	if v := w.sendAsPlain(i, e, conntrack.Reply, hop, ipLen); v != undecided {
-		return v
+	if p.TCPFlags&packet.SYN != 0 && !syn.May(packet.OptSACK) || nat.PlainOptions(frame, p) {
+		if v := w.sendAsPlain(i, e, conntrack.Reply, hop, ipLen); v != undecided {
+			return v
+		}
 	}
 	if svc.Timestamps == nat.TSTranslate {
 		nat.ShiftTimestamps(frame, p, conntrack.Reply, w.table.Clock(r))

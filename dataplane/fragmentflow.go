@@ -101,7 +101,7 @@ func (w *Worker) follow(i int, r conntrack.Ref, dir conntrack.Dir) Verdict {
 	if dir == conntrack.Forward && !p.V6 && p.L4-p.L3 > packet.IPv4MinLen {
 		nat.StripUOA(frame, p) // as forward does, though servers read the first one's
 	}
-	if out := w.table.Track(r, dir, p, frame, w.tick, &w.snap.Services[e.Service].Policy); out != conntrack.Pass {
+	if out := w.table.Track(r, dir, p, packet.NoScale, w.tick, &w.snap.Services[e.Service].Policy); out != conntrack.Pass {
 		return untracked[out]
 	}
 	if translated(e) {

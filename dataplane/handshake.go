@@ -95,10 +95,10 @@ func (r *Registry) handshakesOf(w int) []*Handshakes {
 func (w *Worker) micros() uint32 { return uint32(w.nanos / int64(time.Microsecond)) }
 
 // trackClient takes p, a client's packet of flow r, through Track, and times the
-// handshake that it may be part of.
-func (w *Worker) trackClient(r conntrack.Ref, e *conntrack.Entry, p *packet.Packet, frame []byte, svc *Service) conntrack.Outcome {
+// handshake that it may be part of. scale is Track's.
+func (w *Worker) trackClient(r conntrack.Ref, e *conntrack.Entry, p *packet.Packet, frame []byte, scale uint8, svc *Service) conntrack.Outcome {
 	half := e.Flags & conntrack.HalfOpen
-	out := w.table.Track(r, conntrack.Forward, p, frame, w.tick, &svc.Policy)
+	out := w.table.Track(r, conntrack.Forward, p, scale, w.tick, &svc.Policy)
 	if half != 0 && e.Proto == packet.ProtoTCP {
 		w.timeClient(e, p, frame)
 	}

@@ -201,7 +201,7 @@ func (w *Worker) foresee() {
 	set, turn := svc.Set, w.here.Schedulers[id] // a copy: the turn is not over
 	if backend, ok := set.PickFor(&turn, p.Src, p.SrcPort, 0); ok {
 		rs := &w.snap.Directory.Backends[backend]
-		w.table.Prefetch(&packet.Tuple{Src: rs.Addr, SrcPort: rs.Port, Dst: p.Src, DstPort: p.SrcPort, Proto: p.Proto})
+		w.table.Prefetch(w.table.Hash(&packet.Tuple{Src: rs.Addr, SrcPort: rs.Port, Dst: p.Src, DstPort: p.SrcPort, Proto: p.Proto}))
 	}
 }
 
@@ -230,13 +230,9 @@ func (w *Worker) insert(i int, svc *Service, id, backend uint32) (conntrack.Ref,
 	if svc.OnePacket {
 		e.State = conntrack.UDPOnePacket
 	}
-	reply := packet.Tuple{Src: rs.Addr, SrcPort: rs.Port, Dst: p.Src, DstPort: p.SrcPort, Proto: p.Proto}
-	rev := &reply
-	switch svc.Mode {
-	case conntrack.DNAT:
-		w.table.Prefetch(rev) // Pick has seen to it where it chooses the tuple
-	case conntrack.DirectReturn, conntrack.DNATOneWay:
-		rev = nil // never seen
+	if svc.Mode == conntrack.DNAT {
+		// In Full-NAT Pick has seen to it, which chooses the tuple.
+		w.table.Prefetch(w.table.Hash(&packet.Tuple{Src: rs.Addr, SrcPort: rs.Port, Dst: p.Src, DstPort: p.SrcPort, Proto: p.Proto}))
 	}
 	if v := w.fits(i, svc, &e); v != Forwarded {
 		return 0, v
@@ -244,10 +240,13 @@ func (w *Worker) insert(i int, svc *Service, id, backend uint32) (conntrack.Ref,
 	if p.End > p.Payload && w.crowdedOut(p) { // else openTo has asked
 		return 0, DropHalfOpenFull
 	}
+	var replies uint32 // the hash of their tuple
 	if svc.Mode == conntrack.FullNAT {
 		var ok bool
-		if e.Local, e.LocalPort, ok = w.ports.Pick(w.table, dir, svc.Locals, backend, w.tick); !ok && !w.takePort(p, &e, svc) {
-			return 0, DropPortsExhausted
+		if e.Local, e.LocalPort, replies, ok = w.ports.Pick(w.table, dir, svc.Locals, backend, w.tick); !ok {
+			if replies, ok = w.takePort(p, &e, svc); !ok {
+				return 0, DropPortsExhausted
+			}
 		}
 		if p.Kind == packet.KindTCP {
 			e.SeqDelta = w.seqDelta(&e, svc, p.Seq)
@@ -256,10 +255,27 @@ func (w *Worker) insert(i int, svc *Service, id, backend uint32) (conntrack.Ref,
 	if !nat.Prepare(&e, dir) {
 		return 0, DropInternal
 	}
-	if svc.Mode == conntrack.FullNAT {
-		rev.Dst, rev.DstPort = dir.Locals[e.Local], e.LocalPort
+	return w.enter(i, svc, &e, replies)
+}
+
+// enter takes flow e, which row i opens, into the table. replies is the hash of the
+// tuple of its replies in Full-NAT.
+func (w *Worker) enter(i int, svc *Service, e *conntrack.Entry, replies uint32) (r conntrack.Ref, v Verdict) {
+	dir := &w.snap.Directory
+	var rev packet.Tuple
+	var status conntrack.Status
+	var evicted bool
+	if svc.Mode == conntrack.FullNAT && !svc.OnePacket {
+		// That no flow has either tuple is known: by the lookup that has led here, and by Pick.
+		r, status, evicted = w.table.InsertFree(e, w.b.hash, replies, w.tick, &w.evicted)
+	} else {
+		var back *packet.Tuple // nil: never seen
+		if !svc.Mode.OneWay() {
+			_, rev = e.Tuples(dir)
+			back = &rev
+		}
+		r, status, evicted = w.table.Insert(e, &w.b.pkt[i].Tuple, back, dir, w.tick, &w.evicted)
 	}
-	r, status, evicted := w.table.Insert(&e, &p.Tuple, rev, dir, w.tick, &w.evicted)
 	if evicted {
 		if w.log != nil {
 			w.logEnd(&w.evicted, EndEvicted)
@@ -269,31 +285,30 @@ func (w *Worker) insert(i int, svc *Service, id, backend uint32) (conntrack.Ref,
 	}
 	switch status {
 	case conntrack.Inserted:
+		if svc.Timestamps == nat.TSTranslate {
+			w.table.SetClock(r, w.clockDelta(i, e))
+		}
+		c := &w.here.Backends[e.Backend]
+		c.Flows++
+		c.Active++
+		if w.ways[e.Backend].marks&told != 0 {
+			w.tell(e.Backend)
+		}
+		w.count.Opened++
+		return r, Forwarded
 	case conntrack.Full:
 		return 0, DropTableFull
 	case conntrack.BucketFull:
 		return 0, DropBucketFull
 	case conntrack.DuplicateReply:
 		if svc.OnePacket {
-			if r = w.sharedFlow(rev, i, id, backend); r != 0 {
+			if r = w.sharedFlow(&rev, i, e.Service, e.Backend); r != 0 {
 				return r, Forwarded
 			}
 		}
 		return 0, DropTupleConflict
-	default:
-		return 0, DropInternal
 	}
-	if svc.Timestamps == nat.TSTranslate {
-		w.table.SetClock(r, w.clockDelta(i, &e))
-	}
-	c := &w.here.Backends[backend]
-	c.Flows++
-	c.Active++
-	if w.ways[backend].marks&told != 0 {
-		w.tell(backend)
-	}
-	w.count.Opened++
-	return r, Forwarded
+	return 0, DropInternal
 }
 
 // seqDelta is by how much the numbers of a client whose SYN has number seq are
@@ -333,11 +348,12 @@ func (w *Worker) fits(i int, svc *Service, e *conntrack.Entry) Verdict {
 // e can use, the port e has, which Pick found in use last. Else a flood of SYNs from
 // invented addresses, six thousand a second for one local address and backend,
 // would keep everybody out, or one datagram that nobody answers together with it.
-func (w *Worker) takePort(p *packet.Packet, e *conntrack.Entry, svc *Service) bool {
+// hash is that of the tuple of e's replies then.
+func (w *Worker) takePort(p *packet.Packet, e *conntrack.Entry, svc *Service) (hash uint32, ok bool) {
 	r := w.table.OldestHalfOpen()
 	if w.hasPortFor(r, e, svc) {
 		if !w.makeWay(p) {
-			return false
+			return 0, false
 		}
 	} else {
 		dir := &w.snap.Directory
@@ -345,14 +361,15 @@ func (w *Worker) takePort(p *packet.Packet, e *conntrack.Entry, svc *Service) bo
 		rev := packet.Tuple{Src: rs.Addr, SrcPort: rs.Port, Dst: dir.Locals[e.Local], DstPort: e.LocalPort, Proto: e.Proto}
 		r, _, _ = w.table.Lookup(&rev, dir)
 		if o := w.table.Entry(r); o.Flags&conntrack.HalfOpen == 0 || w.tick-o.Created < handshakeTime || !w.hasPortFor(r, e, svc) {
-			return false
+			return 0, false
 		}
 	}
 	o := w.table.Entry(r)
 	e.Local, e.LocalPort = o.Local, o.LocalPort
 	w.close(r, EndEvicted)
 	w.count.Evicted++
-	return true
+	_, rev := e.Tuples(&w.snap.Directory)
+	return w.table.Hash(&rev), true
 }
 
 // hasPortFor reports whether the local port of flow r, which is half-open or none,

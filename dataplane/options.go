@@ -9,7 +9,8 @@ import (
 // editOptions takes out of row i, a client's packet of flow e, the options by which
 // it could name a client, for only l4fwd may say who that is, to whatever backend;
 // and out of a SYN what its service does not want negotiated.
-func (w *Worker) editOptions(i int, e *conntrack.Entry, svc *Service) {
+// syn is what scanSYN says of it.
+func (w *Worker) editOptions(i int, e *conntrack.Entry, svc *Service, syn packet.SYNOptions) {
 	p, frame := &w.b.pkt[i], w.frame(i)
 	nat.StripUOA(frame, p)
 	if p.Kind != packet.KindTCP {
@@ -28,13 +29,23 @@ func (w *Worker) editOptions(i int, e *conntrack.Entry, svc *Service) {
 		// bears no TOA: a client could hide who it is.
 		fastOpen = packet.OptFastOpen
 	}
-	nat.StripOptions(frame, p, svc.TOAKind, timestamps, fastOpen)
+	if syn.May(svc.TOAKind) || syn.May(timestamps) || syn.May(fastOpen) {
+		nat.StripOptions(frame, p, svc.TOAKind, timestamps, fastOpen)
+	}
 	if svc.TOA && p.End > p.Payload {
 		w.b.desc[i].Len = uint32(nat.CutSYN(frame, p)) // its data
 	}
 	if svc.MSSClamp != 0 {
 		nat.ClampMSS(w.frame(i), p, w.mssLimit(e, svc, 0))
 	}
+}
+
+// scanSYN is packet.ScanSYN of p, or of what is no SYN as if it had no options.
+func scanSYN(frame []byte, p *packet.Packet) packet.SYNOptions {
+	if p.TCPFlags&packet.SYN == 0 {
+		return packet.SYNOptions{Scale: packet.NoScale}
+	}
+	return packet.ScanSYN(frame, p)
 }
 
 // clockDelta is what the timestamps of flow e, which row i's SYN opens, are moved by

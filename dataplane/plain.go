@@ -345,13 +345,13 @@ func (w *Worker) plainDatagram(k int, ip uint64, e *conntrack.Entry, to *way, ho
 }
 
 // sendAsPlain is the end of forward and reply for row i, TCP, if it is to be rewritten as
-// plain packets are; undecided means that it is not. ipLen is as received.
+// plain packets are; undecided means that it is not. ipLen is as received. A server's
+// packet has no options that are to be rewritten.
 func (w *Worker) sendAsPlain(i int, e *conntrack.Entry, d conntrack.Dir, hop *route.Hop, ipLen int) Verdict {
 	p, to, q := &w.b.pkt[i], &w.ways[e.Backend], w.out[hop.Port&(MaxNICs-1)]
 	switch {
 	case p.Kind != packet.KindTCP || p.L4-p.L3 != uint16(to.header) || q == nil || p.IPLen() > int(hop.MTU) || w.frags.first,
-		// A server's segment may acknowledge nothing, or in blocks.
-		d != conntrack.Forward && (p.TCPFlags&packet.ACK == 0 || !nat.PlainOptions(w.frame(i), p)):
+		d != conntrack.Forward && p.TCPFlags&packet.ACK == 0: // it acknowledges nothing
 		return undecided
 	}
 	to.count.sent(d, ipLen)

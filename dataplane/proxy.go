@@ -30,23 +30,23 @@ func (w *Worker) growth(e *conntrack.Entry, svc *Service) int {
 }
 
 // forwardProxy takes row i, a client's packet of a flow with PROXY, through
-// Track and puts the header in. Unless it is to go on, the verdict is what has
+// Track, whose scale is, and puts the header in. Unless it is to go on, the verdict is what has
 // become of it: reopened, it has been sent already, and e is nobody's. split is
 // whether it goes on in fragments, as far as that is known, and then.
-func (w *Worker) forwardProxy(i int, r conntrack.Ref, e *conntrack.Entry, svc *Service, mtu int, split bool) (v Verdict, now, goOn bool) {
+func (w *Worker) forwardProxy(i int, r conntrack.Ref, e *conntrack.Entry, svc *Service, scale uint8, mtu int, split bool) (v Verdict, now, goOn bool) {
 	if e.Proto == packet.ProtoUDP {
 		v, split = w.forwardProxyUDP(i, r, e, svc, mtu, split)
 		return v, split, v == Forwarded
 	}
-	v, goOn = w.forwardProxyTCP(i, r, e, svc, mtu)
+	v, goOn = w.forwardProxyTCP(i, r, e, svc, scale, mtu)
 	return v, split, goOn
 }
 
-func (w *Worker) forwardProxyTCP(i int, r conntrack.Ref, e *conntrack.Entry, svc *Service, mtu int) (v Verdict, goOn bool) {
+func (w *Worker) forwardProxyTCP(i int, r conntrack.Ref, e *conntrack.Entry, svc *Service, scale uint8, mtu int) (v Verdict, goOn bool) {
 	p := &w.b.pkt[i]
 	w.b.desc[i].Len = uint32(nat.CutSYN(w.frame(i), p))
 	mark := nat.MarkProxy(e)
-	out := w.trackClient(r, e, p, w.frame(i), svc)
+	out := w.trackClient(r, e, p, w.frame(i), scale, svc)
 	if out == conntrack.Reopen {
 		return w.reopen(i, r), false
 	}
@@ -77,7 +77,7 @@ func (w *Worker) forwardProxyUDP(i int, r conntrack.Ref, e *conntrack.Entry, svc
 		}
 		mtu, split = math.MaxInt, true
 	}
-	if out := w.table.Track(r, conntrack.Forward, p, w.frame(i), w.tick, &svc.Policy); out != conntrack.Pass {
+	if out := w.table.Track(r, conntrack.Forward, p, packet.NoScale, w.tick, &svc.Policy); out != conntrack.Pass {
 		return untracked[out], false
 	}
 	if !due {
@@ -93,13 +93,13 @@ func (w *Worker) forwardProxyUDP(i int, r conntrack.Ref, e *conntrack.Entry, svc
 }
 
 // replyProxy takes row i, a server's packet of a flow with PROXY, through Track.
-func (w *Worker) replyProxy(i int, r conntrack.Ref, e *conntrack.Entry, svc *Service) Verdict {
+func (w *Worker) replyProxy(i int, r conntrack.Ref, e *conntrack.Entry, svc *Service, scale uint8) Verdict {
 	p, frame := &w.b.pkt[i], w.frame(i)
 	if !nat.ProxyReply(frame, p, e, w.proxySize(e, svc)) {
 		return DropProxy
 	}
 	mark := nat.MarkProxy(e)
-	out := w.table.Track(r, conntrack.Reply, p, frame, w.tick, &svc.Policy)
+	out := w.table.Track(r, conntrack.Reply, p, scale, w.tick, &svc.Policy)
 	if out != conntrack.Pass {
 		return untracked[out]
 	}

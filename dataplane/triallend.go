@@ -193,7 +193,7 @@ func (a *portAsk) ask(w *Worker, tick uint32) {
 	ports := new(nat.Ports)
 	w.ports.CopyTo(ports)
 	a.asked = true
-	a.local, a.port, a.found = ports.Pick(w.table, &w.snap.Directory, w.snap.Services[a.service].Locals, a.backend, tick)
+	a.local, a.port, _, a.found = ports.Pick(w.table, &w.snap.Directory, w.snap.Services[a.service].Locals, a.backend, tick)
 }
 
 // template is the one that holds the client to a backend; nil without.

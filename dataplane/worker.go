@@ -115,6 +115,7 @@ type burst struct {
 	look    conntrack.Batch
 	ip      [BurstSize]uint64  // of look's rows, where in the UMEM is the IP header of what glance knows, see isV6: pkt says nothing of it yet
 	next    int                // the place in look of the packet after the one in hand, -1 if there is none
+	hash    uint32             // of the tuple of the one in hand, unless it is plain
 	handed  rowSet             // rows that another worker has handed over
 	newID   [BurstSize]uint32  // of rows that are fragments; see nat.RenewID
 	verdict [BurstSize]Verdict // of rows that have come to finish; plain's do not

@@ -182,12 +182,12 @@ func (r Residue) in(pr PortRange) span {
 // addresses take turns, for each server on its own. If one has no free port
 // within a bounded number of probes, the next is tried; ok is false if none had,
 // and local and port are then the last that was found in use (port 0: none was).
-// Ids that mean nothing in dir, or whose family is not the backend's, are passed
+// hash is that of the reply's tuple in t. Ids that mean nothing in dir, or whose family is not the backend's, are passed
 // over. now is the tick, by which searches in vain are limited. The caller
 // inserts the flow before it calls Pick again.
-func (s *Ports) Pick(t *conntrack.Table, dir *conntrack.Directory, locals []uint16, backend, now uint32) (local, port uint16, ok bool) {
+func (s *Ports) Pick(t *conntrack.Table, dir *conntrack.Directory, locals []uint16, backend, now uint32) (local, port uint16, hash uint32, ok bool) {
 	if int(backend) >= len(dir.Backends) {
-		return 0, 0, false
+		return 0, 0, 0, false
 	}
 	rs := &dir.Backends[backend]
 	reply := packet.Tuple{Src: rs.Addr, SrcPort: rs.Port, Proto: rs.Proto}
@@ -210,16 +210,16 @@ func (s *Ports) Pick(t *conntrack.Table, dir *conntrack.Directory, locals []uint
 		}
 		reply.Dst = dir.Locals[local]
 		last = local
-		if s.probe(t, dir, &reply, local, server, probes) {
+		if hash, ok = s.probe(t, dir, &reply, local, server, probes); ok {
 			s.ahead(t, dir, reply, locals[after(int(turn.next), len(locals))], server)
-			return local, reply.DstPort, true
+			return local, reply.DstPort, hash, true
 		}
 	}
 	if probes > 1 {
 		turn.vain.probes += uint16(tries * probes)
 		s.vain.probes += uint16(tries * probes)
 	}
-	return last, reply.DstPort, false
+	return last, reply.DstPort, 0, false
 }
 
 // after is the place that follows at, around the end.
@@ -237,8 +237,9 @@ func (s *Ports) hash(rs *conntrack.Endpoint) uint64 {
 	return mix(h ^ uint64(rs.Port)<<8 ^ uint64(rs.Proto))
 }
 
-// probe looks for a free port on one local address and leaves it in reply.
-func (s *Ports) probe(t *conntrack.Table, dir *conntrack.Directory, reply *packet.Tuple, local uint16, server uint64, most int) bool {
+// probe looks for a free port on one local address and leaves it in reply, whose hash in
+// t it returns.
+func (s *Ports) probe(t *conntrack.Table, dir *conntrack.Directory, reply *packet.Tuple, local uint16, server uint64, most int) (hash uint32, ok bool) {
 	ports, cursor := s.round(local, server)
 	at, step := uint32(*cursor), uint32(1)
 	for i := range min(int(ports.count), most) {
@@ -246,22 +247,21 @@ func (s *Ports) probe(t *conntrack.Table, dir *conntrack.Directory, reply *packe
 			at %= uint32(ports.count)
 		}
 		if s.spread != nil {
-			var ok bool
 			if at, ok = s.home(reply, ports, at); !ok {
-				return false
+				return 0, false
 			}
 		}
 		*cursor = uint16(at + 1)
 		reply.DstPort = ports.first + uint16(at)*s.own.Modulus
-		if !t.HasTuple(reply, dir) {
-			return true
+		if hash = t.Hash(reply); !t.Has(hash, reply, dir) {
+			return hash, true
 		}
 		if i >= nearProbes && int(ports.count) > maxPortProbes {
 			step *= 2
 		}
 		at += step
 	}
-	return false
+	return 0, false
 }
 
 // round is the worker's share of a local address, and the cursor that goes round it
@@ -293,7 +293,7 @@ func (s *Ports) ahead(t *conntrack.Table, dir *conntrack.Directory, reply packet
 		*cursor = uint16(at) // not to be looked for again
 	}
 	reply.DstPort = ports.first + uint16(at)*s.own.Modulus
-	t.Prefetch(&reply)
+	t.Prefetch(t.Hash(&reply))
 }
 
 // homeSteps bounds the search for a port whose reply comes home. One in workers

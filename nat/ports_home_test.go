@@ -44,7 +44,7 @@ func TestPortsComeHome(t *testing.T) {
 		for w, n := range homes {
 			s := NewPorts(PortOptions{Worker: w, Workers: workers, Seed: rapid.Uint64().Draw(t, "seed"), Spread: spread})
 			for range 3 {
-				_, port, ok := s.Pick(b.t, &b.dir, []uint16{0}, 0, 0)
+				_, port, _, ok := s.Pick(b.t, &b.dir, []uint16{0}, 0, 0)
 				if tu.DstPort = port; ok && spread.Worker(&tu) != w || !ok && n > 0 {
 					t.Fatalf("worker %d of %d: port %d, %v; %d are its own", w, workers, port, ok, n)
 				}

@@ -52,7 +52,7 @@ func TestPortsLateReuse(tt *testing.T) {
 		last := map[use]int{}
 		for range rapid.IntRange(0, 4*ports).Draw(t, "picks") {
 			backend := uint32(rapid.IntRange(0, len(b.dir.Backends)-1).Draw(t, "backend"))
-			local, port, ok := s.Pick(b.t, &b.dir, locals, backend, 0)
+			local, port, _, ok := s.Pick(b.t, &b.dir, locals, backend, 0)
 			if !ok {
 				t.Fatal("no port")
 			}

@@ -64,18 +64,18 @@ func TestPortsCapacity(t *testing.T) {
 	one := []uint16{0}
 	for backend := range uint32(3) {
 		for i := range each {
-			local, port, ok := s.Pick(b.t, &b.dir, one, backend, 0)
+			local, port, _, ok := s.Pick(b.t, &b.dir, one, backend, 0)
 			if !ok || local != 0 || port < 1024 {
 				t.Fatalf("backend %d, flow %d: %d %d %v", backend, i, local, port, ok)
 			}
 			b.insert(t, local, port, backend)
 		}
-		if _, _, ok := s.Pick(b.t, &b.dir, one, backend, 0); ok {
+		if _, _, _, ok := s.Pick(b.t, &b.dir, one, backend, 0); ok {
 			t.Fatalf("backend %d: a port beyond the last", backend)
 		}
 	}
 	for range 1000 {
-		local, port, ok := s.Pick(b.t, &b.dir, []uint16{0, 1}, 1, 0)
+		local, port, _, ok := s.Pick(b.t, &b.dir, []uint16{0, 1}, 1, 0)
 		if !ok || local != 1 {
 			t.Fatalf("second address: %d %d %v", local, port, ok)
 		}
@@ -90,7 +90,7 @@ func TestPortsLongRun(t *testing.T) {
 		b := newPortsBench(t, run, 1, 1)
 		s := NewPorts(PortOptions{Workers: 1, Seed: 7})
 		pick := func() uint16 {
-			_, port, ok := s.Pick(b.t, &b.dir, []uint16{0}, 0, 0)
+			_, port, _, ok := s.Pick(b.t, &b.dir, []uint16{0}, 0, 0)
 			if !ok {
 				t.Fatalf("run of %d: no port", run)
 			}
@@ -118,7 +118,7 @@ func TestPortsReuse(t *testing.T) {
 	last := map[uint16]int{}
 	const share = 250 // of 30000..31001 leave remainder 1: 30001, 30005, ... 30997, 31001 make 251
 	for i := range 5000 {
-		_, port, ok := s.Pick(b.t, &b.dir, []uint16{0}, 0, 0)
+		_, port, _, ok := s.Pick(b.t, &b.dir, []uint16{0}, 0, 0)
 		if !ok || port < 30000 || port > 31001 || !s.Own().Holds(port) {
 			t.Fatalf("%d %v", port, ok)
 		}
@@ -172,7 +172,7 @@ func TestPortsTurns(t *testing.T) {
 	var used [2][4]int
 	for i := range 4000 {
 		backend := uint32(i % 2)
-		local, _, ok := s.Pick(b.t, &b.dir, []uint16{0, 1, 2, 3}, backend, 0)
+		local, _, _, ok := s.Pick(b.t, &b.dir, []uint16{0, 1, 2, 3}, backend, 0)
 		if !ok {
 			t.Fatal("no port")
 		}
@@ -208,7 +208,7 @@ func TestPortsRefuse(t *testing.T) {
 		{"range upside down", PortOptions{Workers: 1, Ranges: []PortRange{{First: 5, Last: 4}}}, []uint16{0}, 0, false},
 		{"zero range is the default", PortOptions{Workers: 1, Ranges: []PortRange{{}}}, []uint16{0}, 0, true},
 	} {
-		local, port, ok := NewPorts(c.o).Pick(b.t, &b.dir, c.locals, c.backend, 0)
+		local, port, _, ok := NewPorts(c.o).Pick(b.t, &b.dir, c.locals, c.backend, 0)
 		if ok != c.ok {
 			t.Errorf("%s: %d %d %v", c.name, local, port, ok)
 		}
@@ -219,7 +219,7 @@ func TestPortsRefuse(t *testing.T) {
 func TestPortsSeed(t *testing.T) {
 	b := newPortsBench(t, 16, 1, 1)
 	first := func(seed uint64) uint16 {
-		_, port, _ := NewPorts(PortOptions{Workers: 1, Seed: seed}).Pick(b.t, &b.dir, []uint16{0}, 0, 0)
+		_, port, _, _ := NewPorts(PortOptions{Workers: 1, Seed: seed}).Pick(b.t, &b.dir, []uint16{0}, 0, 0)
 		return port
 	}
 	one, again := first(1), first(1)
@@ -236,7 +236,7 @@ func TestPickAllocatesNothing(t *testing.T) {
 	s := NewPorts(PortOptions{Workers: 1})
 	locals := []uint16{0, 1}
 	if n := testing.AllocsPerRun(100, func() {
-		if _, _, ok := s.Pick(b.t, &b.dir, locals, 0, 0); !ok {
+		if _, _, _, ok := s.Pick(b.t, &b.dir, locals, 0, 0); !ok {
 			panic("no port")
 		}
 	}); n != 0 {

@@ -36,14 +36,14 @@ func TestPortsInVain(t *testing.T) {
 	b.dir.Backends[1].Port++
 	for now := range uint32(3) {
 		for range 10_000 {
-			if _, _, ok := s.Pick(b.t, &b.dir, locals, 0, now); ok {
+			if _, _, _, ok := s.Pick(b.t, &b.dir, locals, 0, now); ok {
 				t.Fatal("a port beyond the last")
 			}
 		}
 		if n := s.vain.at(now); n < serverProbes || n > serverProbes+maxLocals*maxPortProbes {
 			t.Errorf("%d probes in vain in one tick", n)
 		}
-		if local, port, ok := s.Pick(b.t, &b.dir, locals, 1, now); !ok {
+		if local, port, _, ok := s.Pick(b.t, &b.dir, locals, 1, now); !ok {
 			t.Errorf("the other backend has none: %d %d", local, port)
 		}
 	}
@@ -58,7 +58,7 @@ func TestPortsInVain(t *testing.T) {
 			b.t.Remove(refs[gone])
 			found := 0
 			for n := 1; found == 0 && n <= c.most; n++ {
-				if local, port, ok := s.Pick(b.t, &b.dir, locals, 0, uint32(10+n/c.picks)); ok {
+				if local, port, _, ok := s.Pick(b.t, &b.dir, locals, 0, uint32(10+n/c.picks)); ok {
 					if found = n; local != e.Local || port != e.LocalPort {
 						t.Fatalf("%s: %d %d is in use", c.name, local, port)
 					}
@@ -78,7 +78,7 @@ func TestPortsInVainForAll(t *testing.T) {
 	b, s, locals, _ := fullPorts(t, 1, backends, 64)
 	for range 100 {
 		for backend := range uint32(backends) {
-			if _, _, ok := s.Pick(b.t, &b.dir, locals, backend, 5); ok {
+			if _, _, _, ok := s.Pick(b.t, &b.dir, locals, backend, 5); ok {
 				t.Fatal("a port beyond the last")
 			}
 		}
@@ -100,7 +100,7 @@ func BenchmarkPickExhausted(b *testing.B) {
 		b.Run(c.name, func(b *testing.B) {
 			for i := 0; i < b.N; i++ {
 				for backend := range uint32(4) {
-					if _, _, ok := s.Pick(f.t, &f.dir, locals, backend, uint32(i/c.each)); ok {
+					if _, _, _, ok := s.Pick(f.t, &f.dir, locals, backend, uint32(i/c.each)); ok {
 						b.Fatal("a port")
 					}
 				}

@@ -161,26 +161,44 @@ func (o *TCPOptions) note(kind uint8, b []byte, off uint16) {
 	}
 }
 
-// WindowScale is the shift that p's options announce, as ScanOptions finds it, and
-// whether they announce any. p must be Parse's result for frame.
-func WindowScale(frame []byte, p *Packet) (shift uint8, ok bool) {
+// NoScale in place of a window shift says that there is none.
+const NoScale = 0xff
+
+// SYNOptions is what one short walk learns of a SYN's options.
+type SYNOptions struct {
+	Scale uint8  // the window shift, as TCPOptions has it, or NoScale
+	kinds uint64 // a bit each; the last is that of all the kinds from there on
+}
+
+// May reports whether there may be an option of that kind: if not, there is none. That
+// holds for the malformed option, too, that the list ends with.
+func (s SYNOptions) May(kind uint8) bool { return s.kinds>>min(kind, 63)&1 != 0 }
+
+// ScanSYN walks the options of p, which must be Parse's result for frame.
+func ScanSYN(frame []byte, p *Packet) SYNOptions {
+	s := SYNOptions{Scale: NoScale}
 	if p.Kind != KindTCP {
-		return 0, false
+		return s
 	}
 	b := frame[:p.Payload]
-	for at := int(p.L4) + TCPMinLen; at < len(b)-1; { // in the last byte there is room for a NOP only
-		if b[at] == OptNop {
+	for at := int(p.L4) + TCPMinLen; at < len(b); {
+		kind := b[at]
+		if kind == OptNop {
 			at++
 			continue
 		}
-		n := int(b[at+1])
-		if b[at] == OptEnd || n < 2 || n > len(b)-at {
+		if kind == OptEnd {
 			break
 		}
-		if b[at] == OptWindowScale && n == OptWindowScaleLen {
-			shift, ok = min(b[at+2], MaxWindowScale), true
+		s.kinds |= 1 << min(kind, 63)
+		rest := b[at:]
+		if len(rest) < 2 || rest[1] < 2 || int(rest[1]) > len(rest) {
+			break
 		}
-		at += n
+		if kind == OptWindowScale && rest[1] == OptWindowScaleLen {
+			s.Scale = min(rest[2], MaxWindowScale)
+		}
+		at += int(rest[1])
 	}
-	return shift, ok
+	return s
 }

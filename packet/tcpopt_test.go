@@ -126,8 +126,8 @@ func TestOptionsAreTwin(t *testing.T) {
 	})
 }
 
-// TestWindowScale: the short walk finds what the long one does, whatever the options.
-func TestWindowScale(t *testing.T) {
+// TestScanSYN: the short walk finds what the long ones do, whatever the options.
+func TestScanSYN(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		piece := rapid.OneOf(
 			rapid.SampledFrom([][]byte{{OptNop}, {OptEnd}, {3, 3, 7}, {3, 3, 200}, {3, 4, 1, 2}, {3, 3, 0}, {4, 2}, {2, 4, 5, 180}, {254, 0}, {3}}),
@@ -139,13 +139,31 @@ func TestWindowScale(t *testing.T) {
 			t.Fatal(err)
 		}
 		o := ScanOptions(frame, &p)
-		if shift, ok := WindowScale(frame, &p); ok != (o.WScaleOff != 0) || shift != o.WScale {
-			t.Fatalf("% x: WindowScale() = %d, %v, ScanOptions() = %+v", options, shift, ok, o)
+		want := SYNOptions{Scale: NoScale}
+		if o.WScaleOff != 0 {
+			want.Scale = o.WScale
 		}
-		if p.Kind = KindUDP; o.WScaleOff != 0 {
-			if shift, ok := WindowScale(frame, &p); shift != 0 || ok {
-				t.Fatalf("of a datagram: %d, %v", shift, ok)
+		for at := int(p.L4) + TCPMinLen; ; {
+			kind, n := OptionAt(frame[:p.Payload], at)
+			if kind > OptNop {
+				want.kinds |= 1 << min(kind, 63)
 			}
+			if n <= 0 {
+				break
+			}
+			at += n
+		}
+		got := ScanSYN(frame, &p)
+		if got != want {
+			t.Fatalf("% x: %+v, want %+v", options, got, want)
+		}
+		for kind := range 256 {
+			if k := uint8(kind); got.May(k) != (want.kinds>>min(kind, 63)&1 != 0) {
+				t.Fatalf("% x: May(%d) = %v", options, k, got.May(k))
+			}
+		}
+		if p.Kind = KindUDP; ScanSYN(frame, &p) != (SYNOptions{Scale: NoScale}) {
+			t.Fatalf("of a datagram: %+v", ScanSYN(frame, &p))
 		}
 	})
 }
