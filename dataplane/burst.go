@@ -243,7 +243,9 @@ func actFor[S sender](w *Worker, rows []uint8) {
 		if at < len(rows) {
 			b.next = int(rows[at])
 		}
-		if toa {
+		if b.ip[k] == 0 {
+			w.actOn(k)
+		} else if toa {
 			w.finish(int(b.look.Packet[k]), w.plainTOA(k))
 		} else if v := w.rarely(k); v != undecided {
 			w.finish(int(b.look.Packet[k]), v)

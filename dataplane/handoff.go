@@ -40,15 +40,15 @@ func (w *Worker) handGlanced(i, owner int, hash uint32, ip uint64) Verdict {
 	return HandedOver
 }
 
-// handClient hands the packet at place k of b.look to the owner of its flow, which is not here,
-// if it is a client's, of the commonest; where owners follow from the client's address. It
+// handClient hands the packet at place k of b.look, of which there is a glance, to the owner of
+// its flow, which is not here, if it is a client's; where owners follow from the client's address. It
 // does what miss would, without all of the packet being read for that. undecided means that
 // it has changed nothing.
 func (w *Worker) handClient(k int) Verdict {
 	b := &w.b
 	at := uint(k) % BurstSize
 	i, ip := int(b.look.Packet[at]%BurstSize), b.ip[at]
-	if b.look.Found[at] != 0 || ip == 0 || !w.owners.byPort() || b.handed.has(i) {
+	if b.look.Found[at] != 0 || !w.owners.byPort() || b.handed.has(i) {
 		return undecided
 	}
 	h, six := headersIn(w.umem, ip&^isV6), ip >= isV6
