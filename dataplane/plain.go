@@ -278,19 +278,19 @@ func (w *Worker) rarely(k int) Verdict {
 		return undecided
 	}
 	to := &w.ways[e.Backend]
-	if int(to.id) >= len(w.hops) || to.gen != w.routes.Gen {
+	datagram := e.Proto == packet.ProtoUDP && to.marks&(cids|names) != 0
+	if to.header != 0 && !datagram || int(to.id) >= len(w.hops) || to.gen != w.routes.Gen {
 		return undecided
 	}
 	hop := &w.hops[to.id]
 	q := w.out[hop.Port&(MaxNICs-1)]
 	switch {
 	case q == nil || hop.State != route.Resolved:
+		return undecided
 	case to.header == 0:
 		return w.plainOneWay(k, ip, e, to, hop, q)
-	case e.Proto == packet.ProtoUDP && to.marks&(cids|names) != 0:
-		return w.plainDatagram(k, ip, e, to, hop, q)
 	}
-	return undecided
+	return w.plainDatagram(k, ip, e, to, hop, q)
 }
 
 // plainTOA is the end of plain for the packet at place k of b.look, which bears TOA that
