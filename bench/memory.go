@@ -20,7 +20,7 @@ type memory struct {
 
 func hugeMemory(size uint64) (m memory, err error) {
 	room := (size+hugePage-1)&^(hugePage-1) + hugePage
-	if m.mapping, err = unix.Mmap(-1, 0, int(room), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE); err != nil {
+	if m.mapping, err = unix.Mmap(-1, 0, int(room), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS); err != nil {
 		return m, fmt.Errorf("memory of %d bytes: %w", size, err)
 	}
 	skip := -address(m.mapping) & (hugePage - 1)

@@ -16,9 +16,9 @@ func (t *Table) Audit() error {
 	return nil
 }
 
-// AuditTuples reports the first flow that its tuples do not lead to: its hashes are
-// others', or another flow has them, too. Flows whose ids mean nothing in dir are left
-// out. See Audit.
+// AuditTuples reports the first flow whose tuples have other hashes than it says, or lead to
+// another one, which has them, too. Flows whose ids mean nothing in dir are left out. See
+// Audit.
 func (t *Table) AuditTuples(dir *Directory) error {
 	for r := range t.entries {
 		e := &t.entries[r]
@@ -26,10 +26,13 @@ func (t *Table) AuditTuples(dir *Directory) error {
 			continue
 		}
 		fwd, rev := e.Tuples(dir)
-		if c := t.search(t.keys.hash(&fwd), &fwd, dir); e.linkedForward() && c != cand(Ref(r), Forward) {
+		if c := t.search(e.fwdHash, &fwd, dir); e.fwdHash != t.keys.hash(&fwd) || e.linkedForward() && c != cand(Ref(r), Forward) {
 			return fmt.Errorf("conntrack: audit: flow %d: its client's tuple leads to %d", r, c.Ref())
 		}
-		if c := t.search(t.keys.hash(&rev), &rev, dir); !e.Mode.OneWay() && c != cand(Ref(r), Reply) {
+		if e.Mode.OneWay() {
+			continue
+		}
+		if c := t.search(e.revHash, &rev, dir); e.revHash != t.keys.hash(&rev) || c != cand(Ref(r), Reply) {
 			return fmt.Errorf("conntrack: audit: flow %d: its server's tuple leads to %d", r, c.Ref())
 		}
 	}

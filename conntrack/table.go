@@ -219,9 +219,11 @@ func (t *Table) Insert(tmpl *Entry, fwd, rev *packet.Tuple, dir *Directory, now 
 	return r, status, gone
 }
 
-// InsertFree is Insert for who knows the hashes of both tuples, and that no flow has
-// either: the client's from the lookup that has found none, the server's from Has. That
-// the template agrees with them is not looked at. Not for flows of one datagram.
+// InsertFree is Insert for who knows the hashes of both tuples, fh the client's and rh the
+// server's, which means nothing where the mode is OneWay; that the tuples differ; and that
+// no flow has either, from lookups since the last Insert. That the template agrees with
+// them is not looked at. A flow of one datagram, whose client may have others, is for
+// Insert.
 func (t *Table) InsertFree(tmpl *Entry, fh, rh, now uint32, evicted *Entry) (Ref, Status, bool) {
 	half := halfOpenAtFirst(tmpl)
 	gone := false

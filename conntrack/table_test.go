@@ -119,7 +119,7 @@ func TestInsertFindRemove(tt *testing.T) {
 					tt.Errorf("reply: %v %v %v", got, d, ok)
 				}
 				if !t.Has(t.Hash(rev), rev, dir) {
-					tt.Error("HasTuple: false")
+					tt.Error("Has: false")
 				}
 			}
 			if t.Len() != 1 || t.HalfOpenLen() != 1 {

@@ -142,7 +142,7 @@ func (w *Worker) reply(i int, r conntrack.Ref) Verdict {
 	case p.Kind == packet.KindUDP && half != 0:
 		w.here.signs[e.Backend].Answered++
 	}
-	if p.TCPFlags&packet.SYN != 0 && !syn.May(packet.OptSACK) || nat.PlainOptions(frame, p) {
+	if p.Kind == packet.KindTCP && (p.TCPFlags&packet.SYN != 0 && !syn.May(packet.OptSACK) || nat.PlainOptions(frame, p)) {
 		if v := w.sendAsPlain(i, e, conntrack.Reply, hop, ipLen); v != undecided {
 			return v
 		}

@@ -40,10 +40,10 @@ func (w *Worker) handGlanced(i, owner int, hash uint32, ip uint64) Verdict {
 	return HandedOver
 }
 
-// handClient hands the packet at place k of b.look, of which there is a glance, to the owner of
-// its flow, which is not here, if it is a client's; where owners follow from the client's address. It
-// does what miss would, without all of the packet being read for that. undecided means that
-// it has changed nothing.
+// handClient hands the packet at place k of b.look, which has had a glance, to the owner of its
+// flow, which is not here, if it is a client's; where owners follow from the client's address.
+// It does what miss would, without all of the packet being read for that. undecided means
+// that it has changed nothing.
 func (w *Worker) handClient(k int) Verdict {
 	b := &w.b
 	at := uint(k) % BurstSize

@@ -265,8 +265,9 @@ func (w *Worker) enter(i int, svc *Service, e *conntrack.Entry, replies uint32) 
 	var rev packet.Tuple
 	var status conntrack.Status
 	var evicted bool
-	if svc.Mode == conntrack.FullNAT && !svc.OnePacket {
+	if svc.Mode == conntrack.FullNAT && !svc.OnePacket && replies != w.b.hash {
 		// That no flow has either tuple is known: by the lookup that has led here, and by Pick.
+		// Were the two tuples one, both hashes would be.
 		r, status, evicted = w.table.InsertFree(e, w.b.hash, replies, w.tick, &w.evicted)
 	} else {
 		var back *packet.Tuple // nil: never seen

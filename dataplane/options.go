@@ -8,8 +8,7 @@ import (
 
 // editOptions takes out of row i, a client's packet of flow e, the options by which
 // it could name a client, for only l4fwd may say who that is, to whatever backend;
-// and out of a SYN what its service does not want negotiated.
-// syn is what scanSYN says of it.
+// and out of a SYN what its service does not want negotiated. syn is what scanSYN says of it.
 func (w *Worker) editOptions(i int, e *conntrack.Entry, svc *Service, syn packet.SYNOptions) {
 	p, frame := &w.b.pkt[i], w.frame(i)
 	nat.StripUOA(frame, p)

@@ -267,14 +267,14 @@ func (w *Worker) pad(at, n uint64) uint64 {
 	return minFrame
 }
 
-// rarely is plain for the packet at place k of b.look, which plain does not know, and does
-// know those of which only a client's come by, and those that name their connection.
+// rarely is plain for the packet at place k of b.look, which has had a glance, and which plain
+// does not know. It does know those of which only a client's come by, and those that name their connection.
 // undecided means that it has changed nothing.
 func (w *Worker) rarely(k int) Verdict {
 	c := w.b.look.Found[k%BurstSize]
 	e := w.table.Entry(c.Ref())
 	ip := w.b.ip[k%BurstSize] &^ isV6
-	if ip == 0 || c.Dir() != conntrack.Forward || uint64(e.Backend) >= uint64(len(w.ways)) {
+	if c.Dir() != conntrack.Forward || uint64(e.Backend) >= uint64(len(w.ways)) {
 		return undecided
 	}
 	to := &w.ways[e.Backend]

@@ -428,8 +428,34 @@ func plainAlone[S sender](w *Worker) Verdict {
 	switch at, toa := pass(w, []uint8{0}, 0); {
 	case at != 0:
 		return Forwarded + Verdict(len(*new(S)))
+	case w.b.ip[0] == 0: // as in actFor
+		return undecided
 	case toa:
 		return w.plainTOA(0)
 	}
 	return w.rarely(0)
+}
+
+// TestRarelyAsksTheRoutes: what rarely knows goes by the routes that are, not by those
+// it has gone by before.
+func TestRarelyAsksTheRoutes(t *testing.T) {
+	spec := testSpec()
+	quic := service("quic", "192.0.2.17:443", packet.ProtoUDP, conntrack.FullNAT, false, "10.0.1.20:443")
+	quic.QUIC = QUICSpec{Layout: QUICLB, ConfigID: 0, IDLength: 1}
+	oneWay := service("oneway", "192.0.2.18:443", packet.ProtoUDP, conntrack.DNATOneWay, false, "10.0.1.20:443")
+	spec.Services = append(spec.Services, quic, oneWay)
+	for _, vip := range []string{"192.0.2.17:443", "192.0.2.18:443"} {
+		r := newRig(t, 1, spec)
+		f := build(t, seg{src: "198.51.100.7:4000", dst: vip, udp: true, payload: 20})
+		for range 3 {
+			r.one(0, 0, 1, f)
+		}
+		p := func(s string, id route.HopID) route.Prefix {
+			return route.Prefix{Prefix: netip.MustParsePrefix(s), Hop: id}
+		}
+		r.dp.PublishRoutes(route.New(2, []route.Hop{{}, // the same two hops, the other way round
+			route.NewHop(1, serverMAC, nicMAC[1], 0, 1500), route.NewHop(0, clientMAC, nicMAC[0], 0, 1500)},
+			[]route.Prefix{p("198.51.100.0/24", 2), p("10.0.1.0/24", 1)}))
+		r.one(0, 0, 1, f)
+	}
 }

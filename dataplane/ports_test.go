@@ -34,3 +34,20 @@ func TestPortsBehindAnotherServicesFlow(t *testing.T) {
 		t.Errorf("%d flows gave their ports, want 160", n)
 	}
 }
+
+// TestOneTupleForBothWays: a flow whose reply would have the tuple of its client's packets is
+// not opened. The local address is the VIP, which package config does not allow, and a
+// backend talks to it from the port of its service.
+func TestOneTupleForBothWays(t *testing.T) {
+	spec := testSpec()
+	spec.Locals[0] = addr("192.0.2.10")
+	s := service("u", "192.0.2.10:5000", packet.ProtoUDP, conntrack.FullNAT, false, "10.0.1.20:5001")
+	spec.Services = []ServiceSpec{s}
+	spec.Locals = spec.Locals[:1]
+	r := newRigWith(t, 1, spec, func(o *Options) { o.LocalPorts = []nat.PortRange{{First: 5000, Last: 5000}} })
+	r.deliver(0, 1, build(t, seg{src: "10.0.1.20:5001", dst: "192.0.2.10:5000", udp: true, payload: 4}))
+	c := r.counts()
+	if c.Opened != 0 || c.Verdicts[DropTupleConflict] != 1 {
+		t.Errorf("%d opened, %d conflicts", c.Opened, c.Verdicts[DropTupleConflict])
+	}
+}

@@ -178,13 +178,13 @@ func (r Residue) in(pr PortRange) span {
 }
 
 // Pick returns a local address id out of locals and a port on it such that no
-// flow in t has the tuple of a reply backend → local address, port. The local
-// addresses take turns, for each server on its own. If one has no free port
-// within a bounded number of probes, the next is tried; ok is false if none had,
-// and local and port are then the last that was found in use (port 0: none was).
-// hash is that of the reply's tuple in t. Ids that mean nothing in dir, or whose family is not the backend's, are passed
-// over. now is the tick, by which searches in vain are limited. The caller
-// inserts the flow before it calls Pick again.
+// flow in t has the tuple of a reply backend → local address, port, and that
+// tuple's hash in t. The local addresses take turns, for each server on its own.
+// If one has no free port within a bounded number of probes, the next is tried;
+// ok is false if none had, and local and port are then the last that was found in
+// use (port 0: none was). Ids that mean nothing in dir, or whose family is not the
+// backend's, are passed over. now is the tick, by which searches in vain are
+// limited. The caller inserts the flow before it calls Pick again.
 func (s *Ports) Pick(t *conntrack.Table, dir *conntrack.Directory, locals []uint16, backend, now uint32) (local, port uint16, hash uint32, ok bool) {
 	if int(backend) >= len(dir.Backends) {
 		return 0, 0, 0, false

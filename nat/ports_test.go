@@ -64,7 +64,11 @@ func TestPortsCapacity(t *testing.T) {
 	one := []uint16{0}
 	for backend := range uint32(3) {
 		for i := range each {
-			local, port, _, ok := s.Pick(b.t, &b.dir, one, backend, 0)
+			local, port, hash, ok := s.Pick(b.t, &b.dir, one, backend, 0)
+			rs := &b.dir.Backends[backend]
+			if reply := (packet.Tuple{Src: rs.Addr, SrcPort: rs.Port, Dst: b.dir.Locals[0], DstPort: port, Proto: rs.Proto}); ok && hash != b.t.Hash(&reply) {
+				t.Fatalf("backend %d, flow %d: hash %#x", backend, i, hash)
+			}
 			if !ok || local != 0 || port < 1024 {
 				t.Fatalf("backend %d, flow %d: %d %d %v", backend, i, local, port, ok)
 			}

@@ -12,8 +12,8 @@ type Port struct {
 	// sees nothing. The slices of both functions reach to the UMEM's end by
 	// their capacity, which tells in which chunk they lie.
 	OnSend func(frame []byte)
-	// OnReceive may change a frame right after it was copied in, as the wire
-	// would have it; nil changes nothing. i is the frame's place in the list.
+	// OnReceive may change a frame after it was copied in, before Receive returns, as the
+	// wire would have it; nil changes nothing. i is the frame's place in the list.
 	OnReceive func(i int, frame []byte)
 
 	umem   []byte
