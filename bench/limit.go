@@ -29,11 +29,10 @@ import (
 // gives them. Packets of both directions of a flow lead to two entries, not one,
 // so of the entries some 14 % are never met.
 type limit struct {
-	port   *memport.Port
-	frames memory // the UMEM
-	umem   []byte // the same
-	chunk  int
-	pool   []uint64
+	port  *memport.Port
+	umem  memory
+	chunk int
+	pool  []uint64
 
 	memory  memory // buckets, then entries
 	buckets int
@@ -61,17 +60,17 @@ func newLimit(capacity, flows, frameSize int) (*limit, error) {
 	if l.memory, err = hugeMemory(size); err != nil {
 		return nil, err
 	}
-	if l.frames, err = hugeMemory(uint64(framesAlone * frameSize)); err != nil {
+	if l.umem, err = hugeMemory(uint64(framesAlone * frameSize)); err != nil {
 		return nil, errors.Join(err, l.memory.close())
 	}
-	l.lines, l.umem = lines(l.memory.used), l.frames.used
+	l.lines = lines(l.memory.used)
 	r := random{uint64(flows)}
 	for b := range l.lines[:l.buckets] {
 		for s := range limitSlots {
 			l.lines[b][limitSlots+s] = uint32(r.below(flows))
 		}
 	}
-	l.port = memport.New(l.umem, frameSize, portRing)
+	l.port = memport.New(l.umem.used, frameSize, portRing)
 	for i := framesAlone - 1; i >= 0; i-- {
 		l.pool = append(l.pool, uint64(i*frameSize))
 	}
@@ -80,8 +79,8 @@ func newLimit(capacity, flows, frameSize int) (*limit, error) {
 }
 
 func (l *limit) close() error {
-	l.lines, l.umem = nil, nil
-	return errors.Join(l.memory.close(), l.frames.close())
+	l.lines = nil
+	return errors.Join(l.memory.close(), l.umem.close())
 }
 
 // LimitAlone is the result of Limit.
@@ -212,7 +211,7 @@ func (l *limit) round() {
 
 func (l *limit) frame(i int) []byte {
 	d := &l.desc[i]
-	return l.umem[d.Addr : d.Addr+uint64(d.Len)]
+	return l.umem.used[d.Addr : d.Addr+uint64(d.Len)]
 }
 
 func (l *limit) refill() {

@@ -37,8 +37,7 @@ var rssKey = []byte{
 type rig struct {
 	dp     *dataplane.Dataplane
 	ports  []*memport.Port
-	frames memory // the UMEM
-	umem   []byte // the same
+	umem   memory
 	chunk  int
 	spread *rss.Spread
 }
@@ -50,10 +49,9 @@ func newRig(o *Options, longest int) (_ *rig, err error) {
 		frames = framesShared
 	}
 	r := &rig{chunk: o.FrameSize}
-	if r.frames, err = hugeMemory(uint64(o.Workers * frames * o.FrameSize)); err != nil {
+	if r.umem, err = hugeMemory(uint64(o.Workers * frames * o.FrameSize)); err != nil {
 		return nil, err
 	}
-	r.umem = r.frames.used
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, r.close())
@@ -68,7 +66,7 @@ func newRig(o *Options, longest int) (_ *rig, err error) {
 		return nil, err
 	}
 	plan := dataplane.Options{
-		Workers: o.Workers, UMEM: r.umem, FrameSize: o.FrameSize, Flows: o.MaxFlows,
+		Workers: o.Workers, UMEM: r.umem.used, FrameSize: o.FrameSize, Flows: o.MaxFlows,
 		Secret: secret(o.Seed), LocalPorts: o.LocalPorts,
 	}
 	if o.RSSKnown {
@@ -84,7 +82,7 @@ func newRig(o *Options, longest int) (_ *rig, err error) {
 	r.dp.Publish(snap)
 	r.dp.PublishRoutes(routes(&o.Spec, longest))
 	for _, w := range r.dp.Workers {
-		p := memport.New(r.umem, o.FrameSize, portRing)
+		p := memport.New(r.umem.used, o.FrameSize, portRing)
 		if err := w.Attach(0, nicMAC, p); err != nil {
 			return nil, err
 		}
@@ -97,8 +95,7 @@ func (r *rig) close() (err error) {
 	if r.dp != nil {
 		err = r.dp.Close()
 	}
-	r.umem = nil
-	return errors.Join(err, r.frames.close())
+	return errors.Join(err, r.umem.close())
 }
 
 // secret is never all zero: that would ask for a random one.
@@ -152,7 +149,7 @@ func (r *rig) queue(f []byte) int {
 
 // chunkOf is the number of the UMEM chunk that a slice a port passed lies in:
 // it reaches to the UMEM's end.
-func (r *rig) chunkOf(f []byte) int { return (cap(r.umem) - cap(f)) / r.chunk }
+func (r *rig) chunkOf(f []byte) int { return (cap(r.umem.used) - cap(f)) / r.chunk }
 
 func (r *rig) counts() (c dataplane.Counts) {
 	for _, w := range r.dp.Workers {

@@ -49,7 +49,7 @@ func newStepper(m *meter) *stepper {
 	s := &stepper{
 		m: m, learning: true, number: 1, time: m.time, polled: m.time,
 		lists: make([][][]byte, len(m.r.ports)), ids: make([][]int32, len(m.r.ports)),
-		origin: make([]int32, len(m.r.umem)/m.r.chunk),
+		origin: make([]int32, len(m.r.umem.used)/m.r.chunk),
 		busy:   make([]int64, len(m.r.ports)),
 		held:   map[int32][]int32{},
 	}

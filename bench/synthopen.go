@@ -69,7 +69,7 @@ func (s *synth) notOpened(k int) error {
 func newOpener(s *synth) *opener {
 	o := &opener{
 		s: s, lists: make([][][]byte, s.o.Workers), ids: make([][]int32, s.o.Workers),
-		origin: make([]int32, len(s.r.umem)/s.r.chunk), buf: make([]byte, handshakeGroup*handshakeRoom),
+		origin: make([]int32, len(s.r.umem.used)/s.r.chunk), buf: make([]byte, handshakeGroup*handshakeRoom),
 		pupil: newPupil(s),
 	}
 	for q, p := range s.r.ports {

@@ -17,7 +17,7 @@ type watcher struct {
 }
 
 func newWatcher(s *synth) *watcher {
-	w := &watcher{s: s, origin: make([]uint8, len(s.r.umem)/s.r.chunk)}
+	w := &watcher{s: s, origin: make([]uint8, len(s.r.umem.used)/s.r.chunk)}
 	w.onReceive, w.onSend = w.received, w.leaves
 	return w
 }

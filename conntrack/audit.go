@@ -26,13 +26,13 @@ func (t *Table) AuditTuples(dir *Directory) error {
 			continue
 		}
 		fwd, rev := e.Tuples(dir)
-		if c := t.search(e.fwdHash, &fwd, dir); e.fwdHash != t.keys.hash(&fwd) || e.linkedForward() && c != cand(Ref(r), Forward) {
+		if e.fwdHash != t.keys.hash(&fwd) || !e.Mode.OneWay() && e.revHash != t.keys.hash(&rev) {
+			return fmt.Errorf("conntrack: audit: flow %d: hashes %#x and %#x are not its tuples'", r, e.fwdHash, e.revHash)
+		}
+		if c := t.search(e.fwdHash, &fwd, dir); e.linkedForward() && c != cand(Ref(r), Forward) {
 			return fmt.Errorf("conntrack: audit: flow %d: its client's tuple leads to %d", r, c.Ref())
 		}
-		if e.Mode.OneWay() {
-			continue
-		}
-		if c := t.search(e.revHash, &rev, dir); e.revHash != t.keys.hash(&rev) || c != cand(Ref(r), Reply) {
+		if c := t.search(e.revHash, &rev, dir); !e.Mode.OneWay() && c != cand(Ref(r), Reply) {
 			return fmt.Errorf("conntrack: audit: flow %d: its server's tuple leads to %d", r, c.Ref())
 		}
 	}

@@ -86,7 +86,7 @@ func TestNoAllocations(tt *testing.T) {
 			full.Insert(&e, &fwd, rev, dir, now, &evicted)
 		}},
 		{"prefetch", func() {
-			t.Prefetch(t.Hash(&fwd))
+			t.Prefetch(&fwd)
 			t.PrefetchRemoval(every)
 		}},
 		{"advance", func() {

@@ -47,9 +47,11 @@ func (t *Table) Has(h uint32, tu *packet.Tuple, dir *Directory) bool {
 	return t.search(h, tu, dir) != 0
 }
 
-// Prefetch asks the processor for the home bucket of a tuple whose hash is h, which
-// somebody will look up.
-func (t *Table) Prefetch(h uint32) { prefetchBuckets(&t.buckets[0], &h, 1, uint64(len(t.buckets))) }
+// Prefetch asks the processor for the home bucket of tu, which somebody will look up.
+func (t *Table) Prefetch(tu *packet.Tuple) {
+	h := t.keys.hash(tu)
+	prefetchBuckets(&t.buckets[0], &h, 1, uint64(len(t.buckets)))
+}
 
 // search compares every item that may be tu. A miss costs one cache line
 // unless something at home in that bucket had to move on.

@@ -243,7 +243,7 @@ func actFor[S sender](w *Worker, rows []uint8) {
 		if at < len(rows) {
 			b.next = int(rows[at])
 		}
-		if b.ip[k] == 0 {
+		if b.ip[k] == 0 { // what has had no glance none of these knows
 			w.actOn(k)
 		} else if toa {
 			w.finish(int(b.look.Packet[k]), w.plainTOA(k))

@@ -200,9 +200,15 @@ func (w *Worker) foresee() {
 	}
 	set, turn := svc.Set, w.here.Schedulers[id] // a copy: the turn is not over
 	if backend, ok := set.PickFor(&turn, p.Src, p.SrcPort, 0); ok {
-		rs := &w.snap.Directory.Backends[backend]
-		w.table.Prefetch(w.table.Hash(&packet.Tuple{Src: rs.Addr, SrcPort: rs.Port, Dst: p.Src, DstPort: p.SrcPort, Proto: p.Proto}))
+		w.prefetchReply(p, backend)
 	}
+}
+
+// prefetchReply has the processor read what tells whether the tuple of backend's reply to p
+// is in use, in DNAT. In Full-NAT Pick does, which chooses the tuple.
+func (w *Worker) prefetchReply(p *packet.Packet, backend uint32) {
+	rs := &w.snap.Directory.Backends[backend]
+	w.table.Prefetch(&packet.Tuple{Src: rs.Addr, SrcPort: rs.Port, Dst: p.Src, DstPort: p.SrcPort, Proto: p.Proto})
 }
 
 // begun forwards row i, which has opened flow r.
@@ -222,7 +228,6 @@ func (w *Worker) begun(i int, r conntrack.Ref) Verdict {
 func (w *Worker) insert(i int, svc *Service, id, backend uint32) (conntrack.Ref, Verdict) {
 	p := &w.b.pkt[i]
 	dir := &w.snap.Directory
-	rs := &dir.Backends[backend]
 	e := conntrack.Entry{
 		Client: p.Src, ClientPort: p.SrcPort, Service: id, Backend: backend,
 		Proto: p.Proto, Mode: svc.Mode,
@@ -231,8 +236,7 @@ func (w *Worker) insert(i int, svc *Service, id, backend uint32) (conntrack.Ref,
 		e.State = conntrack.UDPOnePacket
 	}
 	if svc.Mode == conntrack.DNAT {
-		// In Full-NAT Pick has seen to it, which chooses the tuple.
-		w.table.Prefetch(w.table.Hash(&packet.Tuple{Src: rs.Addr, SrcPort: rs.Port, Dst: p.Src, DstPort: p.SrcPort, Proto: p.Proto}))
+		w.prefetchReply(p, backend)
 	}
 	if v := w.fits(i, svc, &e); v != Forwarded {
 		return 0, v
@@ -351,15 +355,14 @@ func (w *Worker) fits(i int, svc *Service, e *conntrack.Entry) Verdict {
 // would keep everybody out, or one datagram that nobody answers together with it.
 // hash is that of the tuple of e's replies then.
 func (w *Worker) takePort(p *packet.Packet, e *conntrack.Entry, svc *Service) (hash uint32, ok bool) {
+	dir := &w.snap.Directory
 	r := w.table.OldestHalfOpen()
 	if w.hasPortFor(r, e, svc) {
 		if !w.makeWay(p) {
 			return 0, false
 		}
 	} else {
-		dir := &w.snap.Directory
-		rs := &dir.Backends[e.Backend]
-		rev := packet.Tuple{Src: rs.Addr, SrcPort: rs.Port, Dst: dir.Locals[e.Local], DstPort: e.LocalPort, Proto: e.Proto}
+		_, rev := e.Tuples(dir)
 		r, _, _ = w.table.Lookup(&rev, dir)
 		if o := w.table.Entry(r); o.Flags&conntrack.HalfOpen == 0 || w.tick-o.Created < handshakeTime || !w.hasPortFor(r, e, svc) {
 			return 0, false
@@ -369,7 +372,7 @@ func (w *Worker) takePort(p *packet.Packet, e *conntrack.Entry, svc *Service) (h
 	e.Local, e.LocalPort = o.Local, o.LocalPort
 	w.close(r, EndEvicted)
 	w.count.Evicted++
-	_, rev := e.Tuples(&w.snap.Directory)
+	_, rev := e.Tuples(dir)
 	return w.table.Hash(&rev), true
 }
 

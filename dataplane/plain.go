@@ -268,8 +268,8 @@ func (w *Worker) pad(at, n uint64) uint64 {
 }
 
 // rarely is plain for the packet at place k of b.look, which has had a glance, and which plain
-// does not know. It does know those of which only a client's come by, and those that name their connection.
-// undecided means that it has changed nothing.
+// does not know. It does know those of which only a client's come by, and those that name
+// their connection. undecided means that it has changed nothing.
 func (w *Worker) rarely(k int) Verdict {
 	c := w.b.look.Found[k%BurstSize]
 	e := w.table.Entry(c.Ref())

@@ -30,9 +30,9 @@ func (w *Worker) growth(e *conntrack.Entry, svc *Service) int {
 }
 
 // forwardProxy takes row i, a client's packet of a flow with PROXY, through
-// Track, whose scale is, and puts the header in. Unless it is to go on, the verdict is what has
-// become of it: reopened, it has been sent already, and e is nobody's. split is
-// whether it goes on in fragments, as far as that is known, and then.
+// Track, with its scale, and puts the header in. Unless it is to go on, the verdict
+// is what has become of it: reopened, it has been sent already, and e is nobody's.
+// split is whether it goes on in fragments, as far as that is known, and then.
 func (w *Worker) forwardProxy(i int, r conntrack.Ref, e *conntrack.Entry, svc *Service, scale uint8, mtu int, split bool) (v Verdict, now, goOn bool) {
 	if e.Proto == packet.ProtoUDP {
 		v, split = w.forwardProxyUDP(i, r, e, svc, mtu, split)
@@ -92,7 +92,8 @@ func (w *Worker) forwardProxyUDP(i int, r conntrack.Ref, e *conntrack.Entry, svc
 	return Forwarded, split
 }
 
-// replyProxy takes row i, a server's packet of a flow with PROXY, through Track.
+// replyProxy takes row i, a server's packet of a flow with PROXY, through Track, with its
+// scale.
 func (w *Worker) replyProxy(i int, r conntrack.Ref, e *conntrack.Entry, svc *Service, scale uint8) Verdict {
 	p, frame := &w.b.pkt[i], w.frame(i)
 	if !nat.ProxyReply(frame, p, e, w.proxySize(e, svc)) {

@@ -19,8 +19,8 @@
 // an odd offset; the property tests compare each path with a full recompute.
 //
 // Order matters. A client packet passes StripUOA and StripOption (forged TOA), a SYN
-// StripOptions (if packet.ScanSYN finds what for), CutSYN and ClampMSS, then InsertTOA, ShiftTimestamps and
-// Forward; a server packet passes LowerMSS and ClampMSS (SYN-ACK only),
+// StripOptions (if packet.ScanSYN finds what for), CutSYN and ClampMSS, then
+// InsertTOA, ShiftTimestamps and Forward; a server packet passes LowerMSS and ClampMSS (SYN-ACK only),
 // ShiftTimestamps, then Reply; KeepTTL comes last. InsertTOA moves the frame's
 // start: after it only the new offset, the new length and the updated packet.Packet
 // are true.

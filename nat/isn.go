@@ -96,7 +96,9 @@ func (s *ISN) Closed(src packet.Addr, sport uint16, dst packet.Addr, dport uint1
 func (s *ISN) end(h uint64) *isnEnd { return &s.ends[h>>32%isnEnds] }
 
 // hash is SipHash of both addresses, then both ports, in network order: 12 bytes of IPv4,
-// 36 of IPv6. SipHash takes the length in.
+// 36 of IPv6. SipHash takes the length in. The secret outlives the process, see NewISN: a
+// version that hashes otherwise begins anew with all tuples, and servers in TIME_WAIT may
+// refuse the first connections after it was started.
 func (s *ISN) hash(src packet.Addr, sport uint16, dst packet.Addr, dport uint16) uint64 {
 	ports := uint64(bits.ReverseBytes32(uint32(sport)<<16 | uint32(dport)))
 	if src.Is4() && dst.Is4() {

@@ -293,7 +293,7 @@ func (s *Ports) ahead(t *conntrack.Table, dir *conntrack.Directory, reply packet
 		*cursor = uint16(at) // not to be looked for again
 	}
 	reply.DstPort = ports.first + uint16(at)*s.own.Modulus
-	t.Prefetch(t.Hash(&reply))
+	t.Prefetch(&reply)
 }
 
 // homeSteps bounds the search for a port whose reply comes home. One in workers

@@ -64,7 +64,7 @@ func (c *proxied) up(s shape) ([]byte, ProxyResult) {
 	e := c.entry()
 	n = CutSYN(chunk[off:off+n], &p)
 	mark := MarkProxy(e)
-	if out := c.table.Track(c.ref, conntrack.Forward, &p, packet.NoScale, 100, &c.pol); out != conntrack.Pass {
+	if out := c.table.Track(c.ref, conntrack.Forward, &p, packet.ScanSYN(chunk[off:off+n], &p).Scale, 100, &c.pol); out != conntrack.Pass {
 		return nil, ProxyRefused
 	}
 	mark.Tracked(e)
@@ -97,7 +97,7 @@ func (c *proxied) down(s shape) []byte {
 		c.t.Fatalf("p is not true any more: %+v, parsed %+v", p, again)
 	}
 	mark := MarkProxy(e)
-	if c.table.Track(c.ref, conntrack.Reply, &p, packet.NoScale, 100, &c.pol) != conntrack.Pass {
+	if c.table.Track(c.ref, conntrack.Reply, &p, packet.ScanSYN(frame, &p).Scale, 100, &c.pol) != conntrack.Pass {
 		return nil
 	}
 	mark.Tracked(e)

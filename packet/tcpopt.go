@@ -174,7 +174,8 @@ type SYNOptions struct {
 // holds for the malformed option, too, that the list ends with.
 func (s SYNOptions) May(kind uint8) bool { return s.kinds>>min(kind, 63)&1 != 0 }
 
-// ScanSYN walks the options of p, which must be Parse's result for frame.
+// ScanSYN walks the options of p, which must be Parse's result for frame. Its steps are
+// OptionAt's, written out for the speed of it.
 func ScanSYN(frame []byte, p *Packet) SYNOptions {
 	s := SYNOptions{Scale: NoScale}
 	if p.Kind != KindTCP {
