@@ -93,6 +93,7 @@ type Daemon struct {
 	follower       *follow.Follower
 	health         *health.Engine
 	carrier        *direct.Carrier   // of checks of direct return, once there are any
+	panicking      map[string]bool   // services whose checks are not believed; see tellPanic
 	warned         []nic.CoreWarning // as it was last
 	leaving        bool              // the memory goes too, so no frame needs saving
 

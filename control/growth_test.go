@@ -8,6 +8,7 @@ import (
 
 	"github.com/l4fwd/l4fwd/config"
 	"github.com/l4fwd/l4fwd/control/announce"
+	"github.com/l4fwd/l4fwd/control/plan"
 	"github.com/l4fwd/l4fwd/internal/growth"
 )
 
@@ -58,7 +59,7 @@ func TestReloadInProportion(t *testing.T) {
 							d.leavers, _ = end(leaving(d.cfg, next, d.leavers, now), now)
 							d.cfg = next
 						}
-						d.spec()
+						d.spec(plan.Healthy(d.cfg, d.view, d.healthOf))
 						d.effective()
 						d.backendAddrs()
 						config.Diff(one, next)

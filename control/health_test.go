@@ -112,6 +112,18 @@ func TestBackupAndPanic(t *testing.T) {
 		}) {
 			t.Errorf("with %v: %v, want %s", step.states, r.ByServer, step.server)
 		}
+		taking, panics := 0, slices.Equal(step.states, []health.State{health.Down, health.Down})
+		for _, s := range step.shown {
+			if s == admin.BackendUp {
+				taking++
+			}
+		}
+		if panics {
+			taking = 1 // the one that is no backup
+		}
+		if all, err := d.Services(t.Context()); err != nil || all[0].Taking != taking || all[0].Panic != panics {
+			t.Errorf("with %v: %+v, %v, want %d to take flows", step.states, all, err, taking)
+		}
 		shown, err := d.Backends(t.Context(), name)
 		if err != nil || len(shown) != 2 || shown[0].State != step.shown[0] || shown[1].State != step.shown[1] {
 			t.Errorf("with %v: %+v, %v, want %v", step.states, shown, err, step.shown)
@@ -134,6 +146,11 @@ func TestBackupAndPanic(t *testing.T) {
 	}
 	if _, err := d.Health(t.Context(), "nobody"); !errors.Is(err, admin.ErrNotFound) {
 		t.Errorf("of a service that there is not: %v", err)
+	}
+	for _, said := range []string{"too few backends are live: those that are down get new flows, too", "enough backends are live: those that are down get no new flows"} {
+		if n := d.logs.FilterMessage(said).Len(); n != 1 {
+			t.Errorf("%q was said %d times, want once", said, n)
+		}
 	}
 	if n := d.logs.FilterMessage("backend is down").Len(); n < 2 {
 		t.Errorf("%d backends went down, says the log:\n%s", n, d.said())

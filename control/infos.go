@@ -32,9 +32,10 @@ func (d *Daemon) serviceInfos(ctx context.Context) ([]admin.ServiceInfo, error) 
 		info := infoOf(s)
 		for range s.Backends {
 			b := &all[at]
-			if at++; b.State == admin.BackendUp {
+			if at++; b.State == admin.BackendUp || b.Panic {
 				info.Taking++
 			}
+			info.Panic = info.Panic || b.Panic
 			info.Flows, info.Active = info.Flows+b.Flows, info.Active+b.Active
 		}
 		out = append(out, info)
@@ -132,7 +133,7 @@ func (d *Daemon) backendInfo(s *config.Service, b *config.Backend, now plan.Back
 	k := health.Key{Service: s.Name, Backend: b.Address}
 	info := admin.BackendInfo{
 		Service: s.Name, Address: b.Address, Weight: now.Weight, Configured: uint32(b.Weight),
-		Health: d.healthStats(k), State: admin.BackendUp,
+		Health: d.healthStats(k), State: admin.BackendUp, Panic: now.Panic,
 	}
 	o, ok := d.orders[k]
 	if ok {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/l4fwd/l4fwd/balance"
 	"github.com/l4fwd/l4fwd/config"
+	"github.com/l4fwd/l4fwd/control/plan"
 	"github.com/l4fwd/l4fwd/dataplane/steer"
 )
 
@@ -71,7 +72,7 @@ func TestLeaving(t *testing.T) {
 		if diff := cmp.Diff(step.want, leaverNames(d.leavers, epoch)); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", step.name, diff)
 		}
-		for _, s := range d.spec().Services {
+		for _, s := range d.spec(plan.Healthy(d.cfg, d.view, d.healthOf)).Services {
 			if len(s.Backends) == 0 {
 				t.Errorf("%s: %s without backends", step.name, s.Name)
 			}
@@ -99,7 +100,7 @@ func TestLeaversKeepTableSize(t *testing.T) {
 	}
 	old, next := parse(1), parse(2)
 	d := &Daemon{cfg: next, leavers: leaving(old, next, nil, time.Now())}
-	s := d.spec().Services[0]
+	s := d.spec(plan.Healthy(d.cfg, d.view, d.healthOf)).Services[0]
 	if want := balance.Slots(backends); len(s.Backends) != 2*backends || s.HashSlots != want || balance.Slots(2*backends) == want {
 		t.Errorf("%d backends, %d slots, want %d and %d", len(s.Backends), s.HashSlots, 2*backends, want)
 	}

@@ -53,6 +53,9 @@ type link struct {
 	trouble string // last told about it
 }
 
+// serves reports whether packets can come and go by it.
+func (l *link) serves() bool { return l.up && !l.stalled && !l.dark }
+
 var xdpModes = map[config.XDPMode]steer.Mode{
 	config.XDPAuto: steer.Auto, config.XDPNative: steer.Native, config.XDPGeneric: steer.Generic,
 }

@@ -119,9 +119,15 @@ func TestCarrierComesLate(t *testing.T) {
 		d.lose(l)
 		e := follow.LinkEvent{Name: l.name, Index: l.ifindex, MTU: 1500, MAC: [6]byte(l.mac)}
 		d.linkEvent(t.Context(), e)
+		if !l.up || l.sample().Up || l.stats().Up {
+			t.Errorf("in service: %v; said to be up without carrier: %v, %v", l.up, l.sample().Up, l.stats().Up)
+		}
 		before := announced()
 		e.Up = true
 		d.linkEvent(t.Context(), e)
+		if !l.sample().Up || !l.stats().Up {
+			t.Error("said to be down with carrier")
+		}
 		if n := announced() - before; !l.up || n != 1 {
 			t.Errorf("announced %d times\n%s", n, d.said())
 		}

@@ -71,7 +71,7 @@ func (d *Daemon) sampleBackend(service string, b *config.Backend, effective plan
 	now := effective(service, b)
 	out := metrics.Backend{Name: b.Address.String(), Weight: now.Weight}
 	status, checked := d.healthOf(health.Key{Service: service, Backend: b.Address})
-	out.Judged, out.Suspect = checked, status.Suspect != nil
+	out.Judged, out.Suspect, out.Panic = checked, status.Suspect != nil, now.Panic
 	if checked && !status.Observed {
 		out.Checks = &metrics.Checks{Passed: status.Checks - status.Failed, Failed: status.Failed, Took: status.Took}
 	}
@@ -88,7 +88,7 @@ func (d *Daemon) sampleBackend(service string, b *config.Backend, effective plan
 
 // sample is what there is to say of the NIC.
 func (l *link) sample() metrics.NIC {
-	s := metrics.NIC{Name: l.name, Up: l.up && !l.stalled}
+	s := metrics.NIC{Name: l.name, Up: l.serves()}
 	if l.program != nil {
 		if x, err := l.program.Stats(); err == nil {
 			s.XDP = x

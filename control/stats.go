@@ -163,7 +163,7 @@ func sum[T any, P interface {
 }
 
 func (l *link) stats() LinkStats {
-	s := LinkStats{Name: l.name, Up: l.up, XDP: map[string]uint64{}}
+	s := LinkStats{Name: l.name, Up: l.serves(), XDP: map[string]uint64{}}
 	if l.program != nil {
 		if x, err := l.program.Stats(); err == nil {
 			for i, n := range x {

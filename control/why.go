@@ -49,7 +49,7 @@ func (d *Daemon) why(ctx context.Context, q admin.WhyRequest, out *admin.Output)
 	err := d.onLoop(ctx, func() {
 		x.cfg, x.rules, x.dp, x.routes = d.cfg, d.rules, d.dp, d.latest.Load()
 		for _, l := range d.links {
-			n := whyNIC{name: l.name, up: l.up && !l.stalled}
+			n := whyNIC{name: l.name, up: l.serves()}
 			copy(n.mac[:], l.mac)
 			x.nics = append(x.nics, n)
 		}

@@ -32,8 +32,11 @@ since the start. A service that a reload has removed stands there as long as it 
 				row(w, "SERVICE", "ADDRESS", "PROTOCOL", "MODE", "SCHEDULER", "TAKING", "ACTIVE", "FLOWS", "")
 				for _, s := range all {
 					note := ""
-					if s.Until != nil {
+					switch {
+					case s.Until != nil:
 						note = "removed, drains until " + s.Until.Format(time.DateTime)
+					case s.Panic:
+						note = "below panic_threshold: backends that are down take new flows, too"
 					}
 					row(w, s.Name, s.Address, s.Protocol, s.Mode, s.Scheduler, fmt.Sprintf("%d of %d", s.Taking, s.Backends), s.Active, s.Flows, note)
 				}
@@ -90,6 +93,9 @@ func backendsTable(w io.Writer, all []admin.BackendInfo) {
 			note = fmt.Sprintf("%s by command since %s", b.Ordered.Action, b.Ordered.Since.Format(time.DateTime))
 		case b.Health != nil && b.State == admin.BackendDown:
 			note = fmt.Sprintf("since %s: %s", b.Health.Since.Format(time.DateTime), b.Health.Reason)
+			if b.Panic {
+				note = "takes new flows (panic_threshold), " + note
+			}
 		case b.Health != nil && b.Health.Suspect != nil:
 			note = fmt.Sprintf("suspect since %s: %s", b.Health.Suspect.Since.Format(time.DateTime), b.Health.Suspect.Reason)
 		}

@@ -19,6 +19,9 @@ type ServiceInfo struct {
 	Taking    int            `json:"taking"`   // of these, that take new flows
 	Flows     uint64         `json:"flows"`    // opened
 	Active    int64          `json:"active"`   // open now
+	// Panic is whether backends that are down take new flows, for too few are live; see
+	// config.HealthCheck.PanicThreshold.
+	Panic bool `json:"panic,omitempty"`
 	// Until is when the flows of a service that a reload has removed are ended.
 	Until *time.Time `json:"until,omitempty"`
 }
@@ -42,8 +45,9 @@ type BackendInfo struct {
 	Service    string         `json:"service"`
 	Address    netip.AddrPort `json:"address"`
 	State      BackendState   `json:"state"`
-	Weight     uint32         `json:"weight"`     // in force
-	Configured uint32         `json:"configured"` // weight
+	Weight     uint32         `json:"weight"`          // in force
+	Configured uint32         `json:"configured"`      // weight
+	Panic      bool           `json:"panic,omitempty"` // down, and takes new flows; as ServiceInfo has it
 	// Ordered is what was said at run time, nil if nothing was.
 	Ordered *Ordered       `json:"ordered,omitempty"`
 	Until   *time.Time     `json:"until,omitempty"` // as ServiceInfo has it

@@ -29,7 +29,7 @@ func sampleOf(services, backends, workers int, random *rand.Rand) *Sample {
 		for j := range backends {
 			svc.Backends = append(svc.Backends, Backend{
 				Name: fmt.Sprintf("10.%d.%d.%d:8080", i>>8, i&255, j), ID: i*backends + j, Weight: uint32(j), State: State(j) % numStates,
-				Checks: &Checks{}, Judged: true, Suspect: j == 1,
+				Checks: &Checks{}, Judged: true, Suspect: j == 1, Panic: j == 1 && i%2 == 0,
 			})
 		}
 		s.Services = append(s.Services, svc)
@@ -249,6 +249,7 @@ func TestFigures(t *testing.T) {
 		`l4fwd_nic_lost_packets_total{nic="eth1",reason="rx_ring_full"}`: "9", `l4fwd_nic_up{nic="eth1"}`: "0",
 		`l4fwd_service_backends{service="service-0",state="up"}`: "1", `l4fwd_service_backends{service="service-0",state="standby"}`: "1",
 		`l4fwd_service_suspect_backends{service="service-0"}`: "1", `l4fwd_service_suspect_backends{service="service-1"}`: "0",
+		`l4fwd_service_panic_backends{service="service-0"}`: "1", `l4fwd_service_panic_backends{service="service-1"}`: "0",
 		`l4fwd_backend_suspect{service="service-0",backend="10.0.0.1:8080"}`: "1", `l4fwd_backend_suspect{service="service-0",backend="10.0.0.0:8080"}`: "0",
 		`l4fwd_service_flows{service="service-0"}`:                                                                   "3",
 		`l4fwd_service_ports_exhausted_total{service="service-1"}`:                                                   "3",

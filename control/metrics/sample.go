@@ -69,8 +69,8 @@ type Backend struct {
 	State  State
 	Checks *Checks // nil where nobody checks
 	// Judged is whether anything may find it down, Suspect whether clients' connections
-	// speak against it.
-	Judged, Suspect bool
+	// speak against it, Panic whether it is down and gets new flows all the same.
+	Judged, Suspect, Panic bool
 }
 
 // Checks is what health checks of a backend have come to.

@@ -44,6 +44,17 @@ var totals = concat(trafficTotals, flowTotals, workerTotals, nicTotals, []family
 				w.count(n, s.Services[i].Name)
 			}
 		}},
+	{name: "l4fwd_service_panic_backends", kind: gauge, labels: []string{"service"},
+		help: "Backends of a service that are down and get new flows all the same, for too few are live.",
+		emit: func(w *writer, s *Sample) {
+			for i := range s.Services {
+				n := uint64(0)
+				for _, b := range s.Services[i].Backends {
+					n += number(b.Panic)
+				}
+				w.count(n, s.Services[i].Name)
+			}
+		}},
 	{name: "l4fwd_config_loaded_time_seconds", kind: gauge,
 		help: "When the configuration in force was read, in seconds since 1970.",
 		emit: func(w *writer, s *Sample) { w.number(float64(s.Loaded.UnixMilli()) / 1e3) }},

@@ -136,6 +136,7 @@ func judge(s *config.Service, view View, look func(health.Key) (health.Status, b
 			out[i].Weight = share.Weight
 		}
 		out[i].Down = out[i].Down || share.Down
+		out[i].Panic = members[i].Weight != 0 && !members[i].Live && !share.Down
 		out[i].End = out[i].End || share.Down && !members[i].Live && s.HealthCheck.OnDown == config.OnDownEnd
 		found[health.Key{Service: s.Name, Backend: s.Backends[i].Address}] = out[i]
 	}

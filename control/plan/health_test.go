@@ -141,7 +141,7 @@ func TestHealthy(t *testing.T) {
 		{"one down", "", nil, []health.Status{down, up, up}, [3]Backend{{Weight: 2, Down: true}, {Weight: 1}, {}}},
 		{"and its flows end", "on_down: end", nil, []health.Status{down, up, up}, [3]Backend{{Weight: 2, Down: true, End: true}, {Weight: 1}, {}}},
 		{"both down", "on_down: end", nil, []health.Status{down, down, up}, [3]Backend{{Weight: 2, Down: true, End: true}, {Weight: 1, Down: true, End: true}, {Weight: 1}}},
-		{"panic ends nothing", "on_down: end", nil, []health.Status{down, down, down}, [3]Backend{{Weight: 2}, {Weight: 1}, {Down: true, End: true}}},
+		{"panic ends nothing", "on_down: end", nil, []health.Status{down, down, down}, [3]Backend{{Weight: 2, Panic: true}, {Weight: 1, Panic: true}, {Down: true, End: true}}},
 		{"young", "", nil, []health.Status{young, up, up}, [3]Backend{{Weight: 10}, {Weight: 10}, {}}},
 		{"drained and its fellow down", "", map[int]Backend{0: {Weight: 0}}, []health.Status{up, down, up}, [3]Backend{{Weight: 0}, {Weight: 1, Down: true}, {Weight: 1}}},
 		{"disabled and its fellow down", "", map[int]Backend{0: {Weight: 7, Down: true, End: true}}, []health.Status{up, down, up},

@@ -26,6 +26,7 @@ type Backend struct {
 	Weight uint32
 	Down   bool // no new flows, whatever the weight
 	End    bool // nor those it has, see dataplane.BackendSpec
+	Panic  bool // down say health checks, and used all the same: too few are live
 }
 
 // View tells how the backend of a service is treated at the moment. nil stands for

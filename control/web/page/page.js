@@ -127,7 +127,7 @@ let few = true; // services, so that all can be open from the start
 function serviceState(s) {
   if (s.until) return ['warn', 'leaving'];
   if (!s.taking) return ['bad', `none of ${s.backends} up`];
-  if (s.down) return ['bad', `${s.down} of ${s.backends} down`];
+  if (s.down) return ['bad', `${s.down} of ${s.backends} down` + (s.panic ? ', used' : '')];
   if (s.suspect) return ['warn', `${s.suspect} of ${s.backends} suspect`];
   if (s.taking < s.backends) return ['warn', `${s.taking} of ${s.backends} take`];
   return ['good', s.backends === 1 ? '1 up' : `all ${s.backends} up`];
@@ -196,6 +196,7 @@ function backendRow() {
     text(bits, shown(r === null ? null : 8 * r));
     const notes = [];
     if (b.ordered) notes.push(`${byOperator[b.ordered.action] || b.ordered.action} by an operator ${age(nowAt - Date.parse(b.ordered.since))} ago`);
+    if (b.panic) notes.push('takes new flows: too few are live');
     if (h) notes.push(`${h.state} for ${age(nowAt - Date.parse(h.since))}` + (h.reason && h.state !== 'up' ? `: ${h.reason}` : ''));
     if (h && h.suspect) notes.push(`suspect for ${age(nowAt - Date.parse(h.suspect.since))}: ${h.suspect.reason}`);
     text(note, notes.join(' \u00b7 '));
