@@ -148,7 +148,7 @@ func TestDeb(t *testing.T) {
 	for _, f := range []string{
 		"etc/l4fwd", "lib/systemd/system/l4fwd.service", "usr/share/man/man8/l4fwd-run.8.gz",
 		"usr/share/man/man5/l4fwd.yaml.5.gz", "usr/share/bash-completion/completions/l4fwd",
-		"usr/share/doc/l4fwd/copyright", "usr/share/doc/l4fwd/changelog.gz",
+		"usr/share/doc/l4fwd/copyright", "usr/share/doc/l4fwd/docs/drops.md", "usr/share/doc/l4fwd/docs/benchmarks/README.md", "usr/share/doc/l4fwd/changelog.gz",
 	} {
 		if _, err := os.Stat(filepath.Join(root, f)); err != nil {
 			t.Error(err)

@@ -34,7 +34,7 @@ type Host struct {
 func newReport(o *Options) *Report {
 	return &Report{
 		Date: time.Now().UTC().Truncate(time.Second), Command: o.Command, CPUs: o.CPUs,
-		Rounds: o.Rounds, Seconds: o.Duration.Seconds(), Host: thisHost(),
+		Rounds: o.Rounds, Seconds: o.Duration.Seconds(), Host: thisHost(), Adopted: o.As.trials(),
 	}
 }
 

@@ -12,16 +12,36 @@ import (
 
 // Report is the result of Run.
 type Report struct {
-	Date       time.Time       `json:"date"`
-	Command    string          `json:"command"`
-	Host       Host            `json:"host"`
-	CPUs       CPUs            `json:"cpus"`
-	Rounds     int             `json:"rounds"`
-	Seconds    float64         `json:"seconds"` // of a measurement
+	Date    time.Time `json:"date"`
+	Command string    `json:"command"`
+	Host    Host      `json:"host"`
+	CPUs    CPUs      `json:"cpus"`
+	Rounds  int       `json:"rounds"`
+	Seconds float64   `json:"seconds"` // of a measurement
+	// Adopted says where arrangements were tried that are an earlier report's, nil if that
+	// was here.
+	Adopted    *Trials         `json:"adopted,omitempty"`
 	Forwarders []ForwarderInfo `json:"forwarders"`
 	Works      []WorkReport    `json:"works"`
 	Targets    []Target        `json:"targets"`
 	Lacks      []Lack          `json:"missing,omitempty"`
+}
+
+// Trials says when and on what CPU arrangements were tried.
+type Trials struct {
+	Date time.Time `json:"date"`
+	CPU  string    `json:"cpu"`
+}
+
+// trials says where those of the report were, if there are any.
+func (r *Report) trials() *Trials {
+	switch {
+	case r == nil:
+		return nil
+	case r.Adopted != nil:
+		return r.Adopted
+	}
+	return &Trials{Date: r.Date, CPU: r.Host.CPU}
 }
 
 // ForwarderInfo says who was measured.

@@ -372,6 +372,18 @@ func TestAdopt(t *testing.T) {
 	if !d.adopt(r, HTTP, L4fwd) || d.arrangement != (Arrangement{NearSender, FarSender}) || len(d.trials) != 3 {
 		t.Errorf("%+v", d)
 	}
+	tried := r.trials()
+	if tried == nil || tried.CPU != r.Host.CPU || !tried.Date.Equal(r.Date) {
+		t.Errorf("tried: %+v", tried)
+	}
+	if next := (&Report{Adopted: tried, Host: Host{CPU: "another"}}); next.trials() != tried {
+		t.Error("a report with another one's arrangements says that they were tried for it")
+	}
+	var page strings.Builder
+	r.Adopted = &Trials{Date: r.Date, CPU: "some CPU"}
+	if r.writeTrials(&page); !strings.Contains(page.String(), "times on 2026-11-22, some CPU |") {
+		t.Error(page.String())
+	}
 	for _, c := range []struct {
 		r               *Report
 		work, forwarder string

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // format is a figure with three significant digits, or all before the point.
@@ -120,7 +121,11 @@ func (r *Report) writeTrials(b *strings.Builder) {
 	if !r.tried() {
 		return
 	}
-	fmt.Fprintf(b, "\n| work, tried %d times | forwarder | packets to it | packets from it | |\n|---|---|---|---|---|\n", passes)
+	where := ""
+	if a := r.Adopted; a != nil {
+		where = fmt.Sprintf(" on %s, %s", a.Date.Format(time.DateOnly), a.CPU)
+	}
+	fmt.Fprintf(b, "\n| work, tried %d times%s | forwarder | packets to it | packets from it | |\n|---|---|---|---|---|\n", passes, where)
 	for _, w := range r.Works {
 		for i := range w.Metrics {
 			m := &w.Metrics[i]
