@@ -29,7 +29,8 @@ func ReadUOA(d []byte) (u UOA, ok bool) {
 			return u, false
 		}
 		options = d[head+4 : head+n]
-		if version := map[byte]byte{8: 0x10, 20: 0x20}[options[1]]; d[head] != version {
+		// The lower half is reserved: whoever reads it passes over it.
+		if version := map[byte]byte{8: 1, 20: 2}[options[1]]; d[head]>>4 != version {
 			return u, false
 		}
 		u.Plain = slices.Delete(u.Plain, head, head+n)
