@@ -64,6 +64,7 @@ service manager is told by sd_notify(3).`,
 
 // run is the daemon from here to its end by a signal.
 func run(ctx context.Context, cfg *config.Config, o control.Options) error {
+	outliveReader()
 	ends, hangup := []os.Signal{unix.SIGINT, unix.SIGTERM}, make(chan os.Signal, 1)
 	if term.IsTerminal(int(os.Stdin.Fd())) {
 		// A terminal that is closed must not leave a forwarder that nobody sees.
