@@ -136,10 +136,15 @@ func TestUnitComesBack(t *testing.T) {
 	for _, row := range []struct{ section, key, want string }{
 		{"Service", "Restart", "always"},
 		{"Service", "RestartSec", "1"}, // as docs/install.md says
+		{"Unit", "StartLimitIntervalSec", "0"},
 	} {
 		if got := setting(t, row.section, row.key); got != row.want {
 			t.Errorf("[%s] %s=%s, want %s", row.section, row.key, got, row.want)
 		}
+	}
+	// A thread for each worker, and for each of 128 commands of checks, with 20 processes.
+	if n, err := strconv.Atoi(setting(t, "Service", "TasksMax")); err != nil || n < 255+128*(1+20) {
+		t.Errorf("TasksMax is %d: %v", n, err)
 	}
 }
 
