@@ -45,6 +45,7 @@ service manager is told by sd_notify(3).`,
 	must(cmd.MarkFlagRequired("config"))
 	must(cmd.MarkFlagFilename("config", "yaml", "yml"))
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		_ = control.ClearReady(o.ReadyFile) // before a wrong configuration ends it; Run says what is wrong
 		o.Confine = true
 		o.Load = func() (*config.Config, error) { return config.Reload(file, overrides()...) }
 		cfg, err := config.Load(file, overrides()...)
