@@ -32,7 +32,7 @@ import (
 type Options struct {
 	Log *zap.Logger // nil: silent
 	// ReadyFile, if not empty, is created when traffic is being taken and
-	// removed when it is not any more.
+	// removed when it is not any more, at the start if a killed daemon has not.
 	ReadyFile string
 	// StatsFile, if not empty, holds Stats as JSON, renewed every second and
 	// left behind at the end.
@@ -81,6 +81,7 @@ type Daemon struct {
 	loaded         time.Time      // the configuration
 	reloads        int            // since the start
 	statsTrouble   string         // what was last said of the stats file
+	readyFile      *os.File       // locked; nil while there is none
 	reloadsRefused atomic.Uint64  // files that were not taken; from any goroutine
 	lastRefused    atomic.Bool    // the last one was not
 	beside         sync.WaitGroup // goroutines that hand the loop jobs

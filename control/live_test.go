@@ -9,10 +9,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 	"golang.org/x/sys/unix"
 
 	"github.com/l4fwd/l4fwd/config"
@@ -159,6 +161,80 @@ func TestReadyFileOfOthers(t *testing.T) {
 	d.fails("a ready file is empty")
 	if b, err := os.ReadFile(path); err != nil || string(b) != "precious" {
 		t.Errorf("%q %v", b, err)
+	}
+	w.clean()
+}
+
+// What a killed daemon has left goes before anything can fail, and is there again when the
+// next one is ready. That of one that lives stays.
+func TestReadyFileOfDead(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "ready")
+	there := func() bool {
+		_, err := os.Lstat(path)
+		if !errors.Is(err, fs.ErrNotExist) {
+			check(t, err)
+		}
+		return err == nil
+	}
+	leave := func() { check(t, os.WriteFile(path, nil, 0o644)) }
+	leave()
+	cfg := config.Defaults()
+	cfg.Interfaces = []config.Interface{{Name: "nope0"}}
+	err := Run(t.Context(), cfg, Options{ReadyFile: path, JournalDir: t.TempDir()})
+	if err == nil || !strings.Contains(err.Error(), "nope0") || there() {
+		t.Errorf("%v; ready file: %t", err, there())
+	}
+
+	w := newWorld(t, testbed.TopologyOptions{Servers: 1})
+	leave()
+	var early atomic.Bool
+	text := w.Config(testbed.Services(0, "dnat", "", "rr"), small...)
+	d := w.run(text, func(o *Options) {
+		o.ReadyFile = path
+		o.Log = o.Log.WithOptions(zap.Hooks(func(e zapcore.Entry) error {
+			if (e.Message == "memory" || e.Message == "ready") && there() {
+				early.Store(true)
+			}
+			return nil
+		}))
+	})
+	_, err = d.Stats(t.Context()) // once it is quite ready
+	check(t, err)
+	if early.Load() || !there() {
+		t.Errorf("ready file: there too early: %t, there now: %t", early.Load(), there())
+	}
+	w.begin(text, func(o *Options) { o.ReadyFile = path }).fails("ready file", "another l4fwd, which runs")
+	if !there() {
+		t.Error("the ready file of one that lives is gone")
+	}
+	d.end()
+	if there() {
+		t.Error("the ready file stays")
+	}
+	w.clean()
+}
+
+// What gets the ready file's name while a daemon starts is not touched.
+func TestReadyFileTaken(t *testing.T) {
+	w := newWorld(t, testbed.TopologyOptions{Servers: 1})
+	dir := t.TempDir()
+	path, victim := filepath.Join(dir, "ready"), filepath.Join(dir, "victim")
+	check(t, os.WriteFile(victim, []byte("precious"), 0o600))
+	d := w.begin(w.Config(testbed.Services(0, "dnat", "", "rr"), small...), func(o *Options) {
+		o.ReadyFile = path
+		o.Log = o.Log.WithOptions(zap.Hooks(func(e zapcore.Entry) error {
+			if e.Message != "ready" {
+				return nil
+			}
+			return os.Symlink(victim, path)
+		}))
+	})
+	d.fails("ready file", "file exists")
+	if b, err := os.ReadFile(victim); err != nil || string(b) != "precious" {
+		t.Errorf("%q %v", b, err)
+	}
+	if _, err := os.Readlink(path); err != nil {
+		t.Error(err)
 	}
 	w.clean()
 }

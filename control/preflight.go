@@ -20,14 +20,14 @@ import (
 )
 
 // preflight looks for everything that is known to go wrong, before anything is
-// changed, and reports all of it.
+// changed but the ready file of a dead daemon, and reports all of it.
 func (d *Daemon) preflight() error {
-	var errs []error
+	errs := []error{ClearReady(d.opt.ReadyFile)}
 	for _, p := range d.cfg.Warnings() {
 		d.log.Warn("configuration", zap.Stringer("problem", p))
 	}
 	errs = append(errs, checkCPUs(d.cfg.CPUs)...)
-	errs = append(errs, oursToReplace("ready file", d.opt.ReadyFile, 0), oursToReplace("stats file", d.opt.StatsFile, math.MaxInt64))
+	errs = append(errs, oursToReplace("stats file", d.opt.StatsFile, math.MaxInt64))
 	errs = append(errs, d.findLinks()...)
 	caps, err := effectiveCapabilities()
 	errs = append(errs, err)

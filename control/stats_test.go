@@ -1,8 +1,15 @@
 package control
 
 import (
+	"encoding/json"
+	"errors"
 	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/l4fwd/l4fwd/balance"
 	"github.com/l4fwd/l4fwd/config"
@@ -45,5 +52,38 @@ func TestNamesOfNameThatMoved(t *testing.T) {
 		if len(n.backends) != step.backends || snap.Directory.Services[n.id].Addr.String() != step.vip {
 			t.Errorf("%s: service %d, %d backends", step.vip, n.id, len(n.backends))
 		}
+	}
+}
+
+// A link where the statistics are written before they are renamed is not followed, and
+// what a killed daemon has left there is no hindrance. What fails leaves nothing.
+func TestWriteJSON(t *testing.T) {
+	dir := t.TempDir()
+	path, tmp, victim := filepath.Join(dir, "stats"), filepath.Join(dir, ".stats.tmp"), filepath.Join(dir, "victim")
+	check(t, os.WriteFile(victim, []byte("precious"), 0o600))
+	check(t, os.Symlink(victim, tmp))
+	for _, want := range []string{"1\n", "2\n"} {
+		check(t, writeJSON(path, json.RawMessage(strings.TrimSpace(want))))
+		if b, err := os.ReadFile(path); err != nil || string(b) != want {
+			t.Errorf("%q %v, want %q", b, err, want)
+		}
+		check(t, os.WriteFile(tmp, []byte("half"), 0o600)) // of a killed daemon
+	}
+	check(t, writeJSON(path, 3))
+	if b, err := os.ReadFile(victim); err != nil || string(b) != "precious" {
+		t.Errorf("%q %v", b, err)
+	}
+	if info, err := os.Lstat(path); err != nil || !info.Mode().IsRegular() {
+		t.Errorf("%v %v", info, err)
+	}
+	if err := writeJSON(victim+"/stats", 4); !errors.Is(err, unix.ENOTDIR) {
+		t.Error(err)
+	}
+	check(t, os.MkdirAll(filepath.Join(dir, "full", "of"), 0o700))
+	if err := writeJSON(filepath.Join(dir, "full"), 5); err == nil {
+		t.Error("a directory is replaced")
+	}
+	if left, err := filepath.Glob(filepath.Join(dir, ".*")); err != nil || len(left) > 0 {
+		t.Errorf("%q %v", left, err)
 	}
 }

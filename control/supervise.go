@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"net"
-	"os"
 	"slices"
 	"time"
 
@@ -246,16 +245,14 @@ func (d *Daemon) ready() error {
 	if d.opt.ReadyFile == "" {
 		return nil
 	}
-	return os.WriteFile(d.opt.ReadyFile, nil, 0o644)
+	return d.makeReady()
 }
 
 func (d *Daemon) unready() {
 	if err := sdnotify.Send("STOPPING=1"); err != nil {
 		d.log.Debug("telling the service manager", zap.Error(err))
 	}
-	if d.opt.ReadyFile != "" {
-		if err := os.Remove(d.opt.ReadyFile); err != nil {
-			d.log.Debug("ready file", zap.Error(err))
-		}
+	if err := d.removeReady(); err != nil {
+		d.log.Debug("ready file", zap.Error(err))
 	}
 }

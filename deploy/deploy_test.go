@@ -111,6 +111,43 @@ func TestUnitGivesUp(t *testing.T) {
 	}
 }
 
+// setting is what a section of the unit says of a key, last; "" if nothing.
+func setting(t *testing.T, section, key string) (value string) {
+	t.Helper()
+	unit, err := os.ReadFile("systemd/l4fwd.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := ""
+	for line := range strings.Lines(string(unit)) {
+		line = strings.TrimSpace(line)
+		if strings.HasPrefix(line, "[") {
+			in = strings.Trim(line, "[]")
+		}
+		if v, ok := strings.CutPrefix(line, key+"="); ok && in == section {
+			value = v
+		}
+	}
+	return value
+}
+
+// TestUnitComesBack: whatever ends l4fwd, but a wrong configuration, it is started again.
+func TestUnitComesBack(t *testing.T) {
+	for _, row := range []struct{ section, key, want string }{
+		{"Service", "Restart", "always"},
+		{"Service", "RestartSec", "1"}, // as docs/install.md says
+		{"Unit", "StartLimitIntervalSec", "0"},
+	} {
+		if got := setting(t, row.section, row.key); got != row.want {
+			t.Errorf("[%s] %s=%s, want %s", row.section, row.key, got, row.want)
+		}
+	}
+	// A thread for each worker, and for each of 128 commands of checks, with 20 processes.
+	if n, err := strconv.Atoi(setting(t, "Service", "TasksMax")); err != nil || n < 255+128*(1+20) {
+		t.Errorf("TasksMax is %d: %v", n, err)
+	}
+}
+
 // TestDeb makes the package twice, looks whether both are the same, unpacks it and
 // runs what is in it.
 func TestDeb(t *testing.T) {

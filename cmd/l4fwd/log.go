@@ -4,10 +4,12 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"time"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"github.com/l4fwd/l4fwd/config"
@@ -41,3 +43,8 @@ func newLogger(cfg *config.Config, out io.Writer) (*zap.Logger, zap.AtomicLevel,
 	}
 	return zap.New(zapcore.NewCore(zapcore.NewConsoleEncoder(e), sink, level)), level, nil
 }
+
+// outliveReader lets the process go on when whoever reads its log is gone (tee, journald):
+// Go would end it by SIGPIPE, with nothing put back. The signal is caught, since commands
+// that are started would inherit that it is ignored.
+func outliveReader() { signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE) }

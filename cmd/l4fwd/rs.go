@@ -176,6 +176,7 @@ func xdpMode(word string) (steer.Mode, error) {
 
 // hold runs one of them until a signal.
 func hold(cmd *cobra.Command, run func(context.Context, *zap.Logger) error) error {
+	outliveReader()
 	log, _, err := newLogger(&config.Config{LogLevel: config.LogInfo}, cmd.ErrOrStderr())
 	if err != nil {
 		return err

@@ -22,9 +22,9 @@ func runCommand() *cobra.Command {
 		Use:   "run -c FILE",
 		Short: "Forward until Ctrl-C or SIGTERM",
 		Long: `Forward what the configuration says until SIGINT or SIGTERM, then put the network
-interfaces back as they were. Flags beat the file. SIGHUP reads the file again, as
-"l4fwd reload" does; where standard input is a terminal it ends the program, since
-that terminal has been closed.
+interfaces back as they were; a second SIGINT does not wait for that. Flags beat the
+file. SIGHUP reads the file again, as "l4fwd reload" does; where standard input is a
+terminal it ends the program, since that terminal has been closed.
 
 Worker w of W serves every queue q of every interface with q modulo W = w, so
 there must be at least as many queues as workers. Without --workers and --cpus
@@ -45,6 +45,7 @@ service manager is told by sd_notify(3).`,
 	must(cmd.MarkFlagRequired("config"))
 	must(cmd.MarkFlagFilename("config", "yaml", "yml"))
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		_ = control.ClearReady(o.ReadyFile) // before a wrong configuration ends it; Run says what is wrong
 		o.Confine = true
 		o.Load = func() (*config.Config, error) { return config.Reload(file, overrides()...) }
 		cfg, err := config.Load(file, overrides()...)
@@ -64,16 +65,19 @@ service manager is told by sd_notify(3).`,
 
 // run is the daemon from here to its end by a signal.
 func run(ctx context.Context, cfg *config.Config, o control.Options) error {
-	ends, hangup := []os.Signal{unix.SIGINT, unix.SIGTERM}, make(chan os.Signal, 1)
+	outliveReader()
+	// These stay caught to the very end, since they come twice, when a terminal is closed, or
+	// from sudo and timeout, and the second must not end what puts everything back.
+	ends, hangup := []os.Signal{unix.SIGTERM}, make(chan os.Signal, 1)
 	if term.IsTerminal(int(os.Stdin.Fd())) {
 		// A terminal that is closed must not leave a forwarder that nobody sees.
 		ends = append(ends, unix.SIGHUP)
 	} else {
 		signal.Notify(hangup, unix.SIGHUP)
-		defer signal.Stop(hangup)
 		o.ReloadOn = hangup
 	}
-	ctx, stop := signal.NotifyContext(ctx, ends...)
+	ctx, _ = signal.NotifyContext(ctx, ends...)
+	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT)
 	defer stop()
 	// A second Ctrl-C does not wait for anything.
 	context.AfterFunc(ctx, stop)

@@ -2,8 +2,6 @@ package main
 
 import (
 	"bytes"
-	"fmt"
-	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -14,37 +12,16 @@ import (
 	"github.com/l4fwd/l4fwd/internal/testbed"
 )
 
-// terminal opens a pseudo-terminal, its user's end and its programs'.
-func terminal(t *testing.T) (user, program *os.File) {
-	t.Helper()
-	user, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = user.Close() })
-	if err := unix.IoctlSetPointerInt(int(user.Fd()), unix.TIOCSPTLCK, 0); err != nil {
-		t.Fatal(err)
-	}
-	n, err := unix.IoctlGetInt(int(user.Fd()), unix.TIOCGPTN)
-	if err != nil {
-		t.Fatal(err)
-	}
-	program, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = program.Close() })
-	if err := unix.IoctlSetWinsize(int(program.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 30, Col: 60}); err != nil {
-		t.Fatal(err)
-	}
-	return user, program
-}
-
 // watchOnTerminal runs top on a terminal, sorts, quits, and looks whether the terminal
 // is as it was.
 func watchOnTerminal(t *testing.T, cmd *testbed.Cmd) {
 	t.Helper()
-	user, program := terminal(t)
+	user, program, err := testbed.Terminal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _, _ = user.Close(), program.Close() })
+	noError(t, unix.IoctlSetWinsize(int(program.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 30, Col: 60}))
 	was, err := unix.IoctlGetTermios(int(program.Fd()), unix.TCGETS)
 	noError(t, err)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = program, program, program

@@ -50,6 +50,16 @@ func TestGenericFallback(t *testing.T) {
 	untouched(t, r.LB, devices, state)
 }
 
+// stripVLANs switches on what l4fwd switches off, which in a testbed is off.
+func stripVLANs(t *testing.T, r *rig) {
+	t.Helper()
+	for _, name := range r.LBDevices() {
+		if out, err := r.LB.Command(t.Context(), "ethtool", "-K", name, "rxvlan", "on").CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+}
+
 // TestNICPutBack: what is changed while l4fwd runs is put back when it stops,
 // and by `l4fwd cleanup` or the next start after kill -9.
 func TestNICPutBack(t *testing.T) {
@@ -59,11 +69,7 @@ func TestNICPutBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	devices := append(r.LBDevices(), "x0")
-	for _, name := range r.LBDevices() { // which have theirs off
-		if out, err := r.LB.Command(t.Context(), "ethtool", "-K", name, "rxvlan", "on").CombinedOutput(); err != nil {
-			t.Fatalf("%v: %s", err, out)
-		}
-	}
+	stripVLANs(t, r)
 	before := conditionOf(t, r.LB, devices)
 	config := r.Config(testbed.Services(0, fullNAT, "", "wrr"))
 	p := program{args: []string{"--busy-poll", "--workers", "2"}}
