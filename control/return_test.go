@@ -8,15 +8,18 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/vishvananda/netlink"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+	"golang.org/x/sys/unix"
 
 	"github.com/l4fwd/l4fwd/control/follow"
 	"github.com/l4fwd/l4fwd/control/why"
+	"github.com/l4fwd/l4fwd/dataplane/steer"
 	"github.com/l4fwd/l4fwd/internal/testbed"
 	"github.com/l4fwd/l4fwd/packet"
 )
@@ -217,6 +220,35 @@ func TestHostTakesVIP(t *testing.T) {
 	d.await("an address is all ours again")
 	w.ask(vip, 5)
 	w.leases(vip)
+	d.end()
+	w.clean()
+}
+
+// TestHostTakesVIPLate: rules that could not follow the host's addresses do so when they can.
+func TestHostTakesVIPLate(t *testing.T) {
+	w := newWorld(t, testbed.TopologyOptions{Servers: 1})
+	var fails atomic.Int32
+	d := w.run(w.Config(testbed.Services(0, "full-nat", "none", "wrr"), small...), func(o *Options) {
+		o.update = func(s *steer.Steer, r steer.Rules) error {
+			if fails.Add(-1) >= 0 {
+				return unix.ENOMEM
+			}
+			return s.Update(r)
+		}
+	})
+	vip := w.VIP(testbed.V4, 0)
+	fails.Store(3)
+	check(t, w.LBClient.AddAddr(netip.PrefixFrom(vip, 32)))
+	d.await("the host has taken one of our addresses: only what is configured is taken of it now")
+	check(t, d.onLoop(t.Context(), func() {
+		if d.untold != nil || !slices.Contains(d.rules.HostAddrs, vip) || slices.Contains(d.rules.Addrs, vip) {
+			t.Errorf("rules: %+v", d.rules)
+		}
+	}))
+	if n := d.logs.FilterMessageSnippet("trying again").Len(); n != 1 || fails.Load() >= 0 {
+		t.Errorf("said %d times, %d failures are left\n%s", n, fails.Load(), d.said())
+	}
+	w.ask(vip, 5)
 	d.end()
 	w.clean()
 }
