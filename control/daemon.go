@@ -43,6 +43,9 @@ type Options struct {
 	// napi is what busy polling would run for a socket, 0 for nothing; nil:
 	// (*afxdp.Socket).NAPI. Of tests.
 	napi func(*afxdp.Socket) (int, error)
+	// update is how XDP's rules follow the host's addresses; nil:
+	// (*steer.Steer).Update. Of tests.
+	update func(*steer.Steer, steer.Rules) error
 	// Load reads the configuration anew; nil: there is nothing to reload.
 	Load func() (*config.Config, error)
 	// ReloadOn has the daemon reload each time something is received.
@@ -65,6 +68,7 @@ type Daemon struct {
 	ns  netns.NsHandle // of Run's caller
 
 	host     []netip.Addr // the host's own addresses
+	untold   *untold      // nil: the rules know them
 	umem     *afxdp.UMEM
 	dp       *dataplane.Dataplane
 	registry *dataplane.Registry
@@ -133,6 +137,9 @@ func New(cfg *config.Config, opt Options) (*Daemon, error) {
 	}
 	if opt.napi == nil {
 		opt.napi = (*afxdp.Socket).NAPI
+	}
+	if opt.update == nil {
+		opt.update = (*steer.Steer).Update
 	}
 	return &Daemon{
 		cfg: withWorkers(cfg), opt: opt, log: opt.Log, gates: newGates(cfg, opt.Log),

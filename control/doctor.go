@@ -250,12 +250,15 @@ func (x *exam) addresses() error {
 	for _, a := range refused {
 		x.add("address", a.String(), Fail, x.unassign(a), "this local address is the host's own: %v", refusedLocals([]netip.Addr{a}))
 	}
-	conflicts, err := x.d.hostConflicts(x.d.cfg)
+	ports, own, err := x.d.hostPorts()
 	if err != nil {
 		return err
 	}
-	for _, err := range conflicts {
+	for _, err := range ports.conflicts(x.d.cfg, own) {
 		x.add("ports", "", Fail, "", "%v", err)
+	}
+	if err := ports.lent(x.d.cfg, own); err != nil {
+		x.add("ports", "", Warn, commandIn(err), "%v", err)
 	}
 	if len(x.found) == before {
 		x.add("address", "", Good, "", "no local address and no port of a service is the host's")

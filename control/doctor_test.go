@@ -39,7 +39,7 @@ func TestDoctor(t *testing.T) {
 	bad := func() (out []Finding) {
 		t.Helper()
 		for _, f := range look() {
-			if f.Grade == Fail || f.Check == "forwarding" {
+			if f.Grade == Fail || f.Check == "forwarding" || f.Check == "ports" {
 				out = append(out, f)
 			}
 		}
@@ -69,6 +69,8 @@ func TestDoctor(t *testing.T) {
 		"blackhole":    {"ip route add blackhole " + backend + "/32", "route", backend, Fail, "ip route del blackhole " + backend + "/32"},
 		"local address": {"ip addr add " + local + "/32 dev " + nics[1], "address", local, Fail,
 			"ip addr del " + local + "/32 dev " + nics[1]},
+		"port of the kernel's": {"ip addr add " + w.VIP(testbed.V6, 0).String() + "/128 dev " + nics[0] + " nodad", "ports", "", Warn,
+			"sysctl -w net.ipv4.ip_local_reserved_ports=9000-9001"},
 		"forwarding": {"sysctl -qw net.ipv4.ip_forward=1; ip route add default dev " + nics[0], "forwarding", vip, Warn, "ip route add blackhole " + vip + "/32"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -2,6 +2,7 @@ package control
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"encoding/hex"
@@ -10,8 +11,11 @@ import (
 	"io/fs"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
+
+	"go.uber.org/zap"
 
 	"github.com/l4fwd/l4fwd/config"
 	"github.com/l4fwd/l4fwd/control/plan"
@@ -43,23 +47,20 @@ func (d *Daemon) checkHost(context.Context, *undo) error {
 	if _, refused := plan.Rules(d.cfg, d.host); len(refused) > 0 {
 		errs = append(errs, refusedLocals(refused))
 	}
-	conflicts, err := d.hostConflicts(d.cfg)
-	return errors.Join(append(append(errs, err), conflicts...)...)
+	ports, own, err := d.hostPorts()
+	if err != nil {
+		return errors.Join(append(errs, err)...)
+	}
+	if err := ports.lent(d.cfg, own); err != nil {
+		d.log.Warn("configuration", zap.String("problem", err.Error()))
+	}
+	return errors.Join(append(errs, ports.conflicts(d.cfg, own)...)...)
 }
 
 // refusedLocals is the error of local addresses that Rules refuses.
 func refusedLocals(refused []netip.Addr) error {
 	return fmt.Errorf("local addresses %v belong to this host: give each a range of ports that nobody else uses, "+
 		"as in local_addresses: - {address: %v, ports: 61000-65535}", refused, refused[0])
-}
-
-// hostConflicts are the ports that both a configuration and the host want.
-func (d *Daemon) hostConflicts(c *config.Config) ([]error, error) {
-	ports, own, err := d.hostPorts()
-	if err != nil {
-		return nil, err
-	}
-	return ports.conflicts(c, own), nil
 }
 
 // hostPorts reads what the host does with its ports, and returns its own addresses.
@@ -133,6 +134,35 @@ func (h *hostPorts) conflicts(c *config.Config, own map[netip.Addr]bool) (errs [
 	return errs
 }
 
+// mostLent bounds the services that lent names.
+const mostLent = 5
+
+// lent are the services at the host's own addresses whose ports the kernel gives to its
+// own connections too, with what mends it; nil if there are none. They work, so that it is
+// no reason to refuse them.
+func (h *hostPorts) lent(c *config.Config, own map[netip.Addr]bool) error {
+	var names []string
+	reserved := slices.Clone(h.reserved) // which the command replaces
+	for i := range c.Services {
+		s := &c.Services[i]
+		port := config.PortRange{First: s.Address.Port(), Last: s.Address.Port()}
+		if s.Mode != config.SNAT && own[s.Address.Addr()] && h.given(port) != 0 {
+			names = append(names, s.Name)
+			reserved = append(reserved, port)
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	if more := len(names) - mostLent; more > 0 {
+		names = append(names[:mostLent], fmt.Sprintf("%d more", more))
+	}
+	return fmt.Errorf("services at addresses of this host have ports that the kernel gives to its own connections, too "+
+		"(net.ipv4.ip_local_port_range is %d-%d): %s; l4fwd takes what comes back on such a connection, which then hangs; "+
+		"reserve the ports with: sysctl -w net.ipv4.ip_local_reserved_ports=%s",
+		h.ephemeral.First, h.ephemeral.Last, strings.Join(names, ", "), formatReserved(reserved))
+}
+
 // given is the first port of r that the kernel may give to a connection, 0 if
 // there is none.
 func (h *hostPorts) given(r config.PortRange) uint16 {
@@ -187,6 +217,24 @@ func parseReserved(s string) (out []config.PortRange) {
 		}
 	}
 	return out
+}
+
+// formatReserved writes such a list, as the kernel would.
+func formatReserved(ports []config.PortRange) string {
+	slices.SortFunc(ports, func(a, b config.PortRange) int { return cmp.Compare(a.First, b.First) })
+	var items []string
+	for i := 0; i < len(ports); {
+		r := ports[i]
+		for i++; i < len(ports) && int(ports[i].First) <= int(r.Last)+1; i++ {
+			r.Last = max(r.Last, ports[i].Last)
+		}
+		item := strconv.Itoa(int(r.First))
+		if r.Last > r.First {
+			item = r.String()
+		}
+		items = append(items, item)
+	}
+	return strings.Join(items, ",")
 }
 
 // readBound reads /proc/net/tcp and its like (proc_pid_net(5)): the listening

@@ -1,9 +1,11 @@
 package control
 
 import (
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -11,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/l4fwd/l4fwd/config"
+	"github.com/l4fwd/l4fwd/internal/testbed"
 )
 
 // Files as this machine's kernel writes them.
@@ -71,20 +74,23 @@ func TestReadHostPorts(t *testing.T) {
 	}
 }
 
+// serviceAt is a configuration of one service.
+func serviceAt(vip, proto, backend string) string {
+	const service = `
+interfaces: [{name: eth1}]
+services:
+  - {name: s, address: "VIP", protocol: PROTO, mode: dnat, backends: [{address: "BACKEND"}]}
+`
+	return strings.NewReplacer("VIP", vip, "PROTO", proto, "BACKEND", backend).Replace(service)
+}
+
 func TestConflicts(t *testing.T) {
 	dir := procDir(t)
 	ports, err := readHostPorts(dir, dir+"/sys")
 	if err != nil {
 		t.Fatal(err)
 	}
-	const service = `
-interfaces: [{name: eth1}]
-services:
-  - {name: s, address: "VIP", protocol: PROTO, mode: dnat, backends: [{address: "BACKEND"}]}
-`
-	vip := func(vip, proto, backend string) string {
-		return strings.NewReplacer("VIP", vip, "PROTO", proto, "BACKEND", backend).Replace(service)
-	}
+	vip := serviceAt
 	local := func(ports string) string {
 		return vip("192.0.2.1:1", "tcp", "10.9.9.9:1") + "local_addresses: [{address: 10.0.0.1, ports: " + ports + "}]\n"
 	}
@@ -122,6 +128,78 @@ services:
 			}
 		})
 	}
+}
+
+// TestLent: services at ports that the kernel gives to the host's connections, and the
+// command that has it keep them, and what it kept before.
+func TestLent(t *testing.T) {
+	dir := procDir(t)
+	ports, err := readHostPorts(dir, dir+"/sys")
+	if err != nil {
+		t.Fatal(err)
+	}
+	v4 := func(vip string) string { return serviceAt(vip, "tcp", "10.9.9.9:1") }
+	many := v4("10.0.0.1:32768")
+	for i := range 6 {
+		many += fmt.Sprintf("  - {name: m%d, address: \"10.0.0.1:%d\", protocol: udp, mode: dnat, backends: [{address: 10.9.9.9:1}]}\n", i, 50001+i/2*2-i%2)
+	}
+	tests := map[string]struct{ config, want string }{
+		"first":                  {v4("10.0.0.1:32768"), "ip_local_port_range is 32768-60999): s; "},
+		"UDP":                    {serviceAt("10.0.0.1:45000", "udp", "10.9.9.9:1"), "with: sysctl -w net.ipv4.ip_local_reserved_ports=8080,40000-40999,45000"},
+		"IPv6":                   {serviceAt("[2001:db8::1]:60999", "tcp", "[2001:db8::9]:1"), "=8080,40000-40999,60999"},
+		"beside reserved ones":   {v4("10.0.0.1:41000"), "=8080,40000-41000"},
+		"several":                {many, "): s, m0, m1, m2, m3, 2 more; "},
+		"several's ports":        {many, "=8080,32768,40000-40999,50000-50005"},
+		"reserved":               {v4("10.0.0.1:40500"), ""},
+		"below":                  {v4("10.0.0.1:32767"), ""},
+		"above":                  {v4("10.0.0.1:61000"), ""},
+		"not the host's address": {v4("10.0.0.2:45000"), ""},
+		"nothing is taken of it": {strings.Replace(v4("10.0.0.1:45000"), "dnat", "snat", 1), ""},
+	}
+	own := map[netip.Addr]bool{netip.MustParseAddr("10.0.0.1"): true, netip.MustParseAddr("2001:db8::1"): true}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			c, err := config.Parse("test.yaml", []byte(tc.config))
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = ports.lent(c, own)
+			if (tc.want == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("%v, want %q", err, tc.want)
+			}
+			if errs := ports.conflicts(c, own); len(errs) > 0 {
+				t.Errorf("refused: %v", errs)
+			}
+		})
+	}
+}
+
+// TestLentLive: it is said at start and by each reload, until the command was given.
+func TestLentLive(t *testing.T) {
+	w := newWorld(t, testbed.TopologyOptions{Servers: 1})
+	check(t, w.LBClient.AddAddr(netip.PrefixFrom(w.VIP(testbed.V4, 0), 32)))
+	text := w.Config(testbed.Services(0, "full-nat", "none", "wrr"), small...)
+	d := w.run(text)
+	const key, ports = "net.ipv4.ip_local_reserved_ports", "9000-9001"
+	said := func(problems []string) int {
+		return len(slices.DeleteFunc(problems, func(p string) bool { return !strings.HasSuffix(p, key+"="+ports) }))
+	}
+	var atStart []string
+	for _, e := range d.logs.FilterMessage("configuration").All() {
+		atStart = append(atStart, fmt.Sprint(e.ContextMap()["problem"]))
+	}
+	if said(atStart) != 1 {
+		t.Errorf("at start: %q", atStart)
+	}
+	if r := d.reload(text); said(r.Warnings) != 1 {
+		t.Errorf("reload: %q", r.Warnings)
+	}
+	check(t, w.LB.Sysctl(key, ports))
+	if r := d.reload(text); said(r.Warnings) != 0 {
+		t.Errorf("reload, reserved: %q", r.Warnings)
+	}
+	d.end()
+	w.clean()
 }
 
 func FuzzParseProcAddr(f *testing.F) {

@@ -11,14 +11,29 @@ import (
 	"github.com/l4fwd/l4fwd/dataplane"
 )
 
+// untold are addresses of the host that XDP's rules do not know yet.
+type untold struct {
+	host    []netip.Addr
+	trouble string // why, as it was logged
+}
+
 // rehost takes note of the host's addresses: what it owns is not ours to take
-// whole. A bad turn changes nothing.
+// whole. A bad turn changes nothing, and is tried again: until then an address that the
+// host has now is all ours, ssh to it included.
 func (d *Daemon) rehost(host []netip.Addr) {
 	rules, _ := plan.Rules(d.effective(), host)
 	_, refused := plan.Rules(d.cfg, host)
-	if err := d.steer.Update(rules); err != nil {
-		d.log.Error("XDP rules", zap.Error(err))
+	if err := d.opt.update(d.steer, rules); err != nil {
+		text := err.Error()
+		if d.untold == nil || text != d.untold.trouble { // each second is said once
+			d.log.Error("XDP rules do not know the host's addresses as they are; trying again", zap.Error(err))
+		}
+		d.untold = &untold{host, text}
 		return
+	}
+	if d.untold != nil {
+		d.log.Info("XDP rules know the host's addresses again")
+		d.untold = nil
 	}
 	for _, a := range d.rules.Addrs {
 		if slices.Contains(host, a) && !slices.Contains(refused, a) {
@@ -42,6 +57,13 @@ func (d *Daemon) rehost(host []netip.Addr) {
 		if err := d.speakFor(l); err != nil {
 			d.log.Debug("announcing addresses", zap.String("interface", l.name), zap.Error(err))
 		}
+	}
+}
+
+// rehostAgain is for what rehost could not do.
+func (d *Daemon) rehostAgain() {
+	if d.untold != nil {
+		d.rehost(d.untold.host)
 	}
 }
 

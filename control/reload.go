@@ -168,8 +168,12 @@ func (d *Daemon) reload(ctx context.Context, c *config.Config, dryRun bool) (r a
 	if len(restart) > 0 {
 		return r, admin.Refusal(admin.ErrConflict, fmt.Errorf("%w: %s", errRestart, strings.Join(restart, "; ")))
 	}
-	if err := d.checkChange(c); err != nil {
+	advice, err := d.checkChange(c)
+	if err != nil {
 		return r, admin.Refusal(admin.ErrConflict, err)
+	}
+	if advice != nil {
+		r.Warnings = append(r.Warnings, advice.Error())
 	}
 	if dryRun {
 		return r, nil
@@ -192,11 +196,11 @@ func (d *Daemon) warnings(c *config.Config) (out []string) {
 }
 
 // checkChange looks for what the host has against c and had not against the
-// configuration in force: that l4fwd lives with already.
-func (d *Daemon) checkChange(c *config.Config) error {
+// configuration in force: that l4fwd lives with already. advice is no reason to refuse c.
+func (d *Daemon) checkChange(c *config.Config) (advice, against error) {
 	ports, own, err := d.hostPorts()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	known := make(map[string]bool)
 	for _, e := range ports.conflicts(d.cfg, own) {
@@ -215,7 +219,7 @@ func (d *Daemon) checkChange(c *config.Config) error {
 			then = append(then, fmt.Errorf("management_interface: %s is a data-plane interface", c.ManagementInterface))
 		}
 	}
-	return errors.Join(then...)
+	return ports.lent(c, own), errors.Join(then...)
 }
 
 // apply is the change itself. What servers send is taken before the first packet goes

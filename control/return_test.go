@@ -8,15 +8,20 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/vishvananda/netlink"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+	"golang.org/x/sys/unix"
 
 	"github.com/l4fwd/l4fwd/control/follow"
+	"github.com/l4fwd/l4fwd/control/why"
+	"github.com/l4fwd/l4fwd/dataplane/steer"
 	"github.com/l4fwd/l4fwd/internal/testbed"
+	"github.com/l4fwd/l4fwd/packet"
 )
 
 // frames are all that the workers and the rings have between them.
@@ -214,8 +219,71 @@ func TestHostTakesVIP(t *testing.T) {
 	check(t, w.LB.Netlink().AddrDel(dev, addr))
 	d.await("an address is all ours again")
 	w.ask(vip, 5)
+	w.leases(vip)
 	d.end()
 	w.clean()
+}
+
+// TestHostTakesVIPLate: rules that could not follow the host's addresses do so when they can.
+func TestHostTakesVIPLate(t *testing.T) {
+	w := newWorld(t, testbed.TopologyOptions{Servers: 1})
+	var fails atomic.Int32
+	d := w.run(w.Config(testbed.Services(0, "full-nat", "none", "wrr"), small...), func(o *Options) {
+		o.update = func(s *steer.Steer, r steer.Rules) error {
+			if fails.Add(-1) >= 0 {
+				return unix.ENOMEM
+			}
+			return s.Update(r)
+		}
+	})
+	vip := w.VIP(testbed.V4, 0)
+	fails.Store(3)
+	check(t, w.LBClient.AddAddr(netip.PrefixFrom(vip, 32)))
+	d.await("the host has taken one of our addresses: only what is configured is taken of it now")
+	check(t, d.onLoop(t.Context(), func() {
+		if d.untold != nil || !slices.Contains(d.rules.HostAddrs, vip) || slices.Contains(d.rules.Addrs, vip) {
+			t.Errorf("rules: %+v", d.rules)
+		}
+	}))
+	if n := d.logs.FilterMessageSnippet("trying again").Len(); n != 1 || fails.Load() >= 0 {
+		t.Errorf("said %d times, %d failures are left\n%s", n, fails.Load(), d.said())
+	}
+	w.ask(vip, 5)
+	d.end()
+	w.clean()
+}
+
+// leases asserts that the host hears a DHCP server that offers it the address, and nothing
+// else that comes to it.
+func (w *world) leases(vip netip.Addr) {
+	w.t.Helper()
+	heard := make(chan uint16, 16)
+	s, err := w.LB.Sniff(w.LBClient.Name, testbed.SnifferOptions{Direction: testbed.Incoming, Watch: func(f []byte, _ bool) {
+		var p packet.Packet
+		if packet.Parse(f, &p) == packet.ErrNone && p.Kind == packet.KindUDP && p.Dst.Netip() == vip {
+			heard <- p.DstPort
+		}
+	}})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, port := range []uint16{69, 68} {
+		p := why.Packet{Protocol: packet.ProtoUDP, Source: netip.AddrPortFrom(w.ClientAddr(testbed.V4, 0), 67),
+			Destination: netip.AddrPortFrom(vip, port), TTL: 64, Payload: 300}
+		f, err := p.Frame([6]byte(w.LBClient.MAC), [6]byte(w.ClientDev.MAC), 0, false)
+		check(w.t, err)
+		check(w.t, w.ClientDev.Inject(f))
+	}
+	select {
+	case port := <-heard:
+		if port != 68 {
+			w.t.Errorf("the host hears port %d of an address that is ours", port)
+		}
+	case <-time.After(15 * time.Second):
+		w.t.Error("the host does not hear the DHCP server")
+	}
+	_, err = s.Stop()
+	check(w.t, err)
 }
 
 // A local address that becomes the host's own is used no more.

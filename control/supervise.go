@@ -65,6 +65,7 @@ func (d *Daemon) supervise(ctx context.Context) error {
 		case <-watch:
 			d.vouch(ctx)
 		case <-second.C:
+			d.rehostAgain()
 			for _, l := range d.links {
 				d.look(ctx, l)
 				d.drive(l)

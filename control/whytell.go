@@ -28,6 +28,10 @@ func (x *explainer) ruleWords(d *steer.Decision) string {
 	}
 	switch d.Counter {
 	case steer.PassOther:
+		if d.Port == steer.DHCPClient {
+			return fmt.Sprintf("a DHCP server's answer to %s, %s: alone of all to it this is the host's, which may be getting the address back",
+				end, x.whose(d.Addr))
+		}
 		return "no rule is about it"
 	case steer.PassForeignMAC:
 		return "it is to another MAC address"

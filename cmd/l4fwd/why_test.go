@@ -134,6 +134,7 @@ func TestWhyNot(t *testing.T) {
 	before := c.settled()
 	for args, want := range map[string]admin.Why{
 		"tcp " + client + ":4000 " + c.LBClient.Addr(testbed.V4).String() + ":22": {XDP: admin.WhyXDP{Outcome: "pass_other"}},
+		"udp " + client + ":67 " + vip + ":68":                                    {XDP: admin.WhyXDP{Outcome: "pass_other"}},
 		"udp " + client + ":4000 " + vip + ":9":                                   {XDP: admin.WhyXDP{Taken: true, Outcome: "take_address"}, Verdict: "no_service", Dropped: true},
 		"tcp " + client + ":4000 " + vip + ":80 --flags fin,ack":                  {XDP: admin.WhyXDP{Taken: true, Outcome: "take_address"}, Verdict: "no_flow", Dropped: true},
 		"tcp " + client + ":4000 " + vip + ":80 --ttl 1":                          {XDP: admin.WhyXDP{Taken: true, Outcome: "take_address"}, Verdict: "ttl_exceeded", Dropped: true},

@@ -285,6 +285,8 @@ func ticks(d time.Duration) uint32 {
 // so that ssh to it lives; of such a local address, only its ports. One that
 // the configuration gives no ports of its own is left to the kernel entirely
 // and returned in refused: taking any of its ports would steal connections.
+// What is configured of the DHCP client's port is named of others too: without
+// that, answers to the host's client would pass.
 func Rules(c *config.Config, host []netip.Addr) (r steer.Rules, refused []netip.Addr) {
 	r.HostAddrs = host
 	own := make(map[netip.Addr]bool, len(host))
@@ -294,12 +296,14 @@ func Rules(c *config.Config, host []netip.Addr) (r steer.Rules, refused []netip.
 	for i := range c.Services {
 		s := &c.Services[i]
 		proto := protocol(s.Protocol)
-		if vip := s.Address.Addr(); s.Mode == config.SNAT {
-			// The VIP is the other half's.
-		} else if own[vip] {
-			r.Services = append(r.Services, steer.ServiceRule{Addr: vip, Proto: proto, Port: s.Address.Port()})
-		} else {
-			r.Addrs = append(r.Addrs, vip)
+		vip, port := s.Address.Addr(), s.Address.Port()
+		if s.Mode != config.SNAT { // whose VIP is the other half's
+			if !own[vip] {
+				r.Addrs = append(r.Addrs, vip)
+			}
+			if own[vip] || s.Protocol == config.UDP && port == steer.DHCPClient {
+				r.Services = append(r.Services, steer.ServiceRule{Addr: vip, Proto: proto, Port: port})
+			}
 		}
 		if s.Mode != config.SNAT && (s.Mode != config.DNAT || s.Replies == config.RepliesElsewhere) {
 			continue
@@ -312,6 +316,9 @@ func Rules(c *config.Config, host []netip.Addr) (r steer.Rules, refused []netip.
 		switch {
 		case !own[a]:
 			r.Addrs = append(r.Addrs, a)
+			if first, last := from.Ports.First, from.Ports.Last; first <= steer.DHCPClient && steer.DHCPClient <= last {
+				r.LocalRanges = append(r.LocalRanges, steer.RangeRule{Addr: a, Lo: first, Hi: last})
+			}
 		case from.OwnPorts:
 			r.LocalRanges = append(r.LocalRanges, steer.RangeRule{Addr: a, Lo: from.Ports.First, Hi: from.Ports.Last})
 		default:

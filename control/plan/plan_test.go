@@ -283,6 +283,27 @@ func TestRules(t *testing.T) {
 	}
 }
 
+// TestRulesDHCP: a service or local address with the DHCP client's port has it where the
+// address is nobody else's, too: the host's client gets the rest.
+func TestRulesDHCP(t *testing.T) {
+	c := parse(t, `
+interfaces: [{name: eth1}]
+local_addresses: [{address: 10.0.1.10, ports: 60-70}, {address: 10.0.1.11, ports: 69-79}]
+services:
+  - {name: a, address: "192.0.2.10:68", protocol: udp, mode: full-nat, backends: [{address: "10.0.1.20:67"}]}
+  - {name: b, address: "192.0.2.10:68", protocol: tcp, mode: full-nat, backends: [{address: "10.0.1.20:67"}]}
+`[1:])
+	got, _ := Rules(c, nil)
+	want := steer.Rules{
+		Addrs:       []netip.Addr{addr("10.0.1.10"), addr("10.0.1.11"), addr("192.0.2.10")},
+		Services:    []steer.ServiceRule{{Addr: addr("192.0.2.10"), Proto: packet.ProtoUDP, Port: 68}},
+		LocalRanges: []steer.RangeRule{{Addr: addr("10.0.1.10"), Lo: 60, Hi: 70}},
+	}
+	if diff := cmp.Diff(want, got, addrs); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
 // TestHalves: the two halves of a DNAT, as two machines have them, or one.
 func TestHalves(t *testing.T) {
 	c := parse(t, `

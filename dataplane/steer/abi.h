@@ -62,6 +62,8 @@ enum {
 	IP6_FRAGMENT = 44,
 	IP6_DSTOPTS = 60,
 	ICMP_LEN = 8,
+	DHCP_SERVER = 67,
+	DHCP_CLIENT = 68,
 };
 
 struct eth {

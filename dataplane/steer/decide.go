@@ -13,7 +13,8 @@ import (
 type Decision struct {
 	Counter Counter
 	// Addr, and where Port is not 0 Port and Proto, is the address or endpoint of the rule
-	// that it is taken by. Of a range Port is the one in it.
+	// that it is taken by, or that a DHCP server's answer passes by. Of a range Port is the
+	// one in it.
 	Addr  netip.Addr
 	Proto uint8
 	Port  uint16
@@ -71,6 +72,9 @@ type ipView struct {
 	shape      int
 	sport, dpt uint16 // 0 until ports
 }
+
+// dhcpServer is the port from which servers answer at DHCPClient.
+const dhcpServer = 67
 
 // The headers that the program follows, and how many of them.
 const (
@@ -183,6 +187,9 @@ func takenBy(c Counter, a netip.Addr, proto uint8, port uint16) Decision {
 
 func (r *Rules) ip(f []byte, v *ipView, mine bool) Decision {
 	if mine && r.ours(v.dst) {
+		if r.leases(f, v) {
+			return takenBy(PassOther, v.dst, v.proto, v.dpt)
+		}
 		return Decision{Counter: TakeAddress, Addr: v.dst}
 	}
 	if a, ok := v.solicited(f); ok && r.ours(a) {
@@ -199,6 +206,13 @@ func (r *Rules) ip(f []byte, v *ipView, mine bool) Decision {
 		return r.icmpError(f, v)
 	}
 	return Decision{}
+}
+
+// leases reports whether it is for the kernel's DHCP client, who may be getting the
+// address back.
+func (r *Rules) leases(f []byte, v *ipView) bool {
+	return !v.v6 && v.proto == packet.ProtoUDP && v.shape == whole && v.ports(f) && v.sport == dhcpServer && v.dpt == DHCPClient &&
+		!r.service(v.dst, v.proto, v.dpt) && !r.inRange(v.dst, v.dpt)
 }
 
 // solicited is what a neighbour solicitation asks for.

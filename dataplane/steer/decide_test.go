@@ -146,12 +146,23 @@ func (f family) addressed(t testing.TB) map[string]decision {
 	foreign := datagram{src: f.client, dst: f.vip, proto: 6, payload: l4(4000, 80), mac: otherMAC}
 	broadcast := foreign
 	broadcast.mac = layers.EthernetBroadcast
+	lease := PassOther
+	if f.v6 {
+		lease = TakeAddress // DHCPv6 has other ports and answers link-local addresses
+	}
 	return map[string]decision{
 		"tcp to a VIP":                        {f.tcp(t, f.client, 4000, f.vip, 80), TakeAddress},
 		"ssh to a VIP":                        {f.tcp(t, f.client, 4000, f.vip, 22), TakeAddress},
 		"udp to a VIP":                        {f.udp(t, f.client, 4000, f.vip, 80), TakeAddress},
 		"ping to a VIP":                       {f.echo(t, f.client, f.vip), TakeAddress},
 		"gre to a VIP":                        {f.other(t, f.client, f.vip, 47), TakeAddress},
+		"DHCP's answer to a VIP":              {f.udp(t, f.client, 67, f.vip, 68), lease},
+		"DHCP's answer to a local address":    {f.udp(t, f.client, 67, f.local, 68), lease},
+		"DHCP's answer to the host":           {f.udp(t, f.client, 67, f.host, 68), PassOther},
+		"DHCP's question to a VIP":            {f.udp(t, f.client, 68, f.vip, 67), TakeAddress},
+		"DHCP's port to another of a VIP":     {f.udp(t, f.client, 67, f.vip, 69), TakeAddress},
+		"another port to DHCP's of a VIP":     {f.udp(t, f.client, 4000, f.vip, 68), TakeAddress},
+		"DHCP's ports, but tcp":               {f.tcp(t, f.client, 67, f.vip, 68), TakeAddress},
 		"tcp to a local address":              {f.tcp(t, f.backend, 8080, f.local, 4000), TakeAddress},
 		"error to a VIP":                      {f.icmpError(t, f.unreachable(), f.client, f.vip, nil), TakeAddress},
 		"error to a local address":            {f.icmpError(t, f.unreachable(), f.backend, f.local, nil), TakeAddress},
@@ -193,6 +204,7 @@ func (f family) fragmented(t testing.TB) map[string]decision {
 	noPorts := make([]byte, 40)
 	return map[string]decision{
 		"first to a VIP":                       {frag(f.client, f.vip, 17, l4(4000, 53), first), TakeAddress},
+		"first of DHCP's ports to a VIP":       {frag(f.client, f.vip, 17, l4(67, 68), first), TakeAddress},
 		"later to a VIP":                       {frag(f.client, f.vip, 17, noPorts, later), TakeAddress},
 		"first to a service of the host":       {frag(f.client, f.host, 17, l4(4000, 53), first), TakeService},
 		"first to the host":                    {frag(f.client, f.host, 17, l4(4000, 54), first), PassOther},

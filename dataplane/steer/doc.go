@@ -7,7 +7,10 @@
 //
 //   - everything to an address in [Rules].Addrs, VIPs and local addresses that
 //     the host does not have: every protocol and port, fragments, ICMP; and
-//     the ARP requests and neighbour solicitations that ask for one;
+//     the ARP requests and neighbour solicitations that ask for one. Only a
+//     DHCP server's answers (UDP from port 67 to 68, in one piece) pass, unless
+//     a service or local range has that port: a host whose lease has run out
+//     gets its address back by them;
 //   - at an address that is the host's own, only what [Rules].Services and
 //     [Rules].LocalRanges name by protocol and port, and the ICMP errors that
 //     quote such a packet. Everything else, ssh first, is the kernel's;

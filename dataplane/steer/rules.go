@@ -13,7 +13,8 @@ import (
 // IPv4-mapped IPv6 addresses count as IPv4. The lists may repeat themselves.
 type Rules struct {
 	// Addrs are VIPs and local addresses the host does not have: everything to
-	// them is taken, ARP and ND for them included.
+	// them is taken, ARP and ND for them included, but for what DHCP servers
+	// send to port DHCPClient, unless Services or LocalRanges name it.
 	Addrs []netip.Addr
 	// Services are VIPs that are addresses of the host: only this is taken.
 	Services []ServiceRule
@@ -26,6 +27,9 @@ type Rules struct {
 	// traffic to them (replies to the host's own health checks) passes.
 	HostAddrs []netip.Addr
 }
+
+// DHCPClient is the UDP port at which a host hears what address it may have.
+const DHCPClient = 68
 
 // ServiceRule names an endpoint.
 type ServiceRule struct {

@@ -117,6 +117,40 @@ func TestDecisions(t *testing.T) {
 	}
 }
 
+// TestLease: what a DHCP server sends to the address it offers passes, where that is
+// ours and the host has none (any more); not where the configuration has that port.
+func TestLease(t *testing.T) {
+	b := newBench(t, Options{})
+	f := families["ipv4"]
+	for name, c := range map[string]struct {
+		rules  Rules
+		answer Counter
+	}{
+		"VIP":           {Rules{}, PassOther},
+		"service":       {Rules{Services: []ServiceRule{{f.vip, 17, 68}}}, TakeAddress},
+		"other service": {Rules{Services: []ServiceRule{{f.vip, 6, 68}, {f.vip, 17, 69}, {f.host, 17, 68}}}, PassOther},
+		"range":         {Rules{LocalRanges: []RangeRule{{f.vip, 60, 68}}}, TakeAddress},
+		"other range":   {Rules{LocalRanges: []RangeRule{{f.vip, 69, 70}}}, PassOther},
+		"backend":       {Rules{Backends: []ServiceRule{{f.client, 17, 67}}}, PassOther},
+	} {
+		c.rules.Addrs = []netip.Addr{f.vip}
+		if err := b.Update(c.rules); err != nil {
+			t.Fatal(err)
+		}
+		for what, d := range map[string]decision{
+			"67 to 68":     {f.udp(t, f.client, 67, f.vip, 68), c.answer},
+			"67 to 69":     {f.udp(t, f.client, 67, f.vip, 69), TakeAddress},
+			"66 to 68":     {f.udp(t, f.client, 66, f.vip, 68), TakeAddress},
+			"tcp 67 to 68": {f.tcp(t, f.client, 67, f.vip, 68), TakeAddress},
+		} {
+			if got := b.outcome(t, d.frame); got != d.want {
+				t.Errorf("%s, %s: %s, want %s", name, what, got, d.want)
+			}
+			checkDecide(t, c.rules, d.frame, d.want)
+		}
+	}
+}
+
 // TestNoRules: an empty program passes everything.
 func TestNoRules(t *testing.T) {
 	b := newBench(t, Options{})

@@ -24,7 +24,7 @@ struct endpoint {
 
 // What is known of an address or, the last two, of an endpoint.
 enum {
-	ADDR_OURS = 1,     // a VIP or local address the host does not have: take all
+	ADDR_OURS = 1,     // a VIP or local address the host does not have: take all but leases
 	ADDR_HOST = 2,     // an address of the host
 	ADDR_SERVICES = 4, // there are services at it
 	ADDR_RANGE = 8,    // TCP and UDP to the ports lo..hi are l4fwd's
@@ -403,6 +403,21 @@ INLINE int solicits(void *set, struct view *v, struct xdp_md *ctx, int left)
 	return flags_of(set, &target) & ADDR_OURS;
 }
 
+// leases reports whether v is for the kernel's DHCP client, who may be getting back the
+// address that the host has lost: a server answers to the very address it offers (RFC
+// 2131 section 4.1). A service or local port of that number comes first. DHCPv6 goes by
+// link-local addresses.
+INLINE int leases(void *set, struct rule *to, struct view *v, struct xdp_md *ctx, int left)
+{
+	if (v->proto != IP_UDP || v->shape != WHOLE || !read_ports(v, ctx, left))
+		return 0;
+	if (v->src.port != NET16(DHCP_SERVER) || v->dst.port != NET16(DHCP_CLIENT))
+		return 0;
+	if ((to->flags & ADDR_SERVICES) && (flags_of(set, &v->dst) & END_SERVICE))
+		return 0;
+	return !in_range(to, v->dst.port);
+}
+
 // ip decides on an IP packet; mine says that the frame was sent to this NIC's
 // own MAC and not to a group.
 INLINE u32 ip(void *set, struct xdp_md *ctx, u32 l3, int v4, int mine)
@@ -419,7 +434,7 @@ INLINE u32 ip(void *set, struct xdp_md *ctx, u32 l3, int v4, int mine)
 		if (found)
 			to = *found;
 		if (to.flags & ADDR_OURS)
-			return TAKE_ADDRESS;
+			return v4 && leases(set, &to, &v, ctx, left) ? PASS_OTHER : TAKE_ADDRESS;
 	}
 	if (solicits(set, &v, ctx, left))
 		return TAKE_NEIGHBOUR;
