@@ -13,7 +13,7 @@ import (
 type Config struct {
 	// ManagementInterface is left to the kernel. Default: none.
 	ManagementInterface string `yaml:"management_interface"`
-	// Interfaces are the data-plane NICs, at least one.
+	// Interfaces are the data-plane NICs, at least one and at most MaxInterfaces.
 	Interfaces []Interface `yaml:"interfaces"`
 	// LocalAddresses are the Full-NAT sources in the order of the file.
 	LocalAddresses []LocalRange `yaml:"local_addresses"`

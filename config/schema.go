@@ -102,7 +102,7 @@ var topFields = append([]field[Config]{
 		func(c *Config) *string { return &c.ManagementInterface }, parseOptionalInterface, quote,
 		"Interface left to the kernel, for ssh. Naming it among the interfaces is an\nerror. Empty: none."),
 	field[Config]{key: "interfaces", decode: decodeInterfaces, required: true,
-		doc: "Data-plane NICs; l4fwd touches no other. One is one-arm, two are two-arm.\nNo default."}.
+		doc: "Data-plane NICs, at most 16; l4fwd touches no other. One is one-arm, two are\ntwo-arm. No default."}.
 		needsRestart(),
 	{key: "local_addresses", decode: decodeLocals,
 		doc: "Source addresses of Full-NAT, at most 65535 in all. An entry is an address, a\n" +
@@ -140,7 +140,7 @@ var topFields = append([]field[Config]{
 		parseRingSize, strconv.Itoa,
 		"Descriptors of each ring, a power of two from 64 to 32768.").needsRestart(),
 	integer("max_flows", 1024, 1<<28, func(c *Config) *int { return &c.MaxFlows },
-		"Flows that fit, all workers together; at most 192 bytes of memory each.").needsRestart(),
+		"Flows that fit, all workers together; 172 bytes of memory each.").needsRestart(),
 	plain("decrement_ttl", boolean, "true or false", func(c *Config) *bool { return &c.DecrementTTL },
 		parseBool, strconv.FormatBool,
 		"true: l4fwd is a hop, as a router is. false: it leaves the TTL as it is, and\n"+

@@ -8,6 +8,9 @@ import (
 // maxBackends bounds the backends of one service; balance has 16-bit indices.
 const maxBackends = 65535
 
+// MaxInterfaces bounds the data-plane NICs: dataplane has no room for more.
+const MaxInterfaces = 16
+
 // validator holds what is compared across the whole configuration. Values that
 // decoding could not make sense of are zero here and are passed over: they
 // have their problem already.
@@ -77,6 +80,9 @@ func (v *validator) interfaces() {
 	c := v.c
 	if len(c.Interfaces) == 0 && (c.Interfaces != nil || !c.given("interfaces")) {
 		v.fail("interfaces", "at least one data-plane interface is needed")
+	}
+	if n := len(c.Interfaces); n > MaxInterfaces {
+		v.fail(fmt.Sprintf("interfaces[%d]", MaxInterfaces), "%d interfaces; expected at most %d", n, MaxInterfaces)
 	}
 	first := map[string]int{}
 	for i, nic := range c.Interfaces {

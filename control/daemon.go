@@ -268,13 +268,14 @@ func (d *Daemon) publish(t *route.Table) {
 
 // onWorker runs f on a worker's thread between two bursts, or here if the
 // worker does not run any more, when nobody else does. From any goroutine; f must
-// not call it. With an error f has not run and will not.
+// not call it. With an error f has not run and will not, unless it has panicked on the
+// worker (dataplane.ErrUnfinished): that ends the daemon.
 func (d *Daemon) onWorker(ctx context.Context, i int, f func(*dataplane.Worker)) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(d.ended[i], cancel)()
 	err := d.dp.Workers[i].Do(ctx, f)
-	if err == nil || d.ended[i].Err() == nil {
+	if err == nil || errors.Is(err, dataplane.ErrUnfinished) || d.ended[i].Err() == nil {
 		return err
 	}
 	d.inPlace.Lock()

@@ -3,11 +3,14 @@ package control
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/l4fwd/l4fwd/config"
 	"github.com/l4fwd/l4fwd/dataplane"
 )
 
@@ -58,5 +61,17 @@ func TestWorkOfAnEndedWorker(t *testing.T) {
 	err := d.onWorker(t.Context(), 0, func(*dataplane.Worker) { t.Error("without memory") })
 	if !errors.Is(err, errNotRunning) {
 		t.Errorf("closed: %v", err)
+	}
+}
+
+// TestBoundsOfConfig: what config says of the data plane, which it does not know, is so.
+func TestBoundsOfConfig(t *testing.T) {
+	if config.MaxInterfaces != dataplane.MaxNICs {
+		t.Errorf("%d interfaces, but %d NICs", config.MaxInterfaces, dataplane.MaxNICs)
+	}
+	var shown strings.Builder
+	check(t, config.ShowDefaults(&shown))
+	if want := fmt.Sprintf("all workers together; %d bytes of memory each", flowBytes); !strings.Contains(shown.String(), want) {
+		t.Errorf("%s\ndoes not say %q", shown.String(), want)
 	}
 }

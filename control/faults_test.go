@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"errors"
 	"net"
 	"path/filepath"
 	"strings"
@@ -302,6 +303,31 @@ func TestPanics(t *testing.T) {
 	d := w.run(w.Config(testbed.Services(0, "dnat", "", "rr"), append(small, "workers: 2")...))
 	d.workers.Load().Publish(&dataplane.Snapshot{}) // fits no worker
 	d.fails("worker", "panic", "index out of range")
+	w.clean()
+}
+
+// What the loop has a worker do may panic: the loop is told, and takes the daemon down.
+func TestJobPanics(t *testing.T) {
+	w := newWorld(t, testbed.TopologyOptions{Queues: 2, Servers: 1})
+	d := w.run(w.Config(testbed.Services(0, "dnat", "", "rr"), append(small, "workers: 2")...))
+	told, ran := make(chan error, 1), 0
+	go func() {
+		check(t, d.onLoop(t.Context(), func() {
+			told <- d.onWorker(context.Background(), 0, func(*dataplane.Worker) {
+				ran++
+				panic("in a job")
+			})
+		}))
+	}()
+	select {
+	case err := <-told:
+		if !errors.Is(err, dataplane.ErrUnfinished) || ran != 1 {
+			t.Errorf("ran %d times: %v", ran, err)
+		}
+	case <-time.After(5 * time.Second):
+		t.Fatal("the loop waits for a worker that has ended")
+	}
+	d.fails("worker 0", "panic", "in a job")
 	w.clean()
 }
 

@@ -14,7 +14,6 @@ import (
 
 	"github.com/l4fwd/l4fwd/config"
 	"github.com/l4fwd/l4fwd/control/nic"
-	"github.com/l4fwd/l4fwd/dataplane"
 	"github.com/l4fwd/l4fwd/dataplane/afxdp"
 	"github.com/l4fwd/l4fwd/dataplane/steer"
 )
@@ -57,9 +56,6 @@ func oursToReplace(what, path string, most int64) error {
 
 // findLinks looks the interfaces up.
 func (d *Daemon) findLinks() (errs []error) {
-	if n := len(d.cfg.Interfaces); n > dataplane.MaxNICs {
-		return []error{fmt.Errorf("%d interfaces, at most %d can be served", n, dataplane.MaxNICs)}
-	}
 	management := 0
 	if dev, err := netlink.LinkByName(d.cfg.ManagementInterface); d.cfg.ManagementInterface != "" && err == nil {
 		management = dev.Attrs().Index

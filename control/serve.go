@@ -9,8 +9,16 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/l4fwd/l4fwd/control/access"
 	"github.com/l4fwd/l4fwd/control/metrics"
 	"github.com/l4fwd/l4fwd/control/web"
+)
+
+// Bounds of what strangers can open: a connection costs tens of kilobytes. A browser has six
+// at most, a Prometheus one for each page; who comes by a proxy, or ssh -L, has its address.
+const (
+	openConns = 128 // at a time, see access.Share
+	openShare = 32  // of them, from one address
 )
 
 // goodbye is how long requests may take to end when the daemon does.
@@ -19,7 +27,7 @@ const goodbye = time.Second
 // startMetrics serves metrics.
 func (d *Daemon) startMetrics(ctx context.Context, down *undo) error {
 	if at := d.cfg.MetricsListen; at.IsValid() {
-		d.serveAt(ctx, down, at, metrics.New(d.sample, d.gates.hosts, d.log.Named("metrics")), "no metrics will be served", "no more metrics are served")
+		d.serveAt(ctx, down, at, open{metrics.New(d.sample, d.gates.hosts, d.log.Named("metrics"))}, "no metrics will be served", "no more metrics are served")
 	}
 	return nil
 }
@@ -27,7 +35,7 @@ func (d *Daemon) startMetrics(ctx context.Context, down *undo) error {
 // startWeb serves the status page.
 func (d *Daemon) startWeb(ctx context.Context, down *undo) error {
 	if at := d.cfg.WebListen; at.IsValid() {
-		d.serveAt(ctx, down, at, web.New(d, d.webOptions()), "no status page will be served", "the status page is served no more")
+		d.serveAt(ctx, down, at, open{web.New(d, d.webOptions())}, "no status page will be served", "the status page is served no more")
 	}
 	return nil
 }
@@ -39,6 +47,14 @@ var _ web.Source = (*Daemon)(nil)
 type server interface {
 	Serve(net.Listener) error
 	Shutdown(context.Context) error
+}
+
+// open is a server that answers whoever reaches its port.
+type open struct{ server }
+
+// Serve bounds connections, as admin.Remote does itself.
+func (o open) Serve(l net.Listener) error {
+	return o.server.Serve(access.Share(l, openConns, openShare))
 }
 
 // serveAt has s answer at an address of the host's. Without it l4fwd forwards all the same,

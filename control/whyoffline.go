@@ -74,9 +74,6 @@ func (x *explainer) host(ctx context.Context, d *Daemon) error {
 		}
 		x.nics, names = append(x.nics, n), append(names, itf.Name)
 	}
-	if len(x.nics) > dataplane.MaxNICs {
-		return fmt.Errorf("%d interfaces, at most %d can be served", len(x.nics), dataplane.MaxNICs)
-	}
 	ctx, cancel := context.WithTimeout(ctx, firstNews)
 	defer cancel()
 	var host []netip.Addr

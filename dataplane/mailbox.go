@@ -3,6 +3,7 @@ package dataplane
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"runtime"
 	"sync/atomic"
@@ -11,9 +12,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// ErrUnfinished is wrapped by the error of a Do whose function has begun and not come to
+// its end: it has panicked, which ends the worker.
+var ErrUnfinished = errors.New("did not finish what it was to do")
+
 // Do runs f on the worker's thread between two bursts and waits for it. No
 // packet of this worker moves meanwhile: keep f short. The worker must be in
-// Run. An error means that f did not run and will not.
+// Run. An error means that f did not run and will not, unless it is ErrUnfinished.
 func (w *Worker) Do(ctx context.Context, f func(*Worker)) error {
 	j := &job{run: f, done: make(chan struct{})}
 	for !w.job.CompareAndSwap(nil, j) { // somebody else's job: bursts away
@@ -26,14 +31,24 @@ func (w *Worker) Do(ctx context.Context, f func(*Worker)) error {
 	w.wakeUp()
 	select {
 	case <-j.done:
-		return nil
 	case <-ctx.Done():
 		if w.job.CompareAndSwap(j, nil) {
 			return fmt.Errorf("worker %d: %w", w.id, ctx.Err())
 		}
 		<-j.done // it has begun
-		return nil
 	}
+	if !j.ok {
+		return fmt.Errorf("worker %d: %w", w.id, ErrUnfinished)
+	}
+	return nil
+}
+
+// do is the job on the worker's thread. Who waits for it is told that it is over also
+// if it panics: the control loop would wait for ever, with XDP attached.
+func (j *job) do(w *Worker) {
+	defer close(j.done)
+	j.run(w)
+	j.ok = true
 }
 
 // Event returns the oldest unread word from the worker. One goroutine may call

@@ -3,6 +3,7 @@ package dataplane
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -63,6 +64,43 @@ func TestDoCancelled(t *testing.T) {
 	}
 	stop.Store(true)
 	polls.Wait()
+}
+
+// TestDoPanics: whoever waits for a job that panics is told that it will not end, also if
+// he has given up meanwhile.
+func TestDoPanics(t *testing.T) {
+	r := newRig(t, 1, testSpec())
+	w := r.dp.Workers[0]
+	for name, gaveUp := range map[string]bool{"waits": false, "gave up": true} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			told := make(chan error, 1)
+			go func() {
+				told <- w.Do(ctx, func(*Worker) {
+					if gaveUp {
+						cancel()
+						time.Sleep(50 * time.Millisecond) // Do sees that, and waits
+					}
+					panic("in a job")
+				})
+			}()
+			for ended := false; !ended; {
+				func() {
+					defer func() { ended = recover() != nil }()
+					w.Poll(r.now)
+				}()
+			}
+			select {
+			case err := <-told:
+				if !errors.Is(err, ErrUnfinished) {
+					t.Errorf("%v", err)
+				}
+			case <-time.After(20 * time.Second):
+				t.Error("waits for ever")
+			}
+		})
+	}
 }
 
 // TestOneWakeUp: a sleeper is woken once, not by every packet of a burst: each

@@ -135,6 +135,7 @@ type mailbox struct {
 type job struct {
 	run  func(*Worker)
 	done chan struct{}
+	ok   bool // run has returned; to be read when done is closed
 }
 
 // Clock gives a worker its time: nanoseconds that never go back. Called once a
@@ -159,8 +160,7 @@ func (w *Worker) Poll(now int64) int {
 		// Taken in one go: between a load and a store its Do may give up, and
 		// somebody else's job come in.
 		if j := w.job.Swap(nil); j != nil {
-			j.run(w)
-			close(j.done)
+			j.do(w)
 		}
 	}
 	if w.stages != nil {

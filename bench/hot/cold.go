@@ -74,6 +74,7 @@ var Cold = map[string]string{
 	"dataplane/lease.go:retell":                   "a worker takes over a snapshot",
 	"dataplane/mailbox.go:Do":                     "the control plane asks",
 	"dataplane/mailbox.go:Event":                  "the control plane reads events",
+	"dataplane/mailbox.go:do":                     "the control plane asks",
 	"dataplane/flowlog.go:NewFlowLog":             "a ring is made when it is first wanted",
 	"dataplane/flowlog.go:Read":                   "another goroutine reads",
 	"dataplane/flowlog.go:String":                 "for people",

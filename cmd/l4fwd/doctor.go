@@ -22,7 +22,8 @@ func doctorCommand() *cobra.Command {
 a configuration needs them, and say of each what it means and, where there is one, the
 command that mends it. Nothing is changed. All that is sent is a question to etcd, where
 the configuration has one, and what --probe sends. Without -c the running daemon says
-what its configuration is; with it none need run.
+which file it was started with, and that is read as it is now, without flags of run;
+where it is not what the daemon has in force, that is a warning. With -c none need run.
 
 It looks at the network namespace and with the privileges that it is run in and with:
 those of l4fwd. The exit status is 1 if something fails.`,
@@ -42,7 +43,8 @@ those of l4fwd. The exit status is 1 if something fails.`,
 			if err == nil {
 				running = &status
 			}
-			if file == "" {
+			named := file != ""
+			if !named {
 				if err != nil {
 					return fmt.Errorf("%w; or name a configuration by -c", err)
 				}
@@ -52,10 +54,15 @@ those of l4fwd. The exit status is 1 if something fails.`,
 			if err != nil {
 				return unreadable(err)
 			}
-			found, err := control.Diagnose(ctx, cfg, running, probe)
+			var found []control.Finding
+			if !named {
+				found = control.CompareRunning(ctx, c, cfg)
+			}
+			more, err := control.Diagnose(ctx, cfg, running, probe)
 			if err != nil {
 				return err
 			}
+			found = append(found, more...)
 			if err := a.print(cmd.OutOrStdout(), found, func(w io.Writer) { findingsTable(w, found) }); err != nil {
 				return err
 			}

@@ -1,24 +1,40 @@
 package access
 
 import (
+	"crypto/tls"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 )
 
-// Share returns a listener that gives to nobody more than most connections at a time:
-// another from the same address, or IPv6 /64, is closed. With a bound on all of them, one
-// who only opens connections does not keep all others out.
-func Share(l net.Listener, most int) net.Listener {
-	return &sharing{Listener: l, most: most, open: make(map[netip.Addr]int)}
+// Share returns a listener that has no more than all connections open at a time, and gives
+// to nobody more than each of them: another from the same address, or IPv6 /64, is closed.
+// One more in all takes the place of the oldest of whoever has most, so that those who
+// only open connections keep nobody out; those that Keep was told of keep their places.
+func Share(l net.Listener, all, each int) net.Listener {
+	return &sharing{Listener: l, all: all, each: each, has: make(map[netip.Addr]int)}
+}
+
+// Keep has a connection of Share's, or one of TLS over it, make room for nobody.
+func Keep(c net.Conn) {
+	if t, ok := c.(*tls.Conn); ok {
+		c = t.NetConn()
+	}
+	if c, ok := c.(*shared); ok {
+		c.of.mu.Lock()
+		defer c.of.mu.Unlock()
+		c.keep = true
+	}
 }
 
 type sharing struct {
 	net.Listener
-	most int
+	all, each int
 
 	mu   sync.Mutex
-	open map[netip.Addr]int
+	open []*shared // oldest first
+	has  map[netip.Addr]int
 }
 
 // Accept returns the next connection of one who has not too many.
@@ -28,36 +44,74 @@ func (s *sharing) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		who := placeOf(c.RemoteAddr().String())
-		s.mu.Lock()
-		full := s.open[who] >= s.most
-		if !full {
-			s.open[who]++
+		in := &shared{Conn: c, of: s, who: placeOf(c.RemoteAddr().String())}
+		out := s.enter(in)
+		if out != nil {
+			_ = out.Conn.Close() // who has it open notices
 		}
-		s.mu.Unlock()
-		if !full {
-			return &shared{Conn: c, end: sync.OnceFunc(func() { s.leave(who) })}, nil
+		if out != in {
+			return in, nil
 		}
-		_ = c.Close() // it has not been asked for anything yet
 	}
 }
 
-func (s *sharing) leave(who netip.Addr) {
+// enter has a connection counted, and returns the one that must be closed for it, if any:
+// itself if there is no place.
+func (s *sharing) enter(in *shared) (out *shared) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.open[who]--; s.open[who] == 0 {
-		delete(s.open, who)
+	if s.has[in.who] >= s.each {
+		return in
 	}
+	if len(s.open) >= s.all {
+		if out = s.surplus(); out == nil {
+			return in
+		}
+		s.remove(out)
+	}
+	s.open = append(s.open, in)
+	s.has[in.who]++
+	return out
+}
+
+// surplus is the oldest connection of whoever has most, nil if all are kept.
+func (s *sharing) surplus() (out *shared) {
+	for _, c := range s.open {
+		if !c.keep && (out == nil || s.has[c.who] > s.has[out.who]) {
+			out = c
+		}
+	}
+	return out
+}
+
+// remove is leave with s.mu.
+func (s *sharing) remove(c *shared) {
+	i := slices.Index(s.open, c)
+	if i < 0 {
+		return // it has made room already, or is closed a second time
+	}
+	s.open = slices.Delete(s.open, i, i+1)
+	if s.has[c.who]--; s.has[c.who] == 0 {
+		delete(s.has, c.who)
+	}
+}
+
+func (s *sharing) leave(c *shared) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.remove(c)
 }
 
 // shared is a connection that is counted until it is closed.
 type shared struct {
 	net.Conn
-	end func()
+	of   *sharing
+	who  netip.Addr
+	keep bool // under of.mu
 }
 
 // Close closes the connection.
 func (c *shared) Close() error {
-	c.end()
+	c.of.leave(c)
 	return c.Conn.Close()
 }

@@ -15,14 +15,13 @@ import (
 	"time"
 
 	"go.uber.org/zap"
-	"golang.org/x/net/netutil"
 
 	"github.com/l4fwd/l4fwd/control/access"
 )
 
 // Bounds of what strangers can make a Remote do.
 const (
-	remoteConns   = 128              // open at a time; the others wait for one of them
+	remoteConns   = 128              // open at a time; see access.Share
 	remoteShare   = 16               // of them, from one address
 	remoteHead    = 16 << 10         // bytes of a request without its body
 	remoteIdle    = time.Minute      // between two requests
@@ -38,13 +37,17 @@ type Remote struct {
 	tls  *tls.Config
 }
 
+// connKey finds a request's connection, a net.Conn, in its context.
+type connKey struct{}
+
 // NewRemote returns a Remote that nothing listens for yet. Whatever changes something is
 // logged with the address that it came from.
 func NewRemote(s *Server, guard *access.Guard, c *tls.Config) *Remote {
 	r := &Remote{tls: c}
 	r.http = http.Server{
 		ReadHeaderTimeout: remotePace, IdleTimeout: remoteIdle, MaxHeaderBytes: remoteHead,
-		ErrorLog: log.New(strangers{s.log}, "", 0),
+		ErrorLog:    log.New(strangers{s.log}, "", 0),
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) },
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 			if no := guard.Check(q); no != nil {
 				// Its body is not waited for.
@@ -54,6 +57,8 @@ func NewRemote(s *Server, guard *access.Guard, c *tls.Config) *Remote {
 				s.write(w, no.Status, failure{no.Text})
 				return
 			}
+			conn, _ := q.Context().Value(connKey{}).(net.Conn)
+			access.Keep(conn)
 			if q.Method != http.MethodGet {
 				s.log.Info("a command by network", zap.String("request", q.URL.Path), zap.String("from", q.RemoteAddr))
 			}
@@ -65,7 +70,7 @@ func NewRemote(s *Server, guard *access.Guard, c *tls.Config) *Remote {
 
 // Serve answers what comes to l until Shutdown, which is no error.
 func (r *Remote) Serve(l net.Listener) error {
-	if err := r.http.Serve(tls.NewListener(netutil.LimitListener(access.Share(l, remoteShare), remoteConns), r.tls)); !errors.Is(err, http.ErrServerClosed) {
+	if err := r.http.Serve(tls.NewListener(access.Share(l, remoteConns, remoteShare), r.tls)); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("commands by network: %w", err)
 	}
 	return nil

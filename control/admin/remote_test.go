@@ -142,6 +142,55 @@ func TestRemote(t *testing.T) {
 	}
 }
 
+// TestRemoteFull: who has the token gets in however many strangers have connections open,
+// and what he has asked for goes on while more of them come.
+func TestRemoteFull(t *testing.T) {
+	more := make(chan struct{})
+	r := serveRemote(t, &fake{status: Status{PID: 7}}, time.Minute, func(s *Server) {
+		HandleOutput(s, "POST /v1/watch", "text/plain", func(ctx context.Context, _ struct{}, out *Output) error {
+			_, err := fmt.Fprintln(out, "begun")
+			if err = errors.Join(err, out.Flush()); err != nil {
+				return err
+			}
+			select {
+			case <-more:
+			case <-ctx.Done():
+			}
+			_, err = fmt.Fprintln(out, "ended")
+			return err
+		})
+	})
+	stranger := func(from net.IP) {
+		t.Helper()
+		c, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: from}}).DialContext(t.Context(), "tcp", r.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+	}
+	for i := range remoteConns {
+		stranger(net.IPv4(127, 0, 1, byte(i/remoteShare)))
+	}
+	c := r.client(t, RemoteOptions{Server: "https://" + r.addr, Token: token, CA: r.ca})
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second) // strangers may stay for longer
+	defer cancel()
+	in, err := c.Stream(ctx, http.MethodPost, "/v1/watch", struct{}{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 2 * remoteConns { // each from an address of its own, so that all have one
+		stranger(net.IPv4(127, 0, 2+byte(i/128), byte(i%128)))
+	}
+	if s, err := c.Status(ctx); err != nil || s.PID != 7 {
+		t.Errorf("%+v %v", s, err)
+	}
+	close(more)
+	all, err := io.ReadAll(in)
+	if err = errors.Join(err, in.Close()); err != nil || string(all) != "begun\nended\n" {
+		t.Errorf("%q %v", all, err)
+	}
+}
+
 // TestRemoteRedirect: the token goes nowhere else.
 func TestRemoteRedirect(t *testing.T) {
 	r := serveRemote(t, &fake{}, time.Minute, func(s *Server) {

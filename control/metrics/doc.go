@@ -20,8 +20,9 @@
 // # Cost
 //
 // A sample is kept for a second, and only one is taken at a time, so that whoever
-// scrapes too often, or from ten places, costs what one does. Pages are written by two
-// requests at a time; others are told 503.
+// scrapes too often, or from ten places, costs what one does. Two pages are worked out at a
+// time, and eight written: a page is made while it is read, and who is slow to read is in
+// nobody's way.
 //
 // Hazard: a counter that is made of a NIC's begins at zero when the NIC comes back, as a
 // process' counters do when it does. Prometheus takes both for a reset.

@@ -1,6 +1,7 @@
 package metrics
 
 import (
+	"bufio"
 	"compress/gzip"
 	"context"
 	"errors"
@@ -20,7 +21,7 @@ const (
 	keep     = time.Second      // how long a sample is as good as a new one
 	patience = 5 * time.Second  // with whoever is to give a new one
 	slowest  = 30 * time.Second // for a page to be read
-	atATime  = 2                // pages written
+	chunk    = 64 << 10         // bytes of a page that are written at a time
 )
 
 // contentType is that of Prometheus' text format.
@@ -28,10 +29,10 @@ const contentType = "text/plain; version=0.0.4; charset=utf-8"
 
 // Server serves the pages. Make one with New.
 type Server struct {
-	source func(context.Context) (*Sample, error)
-	log    *zap.Logger
-	http   http.Server
-	turns  chan struct{} // whoever writes a page has one of atATime
+	source  func(context.Context) (*Sample, error)
+	log     *zap.Logger
+	http    http.Server
+	readers *readers
 
 	mu    sync.Mutex // held while a sample is taken, so that all others wait for that one
 	last  *Sample
@@ -45,7 +46,7 @@ func New(source func(context.Context) (*Sample, error), hosts *access.Hosts, log
 	if log == nil {
 		log = zap.NewNop()
 	}
-	s := &Server{source: source, log: log, turns: make(chan struct{}, atATime), now: time.Now}
+	s := &Server{source: source, log: log, readers: newReaders(), now: time.Now}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) { s.serve(w, r, totals) })
 	mux.HandleFunc("GET /metrics/detail", func(w http.ResponseWriter, r *http.Request) { s.serve(w, r, detail) })
@@ -74,7 +75,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		err = errors.Join(err, s.http.Close())
 	}
 	for range atATime { // and their handlers have ended
-		s.turns <- struct{}{}
+		s.readers.places <- struct{}{}
 	}
 	return err
 }
@@ -97,32 +98,43 @@ func (s *Server) sample(ctx context.Context) (*Sample, error) {
 }
 
 func (s *Server) serve(w http.ResponseWriter, r *http.Request, families []family) {
-	select {
-	case s.turns <- struct{}{}:
-		defer func() { <-s.turns }()
-	default:
+	to := s.readers.enter(r.Context(), w)
+	if to == nil {
 		http.Error(w, "too many at a time", http.StatusServiceUnavailable)
 		return
 	}
+	defer to.leave()
 	sample, err := s.sample(r.Context())
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusServiceUnavailable)
 		return
 	}
-	var out io.Writer = w
 	w.Header().Set("Content-Type", contentType)
 	w.Header().Set("Vary", "Accept-Encoding")
-	if strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
+	zipped := strings.Contains(r.Header.Get("Accept-Encoding"), "gzip")
+	if zipped {
 		w.Header().Set("Content-Encoding", "gzip")
-		z, err := gzip.NewWriterLevel(w, gzip.BestSpeed)
-		if err != nil {
-			s.log.Error("metrics", zap.Error(err))
-			return
-		}
-		defer func() { s.note(z.Close()) }()
-		out = z
 	}
-	s.note(newWriter(out).page(families, sample))
+	s.note(to.work(func() error { return write(to, zipped, families, sample) }))
+}
+
+// write writes a page in chunks.
+func write(to io.Writer, zipped bool, families []family, s *Sample) error {
+	if !zipped {
+		return newWriter(to).page(families, s)
+	}
+	out := bufio.NewWriterSize(to, chunk)
+	z, err := gzip.NewWriterLevel(out, gzip.BestSpeed)
+	if err == nil {
+		err = newWriter(z).page(families, s)
+	}
+	if err == nil {
+		err = z.Close()
+	}
+	if err == nil {
+		err = out.Flush()
+	}
+	return err
 }
 
 // note says that a page was not read to its end, which is the reader's business.

@@ -137,7 +137,8 @@ func TestOneSampleASecond(t *testing.T) {
 	}
 }
 
-// TestManyReaders: those beyond the second are told to come again, without waiting.
+// TestManyReaders: those beyond the last place wait for one, and are told to come again if
+// there is none in time.
 func TestManyReaders(t *testing.T) {
 	began, goOn := make(chan struct{}, 1), make(chan struct{})
 	s := serve(t, func(context.Context) (*Sample, error) {
@@ -145,23 +146,66 @@ func TestManyReaders(t *testing.T) {
 		<-goOn
 		return &Sample{}, nil
 	})
-	var readers sync.WaitGroup
-	for range atATime {
-		readers.Go(func() {
+	s.readers.patience = 10 * time.Millisecond
+	var all sync.WaitGroup
+	read := func() {
+		all.Go(func() {
 			if status, _ := s.get("/metrics", false); status != 200 {
 				t.Errorf("status %d", status)
 			}
 		})
 	}
+	for range atATime {
+		read()
+	}
 	<-began
-	for len(s.turns) < atATime {
+	for len(s.readers.places) < atATime {
 		time.Sleep(time.Millisecond)
 	}
 	if status, _ := s.get("/metrics", false); status != 503 {
 		t.Errorf("one more: status %d", status)
 	}
+	s.readers.patience = time.Minute
+	read()
 	close(goOn)
-	readers.Wait()
+	all.Wait()
+}
+
+// TestStalledReaders: those who do not read what they have asked for keep nobody else from
+// it, however many they are.
+func TestStalledReaders(t *testing.T) {
+	sample := sampleOf(2000, 10, 2, nil) // far more than what connections hold
+	s := serve(t, func(context.Context) (*Sample, error) { return sample, nil })
+	stalled := func() (n int) {
+		s.readers.mu.Lock()
+		defer s.readers.mu.Unlock()
+		for x := range s.readers.all {
+			if x.slowness() > slow {
+				n++
+			}
+		}
+		return n
+	}
+	for _, n := range []int{2, atATime} {
+		for stalled() < n {
+			c, err := net.Dial("tcp", strings.TrimPrefix(s.url, "http://"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = c.Close() })
+			if _, err := io.WriteString(c, "GET /metrics/detail HTTP/1.1\r\nHost: l4fwd\r\n\r\n"); err != nil {
+				t.Fatal(err)
+			}
+			for now := stalled(); stalled() == now; {
+				time.Sleep(slow / 10)
+			}
+		}
+		for _, path := range []string{"/metrics", "/metrics/detail"} {
+			if status, text := s.get(path, true); status != 200 || !strings.Contains(text, "l4fwd_") {
+				t.Errorf("beside %d who do not read, %s: %d", n, path, status)
+			}
+		}
+	}
 }
 
 // TestShutdownWaits: when Shutdown has returned nobody is asked for a sample, even if

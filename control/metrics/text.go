@@ -36,7 +36,7 @@ type writer struct {
 	err  error
 }
 
-func newWriter(w io.Writer) *writer { return &writer{out: bufio.NewWriterSize(w, 64<<10)} }
+func newWriter(w io.Writer) *writer { return &writer{out: bufio.NewWriterSize(w, chunk)} }
 
 // page writes families.
 func (w *writer) page(families []family, s *Sample) error {

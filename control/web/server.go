@@ -20,7 +20,7 @@ const (
 	keep     = time.Second      // how long a snapshot is as good as a new one
 	patience = 5 * time.Second  // with whoever is to give a new one
 	slowest  = 30 * time.Second // for an answer to be read
-	atATime  = 16               // answers written
+	atATime  = 16               // answers made
 )
 
 // policy lets the page use what is served beside it, and nothing else.
@@ -57,7 +57,7 @@ type Server struct {
 	history history
 	life    context.Context // ends with Shutdown
 	end     context.CancelFunc
-	turns   chan struct{} // whoever writes an answer has one of atATime
+	turns   chan struct{} // whoever makes an answer has one of atATime
 	guard   *access.Guard // of the buttons, nil if there are none
 	noting  sync.WaitGroup
 
@@ -166,24 +166,29 @@ func guarded(h http.Handler) http.Handler {
 
 // answer sends what of makes of a snapshot.
 func (s *Server) answer(w http.ResponseWriter, r *http.Request, of func(*snapshot) any) {
+	b, status, err := s.make(r.Context(), of)
+	if err != nil {
+		http.Error(w, err.Error(), status)
+		return
+	}
+	s.send(w, "application/json", b)
+}
+
+// make makes an answer. It has a turn for no longer, or those who do not read theirs would
+// keep all others out.
+func (s *Server) make(ctx context.Context, of func(*snapshot) any) (b []byte, status int, err error) {
 	select {
 	case s.turns <- struct{}{}:
 		defer func() { <-s.turns }()
 	default:
-		http.Error(w, "too many at a time", http.StatusServiceUnavailable)
-		return
+		return nil, http.StatusServiceUnavailable, errors.New("too many at a time")
 	}
-	n, err := s.snapshot(r.Context())
+	n, err := s.snapshot(ctx)
 	if err != nil {
-		http.Error(w, err.Error(), http.StatusServiceUnavailable)
-		return
+		return nil, http.StatusServiceUnavailable, err
 	}
-	b, err := json.Marshal(of(n))
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
-		return
-	}
-	s.send(w, "application/json", b)
+	b, err = json.Marshal(of(n))
+	return b, http.StatusInternalServerError, err
 }
 
 func (s *Server) send(w http.ResponseWriter, kind string, b []byte) {

@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -217,6 +218,37 @@ func TestRefused(t *testing.T) {
 	if w := ask(s, http.MethodGet, "/api/backends"); w.Code != http.StatusServiceUnavailable || w.Body.String() != "too many at a time\n" {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
+}
+
+// unread is whoever does not read what he has asked for.
+type unread struct {
+	*httptest.ResponseRecorder
+	asked chan<- struct{}
+	until <-chan struct{}
+}
+
+func (u unread) Write(b []byte) (int, error) {
+	u.asked <- struct{}{}
+	<-u.until
+	return u.ResponseRecorder.Write(b)
+}
+
+// TestUnread: those who do not read their answers keep nobody else from his.
+func TestUnread(t *testing.T) {
+	s := New(&site{}, Options{})
+	asked, until := make(chan struct{}), make(chan struct{})
+	var all sync.WaitGroup
+	for range atATime {
+		all.Go(func() {
+			s.http.Handler.ServeHTTP(unread{httptest.NewRecorder(), asked, until}, httptest.NewRequest(http.MethodGet, "/api/overview", nil))
+		})
+		<-asked
+	}
+	if w := ask(s, http.MethodGet, "/api/overview"); w.Code != http.StatusOK {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	close(until)
+	all.Wait()
 }
 
 // TestServe: a page is served by TCP, until Shutdown.
