@@ -27,7 +27,11 @@ const firstNews = 10 * time.Second
 func (d *Daemon) start(ctx context.Context, down *undo) error {
 	repaired, err := nic.Repair(nic.Options{Dir: d.opt.JournalDir, Log: d.log})
 	if err != nil {
-		d.log.Warn("repairing what an earlier run left", zap.Error(err))
+		level := zap.WarnLevel
+		if errors.Is(err, nic.ErrUnreadable) {
+			level = zap.ErrorLevel // it is not said again
+		}
+		d.log.Log(level, "repairing what an earlier run left", zap.Error(err))
 	}
 	if len(repaired) > 0 {
 		d.log.Info("put back the NIC settings an earlier run left changed", zap.Strings("interfaces", repaired))

@@ -2,18 +2,22 @@ package nic
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 	"golang.org/x/sys/unix"
 )
 
@@ -279,10 +283,75 @@ func TestVoidJournals(t *testing.T) {
 		j.Changes = []change{{lro, "on", "off"}}
 		must(t, j.save(dir))
 	}
-	must(t, os.WriteFile(filepath.Join(dir, "bad@1.json"), []byte("{"), 0o600))
+	bad := filepath.Join(dir, "bad@1.json")
+	must(t, os.WriteFile(bad, []byte("{"), 0o600))
 	repaired, err := Repair(Options{Dir: dir})
-	if err == nil || len(repaired) != 2 || !cmp.Equal(files(t, dir), []string{filepath.Join(dir, "bad@1.json")}) {
+	if !errors.Is(err, ErrUnreadable) || !strings.Contains(err.Error(), "it is "+bad+aside+" now") || len(repaired) != 2 || len(files(t, dir)) != 0 {
 		t.Errorf("repaired %v, %v; journals %v", repaired, err, files(t, dir))
+	}
+	if _, err := os.Stat(bad + aside); err != nil {
+		t.Error(err)
+	}
+	if repaired, err := Repair(Options{Dir: dir}); err != nil || len(repaired) != 0 {
+		t.Errorf("again: repaired %v, %v", repaired, err)
+	}
+}
+
+// later adds to a journal what only a later version knows.
+func later(t *testing.T, path string) {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	must(t, err)
+	b = bytes.Replace(b, []byte(`"changes": [`), []byte(`"changes": [{"kind": "feature", "key": "rx-hashing", "old": "on", "new": "off"},`), 1)
+	must(t, os.WriteFile(path, b, 0o600)) // in place: who has it locked keeps it
+}
+
+// TestUnreadableJournal: what cannot be read neither keeps anybody from starting nor from
+// cleaning up, and what can be read of it is put back.
+func TestUnreadableJournal(t *testing.T) {
+	ns, dir := space(t), t.TempDir()
+	core, logs := observer.New(zap.ErrorLevel)
+	begin := func() *Applied {
+		a, err := Apply("nic0", Settings{NoLRO: true}, Options{Dir: dir, Namespace: ns, Log: zap.New(core)})
+		must(t, err)
+		return a
+	}
+	apply(t, ns, dir)
+	path := files(t, dir)[0]
+	crash(t, dir)
+	later(t, path)
+	a := begin()
+	check(t, ns, original)
+	must(t, a.Restore())
+	if said := logs.TakeAll(); len(said) != 1 || said[0].ContextMap()["kept"] != path+aside || !strings.Contains(fmt.Sprint(said[0].ContextMap()["error"]), "rx-hashing") {
+		t.Errorf("log: %v", said)
+	}
+
+	apply(t, ns, dir)
+	crash(t, dir)
+	later(t, path)
+	repaired, err := Repair(Options{Dir: dir})
+	if !errors.Is(err, ErrUnreadable) || !cmp.Equal(repaired, []string{"nic0"}) || len(files(t, dir)) != 0 {
+		t.Errorf("repaired %v, %v; journals %v", repaired, err, files(t, dir))
+	}
+	check(t, ns, original)
+
+	must(t, os.WriteFile(path, []byte("{"), 0o600))
+	must(t, begin().Restore())
+	if said := logs.TakeAll(); len(said) != 1 || len(files(t, dir)) != 0 {
+		t.Errorf("log: %v; journals %v", said, files(t, dir))
+	}
+
+	must(t, os.WriteFile(path, []byte("{"), 0o600))
+	f, err := os.Open(path)
+	must(t, err)
+	defer f.Close()
+	must(t, flock(f, unix.LOCK_EX))
+	if _, err := Apply("nic0", want, Options{Dir: dir, Namespace: ns}); !errors.Is(err, ErrInUse) {
+		t.Errorf("Apply beside who has the journal: %v", err)
+	}
+	if repaired, err := Repair(Options{Dir: dir}); len(repaired) != 0 || err != nil || len(files(t, dir)) != 1 {
+		t.Errorf("Repair of a living process's: %v, %v; journals %v", repaired, err, files(t, dir))
 	}
 }
 

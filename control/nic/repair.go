@@ -11,9 +11,10 @@ import (
 // Repair puts back what processes that are no more left changed, in whatever
 // network namespace that is, and removes journals that became void: of an
 // earlier boot, of a namespace or an interface that is gone. Journals of
-// running processes, this one included, are left alone. It returns the names
-// of the interfaces whose journals it dealt with; one that fails does not keep
-// the others. Only Dir and Log of the options count.
+// running processes, this one included, are left alone. One that cannot be read as a
+// whole is renamed, after what is understood of it is put back, and an error, this once.
+// Repair returns the names of the interfaces whose journals it dealt with; one that
+// fails does not keep the others. Only Dir and Log of the options count.
 func Repair(opt Options) (repaired []string, err error) {
 	opt, log := opt.defaults()
 	unlock, err := lock(opt.Dir)
@@ -27,29 +28,29 @@ func Repair(opt Options) (repaired []string, err error) {
 	}
 	var errs []error
 	for _, path := range paths {
-		j, err := load(path)
-		if err != nil {
+		j, err := leftover(path)
+		if errors.Is(err, ErrInUse) || j != nil && j.Owner == self {
+			continue
+		}
+		if j == nil {
 			errs = append(errs, err)
 			continue
 		}
-		owned, err := j.owned(opt.Dir)
-		if owned {
-			continue
+		some := err == nil || len(j.Changes) > 0
+		failed := j.repair(opt, log)
+		if err != nil && j.unreadable == "" {
+			err = fmt.Errorf("%w; it is %s now", err, path+aside)
 		}
-		if err == nil {
-			err = j.repair(opt, log)
+		errs = append(errs, err, failed)
+		if some && failed == nil {
+			repaired = append(repaired, j.Name)
 		}
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		repaired = append(repaired, j.Name)
 	}
 	return repaired, errors.Join(errs...)
 }
 
 func (j *journal) repair(opt Options, log *zap.Logger) error {
-	if j.Boot != bootID() {
+	if j.Boot != bootID() || len(j.Changes) == 0 {
 		return j.remove(opt.Dir)
 	}
 	here, err := namespaceHere()

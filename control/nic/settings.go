@@ -167,23 +167,21 @@ func identify(name string) (*journal, error) {
 	}, nil
 }
 
-// takeOver puts back what the last owner of the interface left.
+// takeOver puts back what the last owner of the interface left. What it cannot read of
+// that is no reason not to begin.
 func (a *Applied) takeOver() error {
-	old, err := load(a.j.path(a.opt.Dir))
+	path := a.j.path(a.opt.Dir)
+	old, err := leftover(path)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		return nil
+	case errors.Is(err, ErrUnreadable) && old != nil:
+		a.log.Error("not all of what an earlier run left changed can be put back", zap.String("nic", a.j.Name),
+			zap.String("kept", path+aside), zap.Error(err))
 	case err != nil:
 		return err
 	}
-	if old.Owner != self {
-		if owned, err := old.owned(a.opt.Dir); err != nil {
-			return err
-		} else if owned {
-			return fmt.Errorf("%w: pid %d", ErrInUse, old.PID)
-		}
-	}
-	return old.restore(a.opt, a.log)
+	return old.repair(a.opt, a.log)
 }
 
 // apply makes the changes that are needed. Those before an error stay made.
