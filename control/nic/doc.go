@@ -15,5 +15,6 @@
 // changed it meanwhile meant it.
 //
 // Hazard: an interface that was deleted and made again has default settings
-// and a new index; its journal is void, and is removed without touching it.
+// and a new index; its journal is void, and is removed without touching it. One that
+// was renamed has the index it had.
 package nic

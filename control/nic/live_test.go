@@ -273,6 +273,54 @@ func TestInterfaceMadeAgain(t *testing.T) {
 	check(t, ns, original)
 }
 
+// TestRenamed: an interface has its settings back under whatever name it has by then, and
+// another that has its name by then keeps its own.
+func TestRenamed(t *testing.T) {
+	for how, end := range map[string]func(dir string, a *Applied) error{
+		"at the end": func(_ string, a *Applied) error { return a.Restore() },
+		"after a crash": func(dir string, _ *Applied) error {
+			crash(t, dir)
+			_, err := Repair(Options{Dir: dir})
+			return err
+		},
+	} {
+		t.Run(how, func(t *testing.T) {
+			ns, dir := space(t), t.TempDir()
+			h, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
+			must(t, err)
+			defer h.Close()
+			rename := func(from, to string) {
+				l, err := h.LinkByName(from)
+				must(t, err)
+				must(t, h.LinkSetDown(l)) // kernels before 6.2 want that
+				must(t, h.LinkSetName(l, to))
+				must(t, h.LinkSetUp(l))
+			}
+			a := apply(t, ns, dir)
+			rename("nic0", "lan0")
+			rename("nic1", "nic0")
+			must(t, within(ns, func() error { // as if it were ours
+				l, err := netlink.LinkByName("nic0")
+				must(t, err)
+				dev, err := openHardware("nic0", l.Attrs().Index, "")
+				must(t, err)
+				defer dev.close()
+				return dev.write(vlanStripping, "off")
+			}))
+			must(t, end(dir, a))
+			if values(t, ns)[vlanStripping.Key] != "off" {
+				t.Error("another interface of that name was changed")
+			}
+			rename("nic0", "nic1")
+			rename("lan0", "nic0")
+			check(t, ns, original)
+			if len(files(t, dir)) != 0 {
+				t.Errorf("journals remain: %v", files(t, dir))
+			}
+		})
+	}
+}
+
 func TestVoidJournals(t *testing.T) {
 	dir := t.TempDir()
 	gone, old := freshJournal(), freshJournal()

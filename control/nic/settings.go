@@ -229,23 +229,28 @@ func (a *Applied) Restore() error {
 }
 
 // restore works in the calling thread's namespace, which must be the
-// journal's.
+// journal's. There an interface keeps its index, but its name only as long as nobody
+// gives it, or another one, a new one.
 func (j *journal) restore(opt Options, log *zap.Logger) error {
-	l, err := netlink.LinkByName(j.Name)
+	l, err := netlink.LinkByIndex(j.Index)
 	var missing netlink.LinkNotFoundError
 	switch {
-	case errors.As(err, &missing):
+	case errors.As(err, &missing) || err == nil && l.Attrs().PermHWAddr.String() != j.PermMAC:
+		log.Info("interface is gone or was made again, nothing to put back", zap.String("nic", j.Name))
 		j.Changes = nil
 		return j.remove(opt.Dir)
 	case err != nil:
 		return fmt.Errorf("putting back the settings of %s: %w", j.Name, err)
 	}
-	if l.Attrs().Index != j.Index || l.Attrs().PermHWAddr.String() != j.PermMAC {
-		log.Info("interface was made again, nothing to put back", zap.String("nic", j.Name))
-		j.Changes = nil
-		return j.remove(opt.Dir)
+	return j.restoreTo(l.Attrs(), opt, log)
+}
+
+// restoreTo puts back what the interface has, whatever its name is by now.
+func (j *journal) restoreTo(l *netlink.LinkAttrs, opt Options, log *zap.Logger) error {
+	if l.Name != j.Name {
+		log.Info("interface has another name now", zap.String("nic", j.Name), zap.String("name", l.Name))
 	}
-	dev, err := openHardware(j.Name, j.Index, opt.sysfs)
+	dev, err := openHardware(l.Name, l.Index, opt.sysfs)
 	if err != nil {
 		return fmt.Errorf("putting back the settings of %s: %w", j.Name, err)
 	}
