@@ -16,5 +16,6 @@
 //
 // Hazard: an interface that was deleted and made again has default settings
 // and a new index; its journal is void, and is removed without touching it. One that
-// was renamed has the index it had.
+// was renamed has the index it had; a NIC that has left its namespace, as it does when
+// that ends, may have another one too, and is known by its permanent MAC and bus address.
 package nic

@@ -21,6 +21,7 @@ type journal struct {
 	Name      string   `json:"name"`
 	Index     int      `json:"ifindex"`
 	PermMAC   string   `json:"permanent_mac,omitempty"`
+	Bus       string   `json:"bus,omitempty"`
 	Namespace uint64   `json:"netns"` // inode
 	Boot      string   `json:"boot"`  // after a reboot all is void
 	PID       int      `json:"pid"`   // where the owner is, for people

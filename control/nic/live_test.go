@@ -118,6 +118,19 @@ func apply(t *testing.T, ns netns.NsHandle, dir string) *Applied {
 	return a
 }
 
+// crashed changes the settings and leaves a journal of nobody's, with a change of its own.
+func crashed(t *testing.T, ns netns.NsHandle, dir string, change func(*journal)) {
+	t.Helper()
+	apply(t, ns, dir)
+	path := files(t, dir)[0]
+	j, err := load(path)
+	must(t, err)
+	must(t, os.Remove(path))
+	j.Owner = "another"
+	change(j)
+	must(t, j.save(dir))
+}
+
 // crash makes the journals look like those of a process that is no more.
 func crash(t *testing.T, dir string) {
 	t.Helper()
@@ -319,6 +332,71 @@ func TestRenamed(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestLentAndReturned: a NIC that was lent to a namespace comes back when that ends, with
+// what a crash has left changed, and perhaps another name and index.
+func TestLentAndReturned(t *testing.T) {
+	const mac = "02:00:00:00:00:09"
+	for _, row := range []struct {
+		name, bus string // that the journal has
+		here      map[string]string
+		restored  bool
+	}{
+		{"nic0", "0000:01:00.0", map[string]string{"nic0": "0000:01:00.0"}, true},
+		{"lan7", "0000:01:00.0", map[string]string{"nic0": "0000:01:00.0", "nic1": "0000:02:00.0"}, true},
+		{"nic0", "0000:01:00.0", map[string]string{"nic0": "0000:02:00.0"}, false},
+		{"nic0", "", map[string]string{"nic0": "0000:01:00.0", "nic1": ""}, true}, // of an older version
+		{"lan7", "", map[string]string{"nic0": ""}, false},
+	} {
+		t.Run(row.name+" "+row.bus, func(t *testing.T) {
+			ns, dir := space(t), t.TempDir()
+			opt := Options{Dir: dir, ident: func(l *netlink.LinkAttrs) (string, string) {
+				if bus, ok := row.here[l.Name]; ok {
+					return mac, bus
+				}
+				return "", ""
+			}}
+			crashed(t, ns, dir, func(j *journal) {
+				j.Name, j.Index, j.PermMAC, j.Bus, j.Namespace = row.name, 4711, mac, row.bus, 1 // no namespace has this inode
+			})
+			must(t, within(ns, func() error {
+				repaired, err := Repair(opt)
+				if !cmp.Equal(repaired, []string{row.name}) {
+					t.Errorf("repaired %v", repaired)
+				}
+				return err
+			}))
+			want := original
+			if !row.restored {
+				want = changed
+			}
+			check(t, ns, want)
+			if len(files(t, dir)) != 0 {
+				t.Errorf("journals remain: %v", files(t, dir))
+			}
+		})
+	}
+}
+
+// TestReturnedInUse: what somebody has in use by now is left to him.
+func TestReturnedInUse(t *testing.T) {
+	ns, dir := space(t), t.TempDir()
+	opt := Options{Dir: dir, Namespace: ns, ident: func(l *netlink.LinkAttrs) (string, string) { return l.Name, l.Name }}
+	crashed(t, ns, dir, func(j *journal) { j.PermMAC, j.Bus, j.Namespace = "nic0", "nic0", 1 })
+	a, err := Apply("nic0", Settings{BusyPoll: &BusyPoll{3, time.Millisecond}}, opt)
+	must(t, err)
+	must(t, within(ns, func() error {
+		if repaired, err := Repair(opt); len(repaired) != 0 || !errors.Is(err, ErrInUse) || len(files(t, dir)) != 2 {
+			t.Errorf("repaired %v, %v; journals %v", repaired, err, files(t, dir))
+		}
+		if err := a.Restore(); err != nil {
+			return err
+		}
+		_, err := Repair(opt)
+		return err
+	}))
+	check(t, ns, original)
 }
 
 func TestVoidJournals(t *testing.T) {

@@ -56,6 +56,10 @@ func inodeOf(path string) (uint64, error) {
 	return info.Sys().(*syscall.Stat_t).Ino, nil
 }
 
+// kernelsOwn is the network namespace of kthreadd, the machine's first. That of process 1
+// may be another, and on some machines nobody may look into it.
+const kernelsOwn = "/proc/2/ns/net"
+
 // findNamespace opens the namespace with that inode if any process is in it or
 // it has a name; netns.None() if not.
 func findNamespace(inode uint64) netns.NsHandle {

@@ -5,12 +5,15 @@ import (
 	"fmt"
 	"path/filepath"
 
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
 	"go.uber.org/zap"
 )
 
 // Repair puts back what processes that are no more left changed, in whatever
 // network namespace that is, and removes journals that became void: of an
-// earlier boot, of a namespace or an interface that is gone. Journals of
+// earlier boot, of a namespace or an interface that is gone. A NIC that has left a
+// namespace, as it does when that ends, is not. Journals of
 // running processes, this one included, are left alone. One that cannot be read as a
 // whole is renamed, after what is understood of it is put back, and an error, this once.
 // Repair returns the names of the interfaces whose journals it dealt with; one that
@@ -60,11 +63,39 @@ func (j *journal) repair(opt Options, log *zap.Logger) error {
 	if here == j.Namespace {
 		return j.restore(opt, log)
 	}
-	ns := findNamespace(j.Namespace)
-	if !ns.IsOpen() {
-		log.Info("network namespace is gone, nothing to put back", zap.String("nic", j.Name))
-		return j.remove(opt.Dir)
+	if found, err := j.restoreIn(netns.None(), j.away, opt, log); found || err != nil {
+		return err
 	}
-	defer ns.Close()
-	return within(ns, func() error { return j.restore(opt, log) })
+	if ns := findNamespace(j.Namespace); ns.IsOpen() {
+		defer ns.Close()
+		if found, err := j.restoreIn(ns, j.home, opt, log); found || err != nil {
+			return err
+		}
+	}
+	// The kernel puts NICs whose namespace ends into the machine's first.
+	if first, err := inodeOf(kernelsOwn); j.PermMAC != "" && (err != nil || first != here) {
+		ns, err := netns.GetFromPath(kernelsOwn)
+		if err != nil {
+			return fmt.Errorf("finding the first network namespace: %w", err)
+		}
+		defer ns.Close()
+		if found, err := j.restoreIn(ns, j.away, opt, log); found || err != nil {
+			return err
+		}
+	}
+	log.Info("network namespace or interface is gone, nothing to put back", zap.String("nic", j.Name))
+	return j.remove(opt.Dir)
+}
+
+// restoreIn puts back what an interface has that is found in a namespace.
+func (j *journal) restoreIn(ns netns.NsHandle, find func(Options) (*netlink.LinkAttrs, error), opt Options, log *zap.Logger) (found bool, err error) {
+	err = within(ns, func() error {
+		l, err := find(opt)
+		if l == nil {
+			return err
+		}
+		found = true
+		return j.restoreTo(l, opt, log)
+	})
+	return found, err
 }

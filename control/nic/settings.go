@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/safchain/ethtool"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"go.uber.org/zap"
@@ -22,7 +23,10 @@ type Options struct {
 	Namespace netns.NsHandle // zero or netns.None(): the calling thread's; must stay open until Restore
 	Log       *zap.Logger    // nil: silent
 
-	sysfs string // tests: instead of a sysfs of the namespace
+	// Tests: instead of a sysfs of the namespace, and of what tells a NIC from all others,
+	// which no device has that can be made.
+	sysfs string
+	ident func(*netlink.LinkAttrs) (permMAC, bus string)
 }
 
 // Settings are what l4fwd wants of a NIC. The zero value wants nothing.
@@ -106,7 +110,7 @@ func Apply(name string, want Settings, opt Options) (*Applied, error) {
 	defer unlock()
 	a := &Applied{opt: opt, log: log}
 	err = within(opt.Namespace, func() error {
-		if a.j, err = identify(name); err != nil {
+		if a.j, err = identify(name, opt); err != nil {
 			return err
 		}
 		if err := a.takeOver(); err != nil {
@@ -152,7 +156,7 @@ func (a *Applied) Add(want Settings) error {
 }
 
 // identify makes an empty journal for the interface and this process.
-func identify(name string) (*journal, error) {
+func identify(name string, opt Options) (*journal, error) {
 	l, err := netlink.LinkByName(name)
 	if err != nil {
 		return nil, fmt.Errorf("interface %s: %w", name, err)
@@ -161,10 +165,29 @@ func identify(name string) (*journal, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &journal{
-		Version: journalVersion, Name: name, Index: l.Attrs().Index, PermMAC: l.Attrs().PermHWAddr.String(),
+	j := &journal{
+		Version: journalVersion, Name: name, Index: l.Attrs().Index,
 		Namespace: ns, Boot: bootID(), PID: os.Getpid(), Owner: self,
-	}, nil
+	}
+	j.PermMAC, j.Bus = opt.identity(l.Attrs())
+	return j, nil
+}
+
+// identity is what a NIC has wherever it is: its permanent MAC address, which its VLAN
+// interfaces have too, and its bus address, which they have not. Both are "" for software
+// devices.
+func (o Options) identity(l *netlink.LinkAttrs) (permMAC, bus string) {
+	if o.ident != nil {
+		return o.ident(l)
+	}
+	if len(l.PermHWAddr) == 0 {
+		return "", ""
+	}
+	if et, err := ethtool.NewEthtool(); err == nil {
+		defer et.Close()
+		bus, _ = et.BusInfo(l.Name) // or the name has to do
+	}
+	return l.PermHWAddr.String(), bus
 }
 
 // takeOver puts back what the last owner of the interface left. What it cannot read of
@@ -229,20 +252,69 @@ func (a *Applied) Restore() error {
 }
 
 // restore works in the calling thread's namespace, which must be the
-// journal's. There an interface keeps its index, but its name only as long as nobody
-// gives it, or another one, a new one.
+// journal's.
 func (j *journal) restore(opt Options, log *zap.Logger) error {
-	l, err := netlink.LinkByIndex(j.Index)
-	var missing netlink.LinkNotFoundError
-	switch {
-	case errors.As(err, &missing) || err == nil && l.Attrs().PermHWAddr.String() != j.PermMAC:
+	l, err := j.home(opt)
+	if err != nil {
+		return err
+	}
+	if l == nil {
 		log.Info("interface is gone or was made again, nothing to put back", zap.String("nic", j.Name))
 		j.Changes = nil
 		return j.remove(opt.Dir)
-	case err != nil:
-		return fmt.Errorf("putting back the settings of %s: %w", j.Name, err)
 	}
-	return j.restoreTo(l.Attrs(), opt, log)
+	return j.restoreTo(l, opt, log)
+}
+
+// home looks for the interface in the calling thread's namespace, which must be the
+// journal's. There it keeps its index, but its name only as long as nobody gives it, or
+// another one, a new one. It returns nil if it is not there.
+func (j *journal) home(opt Options) (*netlink.LinkAttrs, error) {
+	l, err := netlink.LinkByIndex(j.Index)
+	var missing netlink.LinkNotFoundError
+	switch {
+	case errors.As(err, &missing):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("looking for %s: %w", j.Name, err)
+	}
+	if mac, _ := opt.identity(l.Attrs()); mac != j.PermMAC {
+		return nil, nil
+	}
+	return l.Attrs(), nil
+}
+
+// away looks for the interface in the calling thread's namespace, which is not the
+// journal's. A NIC that was lent to a namespace comes from there when that ends, with
+// another index or name if somebody else has its own. It returns nil if it is not there.
+func (j *journal) away(opt Options) (*netlink.LinkAttrs, error) {
+	if j.PermMAC == "" {
+		return nil, nil
+	}
+	all, err := netlink.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("looking for %s: %w", j.Name, err)
+	}
+	for _, l := range all {
+		a := l.Attrs()
+		mac, bus := opt.identity(a)
+		if mac != j.PermMAC || bus != j.Bus && j.Bus != "" || j.Bus == "" && a.Name != j.Name {
+			continue
+		}
+		ns, err := namespaceHere()
+		if err != nil {
+			return nil, err
+		}
+		used, err := owned((&journal{Name: a.Name, Namespace: ns}).path(opt.Dir))
+		switch {
+		case used:
+			return nil, fmt.Errorf("%s is %s now: %w", j.Name, a.Name, ErrInUse)
+		case err != nil && !errors.Is(err, os.ErrNotExist):
+			return nil, err
+		}
+		return a, nil
+	}
+	return nil, nil
 }
 
 // restoreTo puts back what the interface has, whatever its name is by now.
