@@ -399,6 +399,50 @@ func TestReturnedInUse(t *testing.T) {
 	check(t, ns, original)
 }
 
+// confined runs f on a thread of its own in the namespace, but with the machine's /sys, as
+// after nsenter --net, and without some capabilities.
+func confined(t *testing.T, ns netns.NsHandle, f func() error, caps ...uint) {
+	t.Helper()
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // for ever: the thread ends with the goroutine
+		head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		var data [2]unix.CapUserData
+		err := netns.Set(ns)
+		if err == nil {
+			err = unix.Capget(&head, &data[0])
+		}
+		for _, c := range caps {
+			data[c/32].Effective &^= 1 << (c % 32)
+			data[c/32].Permitted &^= 1 << (c % 32)
+		}
+		if err == nil {
+			err = unix.Capset(&head, &data[0])
+		}
+		if err == nil {
+			err = f()
+		}
+		done <- err
+	}()
+	must(t, <-done)
+}
+
+// TestRestoreConfined: who gives up CAP_SYS_ADMIN, as run does when it is ready, puts
+// everything back nevertheless.
+func TestRestoreConfined(t *testing.T) {
+	ns, dir := space(t), t.TempDir()
+	var a *Applied
+	must(t, within(ns, func() (err error) {
+		a, err = Apply("nic0", Settings{KeepVLANTags: true}, Options{Dir: dir})
+		return err
+	}))
+	confined(t, ns, func() error { return a.Add(want) }, unix.CAP_SYS_ADMIN)
+	check(t, ns, changed)
+	confined(t, ns, func() error { return a.Restore() }, unix.CAP_SYS_ADMIN)
+	check(t, ns, original)
+	must(t, a.Restore())
+}
+
 func TestVoidJournals(t *testing.T) {
 	dir := t.TempDir()
 	gone, old := freshJournal(), freshJournal()

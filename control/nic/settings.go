@@ -59,9 +59,10 @@ type Applied struct {
 	// used nevertheless, but say a tag may be invisible.
 	Problems []error
 
-	opt Options
-	log *zap.Logger
-	j   *journal
+	opt     Options
+	log     *zap.Logger
+	j       *journal
+	unmount func() // sysfs: nobody may be permitted to mount it any more when it is needed again
 }
 
 type wish struct {
@@ -110,13 +111,16 @@ func Apply(name string, want Settings, opt Options) (*Applied, error) {
 	defer unlock()
 	a := &Applied{opt: opt, log: log}
 	err = within(opt.Namespace, func() error {
+		if opt.sysfs == "" {
+			a.opt.sysfs, a.unmount = mountSysfs()
+		}
 		if a.j, err = identify(name, opt); err != nil {
 			return err
 		}
 		if err := a.takeOver(); err != nil {
 			return err
 		}
-		dev, err := openHardware(name, a.j.Index, opt.sysfs)
+		dev, err := openHardware(name, a.j.Index, a.opt.sysfs)
 		if err != nil {
 			return err
 		}
@@ -127,6 +131,7 @@ func Apply(name string, want Settings, opt Options) (*Applied, error) {
 		return nil
 	})
 	if err != nil {
+		a.letGo()
 		return nil, fmt.Errorf("settings of %s: %w", name, err)
 	}
 	return a, nil
@@ -240,6 +245,7 @@ func (a *Applied) apply(dev device, wishes []wish) error {
 // back stays in the journal for Repair, and is an error. An interface that is
 // gone is none. A second call does nothing.
 func (a *Applied) Restore() error {
+	defer a.letGo()
 	if len(a.j.Changes) == 0 {
 		return nil
 	}
@@ -249,6 +255,14 @@ func (a *Applied) Restore() error {
 	}
 	defer unlock()
 	return within(a.opt.Namespace, func() error { return a.j.restore(a.opt, a.log) })
+}
+
+// letGo unmounts what Apply has mounted.
+func (a *Applied) letGo() {
+	if a.unmount != nil {
+		a.unmount()
+		a.unmount, a.opt.sysfs = nil, ""
+	}
 }
 
 // restore works in the calling thread's namespace, which must be the
