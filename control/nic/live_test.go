@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -441,6 +442,64 @@ func TestRestoreConfined(t *testing.T) {
 	confined(t, ns, func() error { return a.Restore() }, unix.CAP_SYS_ADMIN)
 	check(t, ns, original)
 	must(t, a.Restore())
+}
+
+// TestHiddenNamespace: what cannot be put back for want of capabilities is not taken for
+// gone, and is put back by who has them.
+func TestHiddenNamespace(t *testing.T) {
+	home, err := netns.Get()
+	must(t, err)
+	defer home.Close()
+	for _, row := range []struct {
+		name, err string
+		lacks     []uint
+	}{
+		{"not to be entered", "entering a network namespace: operation not permitted", []uint{unix.CAP_SYS_ADMIN}},
+		{"not to be found", "its network namespace may still be there: ", []uint{unix.CAP_SYS_ADMIN, unix.CAP_SYS_PTRACE}},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			ns, dir := space(t), t.TempDir()
+			crashed(t, ns, dir, func(j *journal) {
+				if slices.Contains(row.lacks, unix.CAP_SYS_PTRACE) {
+					j.Namespace = 1 // no namespace has this inode
+				}
+			})
+			confined(t, home, func() error {
+				repaired, err := Repair(Options{Dir: dir})
+				if err == nil || !strings.Contains(err.Error(), "the settings of nic0 stay changed: "+row.err) || !strings.Contains(err.Error(), "run `l4fwd cleanup` as root with all capabilities") {
+					t.Errorf("%v", err)
+				}
+				if len(repaired) != 0 || len(files(t, dir)) != 1 {
+					t.Errorf("repaired %v, journals %v", repaired, files(t, dir))
+				}
+				return nil
+			}, row.lacks...)
+			check(t, ns, changed)
+			repaired, err := Repair(Options{Dir: dir})
+			if err != nil || !cmp.Equal(repaired, []string{"nic0"}) || len(files(t, dir)) != 0 {
+				t.Errorf("repaired %v, %v; journals %v", repaired, err, files(t, dir))
+			}
+		})
+	}
+}
+
+// TestAnotherPIDNamespace: from within a container not all namespaces are seen.
+func TestAnotherPIDNamespace(t *testing.T) {
+	if dir := os.Getenv("NIC_TEST_VOID"); dir != "" {
+		_, err := Repair(Options{Dir: dir})
+		if !errors.Is(err, errHidden) || !strings.Contains(err.Error(), "processes outside this container are not seen") || len(files(t, dir)) != 1 {
+			t.Errorf("%v; journals %v", err, files(t, dir))
+		}
+		return
+	}
+	dir, j := t.TempDir(), freshJournal()
+	j.Namespace, j.Owner, j.Changes = 1, "another", []change{{lro, "on", "off"}}
+	must(t, j.save(dir))
+	cmd := exec.Command("unshare", "--pid", "--fork", "--kill-child", "--mount-proc", os.Args[0], "-test.run", "^TestAnotherPIDNamespace$")
+	cmd.Env = append(os.Environ(), "NIC_TEST_VOID="+dir)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
 }
 
 func TestVoidJournals(t *testing.T) {

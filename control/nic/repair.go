@@ -3,6 +3,7 @@ package nic
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 
 	"github.com/vishvananda/netlink"
@@ -16,6 +17,8 @@ import (
 // namespace, as it does when that ends, is not. Journals of
 // running processes, this one included, are left alone. One that cannot be read as a
 // whole is renamed, after what is understood of it is put back, and an error, this once.
+// One of a namespace that cannot be entered, or of which cannot be told whether it is
+// gone, stays and is an error.
 // Repair returns the names of the interfaces whose journals it dealt with; one that
 // fails does not keep the others. Only Dir and Log of the options count.
 func Repair(opt Options) (repaired []string, err error) {
@@ -66,25 +69,37 @@ func (j *journal) repair(opt Options, log *zap.Logger) error {
 	if found, err := j.restoreIn(netns.None(), j.away, opt, log); found || err != nil {
 		return err
 	}
-	if ns := findNamespace(j.Namespace); ns.IsOpen() {
-		defer ns.Close()
-		if found, err := j.restoreIn(ns, j.home, opt, log); found || err != nil {
-			return err
-		}
-	}
-	// The kernel puts NICs whose namespace ends into the machine's first.
-	if first, err := inodeOf(kernelsOwn); j.PermMAC != "" && (err != nil || first != here) {
-		ns, err := netns.GetFromPath(kernelsOwn)
-		if err != nil {
-			return fmt.Errorf("finding the first network namespace: %w", err)
-		}
-		defer ns.Close()
-		if found, err := j.restoreIn(ns, j.away, opt, log); found || err != nil {
-			return err
-		}
+	found, err := j.restoreThere(opt, log)
+	switch {
+	case errors.Is(err, errHidden) || errors.Is(err, os.ErrPermission):
+		return fmt.Errorf("the settings of %s stay changed: %w: run `l4fwd cleanup` as root with all capabilities "+
+			"and in no container, or in network namespace %d", j.Name, err, j.Namespace)
+	case found || err != nil:
+		return err
 	}
 	log.Info("network namespace or interface is gone, nothing to put back", zap.String("nic", j.Name))
 	return j.remove(opt.Dir)
+}
+
+// restoreThere is for interfaces that are in other namespaces than the calling thread's.
+func (j *journal) restoreThere(opt Options, log *zap.Logger) (found bool, err error) {
+	ns, hidden := findNamespace(j.Namespace)
+	if ns.IsOpen() {
+		defer ns.Close()
+		if found, err := j.restoreIn(ns, j.home, opt, log); found || err != nil {
+			return found, err
+		}
+	}
+	if hidden != nil || j.PermMAC == "" {
+		return false, hidden
+	}
+	// The kernel puts NICs whose namespace ends into the machine's first.
+	first, err := netns.GetFromPath(kernelsOwn)
+	if err != nil {
+		return false, fmt.Errorf("opening the first network namespace: %w", err)
+	}
+	defer first.Close()
+	return j.restoreIn(first, j.away, opt, log)
 }
 
 // restoreIn puts back what an interface has that is found in a namespace.
