@@ -12,6 +12,7 @@ import (
 
 	"github.com/l4fwd/l4fwd/config"
 	"github.com/l4fwd/l4fwd/control/follow"
+	"github.com/l4fwd/l4fwd/control/health/direct"
 	"github.com/l4fwd/l4fwd/control/nic"
 	"github.com/l4fwd/l4fwd/control/plan"
 	"github.com/l4fwd/l4fwd/dataplane"
@@ -35,6 +36,13 @@ func (d *Daemon) start(ctx context.Context, down *undo) error {
 	}
 	if len(repaired) > 0 {
 		d.log.Info("put back the NIC settings an earlier run left changed", zap.Strings("interfaces", repaired))
+	}
+	removed, err := direct.Repair()
+	if err != nil {
+		d.log.Warn("taking away the routing rules of an earlier run's health checks", zap.Error(err))
+	}
+	if removed {
+		d.log.Info("took away the routing rules that an earlier run's health checks left")
 	}
 	for _, step := range []func(context.Context, *undo) error{
 		d.startDiscovery, d.startFollower, d.checkHost, d.startDataplane, d.startSteer, d.startConnLog, d.startWorkers, d.startLinks, d.startPathMTU,
