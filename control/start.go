@@ -12,6 +12,7 @@ import (
 
 	"github.com/l4fwd/l4fwd/config"
 	"github.com/l4fwd/l4fwd/control/follow"
+	"github.com/l4fwd/l4fwd/control/health/direct"
 	"github.com/l4fwd/l4fwd/control/nic"
 	"github.com/l4fwd/l4fwd/control/plan"
 	"github.com/l4fwd/l4fwd/dataplane"
@@ -27,10 +28,21 @@ const firstNews = 10 * time.Second
 func (d *Daemon) start(ctx context.Context, down *undo) error {
 	repaired, err := nic.Repair(nic.Options{Dir: d.opt.JournalDir, Log: d.log})
 	if err != nil {
-		d.log.Warn("repairing what an earlier run left", zap.Error(err))
+		level := zap.WarnLevel
+		if errors.Is(err, nic.ErrUnreadable) {
+			level = zap.ErrorLevel // it is not said again
+		}
+		d.log.Log(level, "repairing what an earlier run left", zap.Error(err))
 	}
 	if len(repaired) > 0 {
 		d.log.Info("put back the NIC settings an earlier run left changed", zap.Strings("interfaces", repaired))
+	}
+	removed, err := direct.Repair()
+	if err != nil {
+		d.log.Warn("taking away the routing rules of an earlier run's health checks", zap.Error(err))
+	}
+	if removed {
+		d.log.Info("took away the routing rules that an earlier run's health checks left")
 	}
 	for _, step := range []func(context.Context, *undo) error{
 		d.startDiscovery, d.startFollower, d.checkHost, d.startDataplane, d.startSteer, d.startConnLog, d.startWorkers, d.startLinks, d.startPathMTU,

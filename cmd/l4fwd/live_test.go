@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/l4fwd/l4fwd/control/health/direct"
 	"github.com/l4fwd/l4fwd/control/nic"
 	"github.com/l4fwd/l4fwd/internal/testbed"
 )
@@ -132,13 +133,17 @@ func TestRun(t *testing.T) {
 	}
 	p = start()
 	p.Kill()
+	leaveRules(ctx, t, topo.LB)
 	cleanup := topo.LB.Command(ctx, path, "cleanup")
 	cleanup.Binds = own
 	out, err = cleanup.Output()
-	if err != nil || !strings.Contains(string(out), "put back the settings of l0") {
+	if err != nil || !strings.Contains(string(out), "put back the settings of l0") || !strings.Contains(string(out), "\ntook away the routing rules of health checks\n") {
 		t.Errorf("%v %s", err, out)
 	}
+	noRules(ctx, t, topo.LB)
+	leaveRules(ctx, t, topo.LB)
 	p = start() // the kernel has detached the program, the queues are free
+	noRules(ctx, t, topo.LB)
 	ask()
 
 	// What the watchdog kills has to end by a signal: after status 2 the unit stays down.
@@ -149,6 +154,28 @@ func TestRun(t *testing.T) {
 	}
 	if s, ok := code.Sys().(syscall.WaitStatus); !ok || !s.Signaled() || s.Signal() != syscall.SIGABRT {
 		t.Errorf("after SIGABRT: %v", err)
+	}
+}
+
+// leaveRules leaves the rules for routing that a crash leaves of health checks of direct
+// return.
+func leaveRules(ctx context.Context, t *testing.T, ns *testbed.Namespace) {
+	t.Helper()
+	for _, family := range []string{"-4", "-6"} {
+		out, err := ns.Command(ctx, "ip", family, "rule", "add", "priority", "90", "fwmark", fmt.Sprint(direct.Mark), "table", fmt.Sprint(direct.Table)).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+}
+
+func noRules(ctx context.Context, t *testing.T, ns *testbed.Namespace) {
+	t.Helper()
+	for _, family := range []string{"-4", "-6"} {
+		out, err := ns.Command(ctx, "ip", family, "rule", "show", "table", fmt.Sprint(direct.Table)).CombinedOutput()
+		if err != nil || len(out) > 0 {
+			t.Errorf("rules are left: %v: %s", err, out)
+		}
 	}
 }
 

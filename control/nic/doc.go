@@ -15,5 +15,10 @@
 // changed it meanwhile meant it.
 //
 // Hazard: an interface that was deleted and made again has default settings
-// and a new index; its journal is void, and is removed without touching it.
+// and a new index; its journal is void, and is removed without touching it. One that
+// was renamed has the index it had; a NIC that has left its namespace, as it does when
+// that ends, may have another one too, and is known by its permanent MAC and bus address.
+//
+// Hazard: a namespace that is not found may only be hidden, from who may not look into
+// all processes or is in a container and sees few. Its journal stays.
 package nic

@@ -21,16 +21,22 @@ type journal struct {
 	Name      string   `json:"name"`
 	Index     int      `json:"ifindex"`
 	PermMAC   string   `json:"permanent_mac,omitempty"`
+	Bus       string   `json:"bus,omitempty"`
 	Namespace uint64   `json:"netns"` // inode
 	Boot      string   `json:"boot"`  // after a reboot all is void
 	PID       int      `json:"pid"`   // where the owner is, for people
 	Owner     string   `json:"owner"` // self of the process
 	Changes   []change `json:"changes"`
 
-	held *os.File // locked, if this process is the owner and it has been saved
+	held       *os.File // locked, if this process is the owner and it has been saved
+	unreadable string   // path of the file, if this is only what is understood of it
 }
 
 const journalVersion = 1
+
+// ErrUnreadable is wrapped by what Repair returns of a journal that is damaged, or has
+// something in it that another version of l4fwd has written.
+var ErrUnreadable = errors.New("unreadable journal")
 
 // self is another for each process.
 var self = rand.Text()
@@ -48,13 +54,14 @@ func (j *journal) path(dir string) string {
 
 // save replaces the file as a whole, so that a reader or a crash finds either
 // the old or the new one, and returns when it is on disk. The owner's is locked
-// before it is there.
+// before it is there. One that was unreadable is kept beside the new one.
 func (j *journal) save(dir string) (err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("writing the journal of %s: %w", j.Name, err)
 		}
 	}()
+	j.Version = journalVersion // of what was another's only that is left which is ours too
 	b, err := json.MarshalIndent(j, "", "  ")
 	if err != nil {
 		return err
@@ -65,6 +72,9 @@ func (j *journal) save(dir string) (err error) {
 	}
 	_, err = f.Write(append(b, '\n'))
 	err = errors.Join(err, f.Sync(), flock(f, unix.LOCK_EX|unix.LOCK_NB))
+	if err == nil {
+		err = j.setAside()
+	}
 	if err == nil {
 		err = os.Rename(f.Name(), j.path(dir))
 	}
@@ -97,34 +107,88 @@ func syncDir(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// remove deletes the file; that it is gone already is fine.
+// aside is what the name of an unreadable journal ends in once it has been dealt with.
+const aside = ".unreadable"
+
+// setAside renames an unreadable journal: it is in nobody's way any more, and people
+// can look at it.
+func (j *journal) setAside() error {
+	if j.unreadable == "" {
+		return nil
+	}
+	if err := os.Rename(j.unreadable, j.unreadable+aside); err != nil {
+		return fmt.Errorf("setting a journal aside: %w", err)
+	}
+	j.unreadable = ""
+	return nil
+}
+
+// remove deletes the file, or sets it aside; that it is gone already is fine.
 func (j *journal) remove(dir string) error {
+	if j.unreadable != "" {
+		return j.setAside()
+	}
 	if err := os.Remove(j.path(dir)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("removing the journal of %s: %w", j.Name, err)
 	}
 	return j.release()
 }
 
-// load reads and checks a journal; it never returns one that names a knob
-// other than ours.
+// load reads and checks a journal. Of one that it cannot read as a whole it returns,
+// with ErrUnreadable, the changes that can be put back all the same: none if the name
+// is not that of the file, and never one of a knob other than ours.
 func load(path string) (*journal, error) {
+	j := &journal{}
 	b, err := os.ReadFile(path)
-	if err != nil {
+	if errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("reading a journal: %w", err)
 	}
-	j := &journal{}
-	if err := json.Unmarshal(b, j); err != nil {
-		return nil, fmt.Errorf("journal %s: %w", path, err)
+	if err == nil {
+		err = json.Unmarshal(b, j)
 	}
-	if j.Version != journalVersion || filepath.Base(path) != filepath.Base(j.path("")) || strings.ContainsAny(j.Name, "/\x00") {
-		return nil, fmt.Errorf("journal %s: not one of this version for an interface of that name", path)
+	if err == nil && (filepath.Base(path) != filepath.Base(j.path("")) || strings.ContainsAny(j.Name, "/\x00")) {
+		err = errors.New("not of an interface of that name")
 	}
-	for _, c := range j.Changes {
-		if !known(c.knob) {
-			return nil, fmt.Errorf("journal %s: unknown setting %s %q", path, c.Kind, c.Key)
+	if err != nil {
+		return &journal{unreadable: path}, fmt.Errorf("%w %s: %w", ErrUnreadable, path, err)
+	}
+	var why []string
+	if j.Version != journalVersion {
+		why = append(why, fmt.Sprintf("of version %d, not %d", j.Version, journalVersion))
+	}
+	all := j.Changes
+	j.Changes = nil
+	for _, c := range all {
+		if known(c.knob) {
+			j.Changes = append(j.Changes, c)
+		} else {
+			why = append(why, fmt.Sprintf("unknown setting %s %q", c.Kind, c.Key))
 		}
 	}
+	if len(why) > 0 {
+		j.unreadable = path
+		return j, fmt.Errorf("%w %s: %s", ErrUnreadable, path, strings.Join(why, ", "))
+	}
 	return j, nil
+}
+
+// leftover loads a journal that no process has any more, as load does; ErrInUse if one
+// that lives has it. This process may take up its own.
+func leftover(path string) (*journal, error) {
+	j, err := load(path)
+	if j == nil || j.Owner == self {
+		return j, err
+	}
+	held, lookErr := owned(path)
+	switch {
+	case lookErr != nil:
+		return nil, errors.Join(err, lookErr)
+	case held && j.PID != 0:
+		return nil, fmt.Errorf("%w: pid %d", ErrInUse, j.PID)
+	case held:
+		return nil, ErrInUse
+	}
+	return j, err
 }
 
 // lock keeps two processes from working on one directory at once.
@@ -152,8 +216,8 @@ func flock(f *os.File, how int) error {
 }
 
 // owned reports whether the process that wrote the journal lives.
-func (j *journal) owned(dir string) (bool, error) {
-	f, err := os.Open(j.path(dir))
+func owned(path string) (bool, error) {
+	f, err := os.Open(path)
 	if err != nil {
 		return false, fmt.Errorf("looking for the owner of a journal: %w", err)
 	}
@@ -164,7 +228,7 @@ func (j *journal) owned(dir string) (bool, error) {
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		return true, nil
 	}
-	return false, fmt.Errorf("looking for the owner of %s: %w", j.path(dir), err)
+	return false, fmt.Errorf("looking for the owner of %s: %w", path, err)
 }
 
 func bootID() string {

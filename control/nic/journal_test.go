@@ -1,6 +1,7 @@
 package nic
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -15,7 +16,18 @@ import (
 	"pgregory.net/rapid"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv("NIC_TEST_VOID") == "" {
+		here, err := inodeOf("/proc/self/ns/pid")
+		if err != nil {
+			panic(err)
+		}
+		if here != firstPIDs { // in a container, which has no process of the kernel's own
+			firstPIDs, kernelsOwn = here, "/proc/1/ns/net"
+		}
+	}
+	goleak.VerifyTestMain(m)
+}
 
 func must(t *testing.T, err error) {
 	t.Helper()
@@ -200,9 +212,9 @@ func TestLoadRefuses(t *testing.T) {
 	tests := []struct{ name, file, text, err string }{
 		{"good", "eth9@42.json", good, ""},
 		{"empty", "eth9@42.json", "", "unexpected end"},
-		{"another file's", "eth8@42.json", good, "not one of this version"},
-		{"future version", "eth9@42.json", strings.Replace(good, `"version":1`, `"version":2`, 1), "not one of this version"},
-		{"path as a name", "passwd@42.json", strings.Replace(good, `"eth9"`, `"../../passwd"`, 1), "not one of this version"},
+		{"another file's", "eth8@42.json", good, "not of an interface of that name"},
+		{"future version", "eth9@42.json", strings.Replace(good, `"version":1`, `"version":2`, 1), "of version 2, not 1"},
+		{"path as a name", "passwd@42.json", strings.Replace(good, `"eth9"`, `"../../passwd"`, 1), "not of an interface of that name"},
 		{"path as a key", "eth9@42.json", strings.Replace(good, "gro_flush_timeout", "../../kernel", 1), "unknown setting"},
 		{"unknown feature", "eth9@42.json", strings.Replace(good, `"sysfs"`, `"feature"`, 1), "unknown setting"},
 	}
@@ -211,10 +223,48 @@ func TestLoadRefuses(t *testing.T) {
 			path := filepath.Join(t.TempDir(), tt.file)
 			must(t, os.WriteFile(path, []byte(tt.text), 0o600))
 			_, err := load(path)
-			if tt.err == "" && err != nil || tt.err != "" && (err == nil || !strings.Contains(err.Error(), tt.err)) {
+			if tt.err == "" && err != nil || tt.err != "" && (!errors.Is(err, ErrUnreadable) || !strings.Contains(err.Error(), tt.err) || !strings.Contains(err.Error(), path)) {
 				t.Errorf("load: %v, want %q", err, tt.err)
 			}
 		})
+	}
+}
+
+// TestUnreadable: of a journal with what another version has written all that is known is
+// put back, and the file is set aside. What is refused stays in one of its own.
+func TestUnreadable(t *testing.T) {
+	for _, refuse := range []bool{false, true} {
+		dir, j := t.TempDir(), freshJournal()
+		j.Version, j.Owner, j.Changes = 2, "another", []change{{lro, "on", "off"}, {knob{kindFeature, "rx-hashing"}, "on", "off"}, {groFlush, "0", "7"}}
+		b, err := json.Marshal(j)
+		must(t, err)
+		path := j.path(dir)
+		must(t, os.WriteFile(path, b, 0o600))
+		old, err := leftover(path)
+		if !errors.Is(err, ErrUnreadable) || !strings.Contains(err.Error(), `of version 2, not 1, unknown setting feature "rx-hashing"`) {
+			t.Fatalf("load: %v", err)
+		}
+		dev := &memory{values: map[knob]string{lro: "off", groFlush: "7"}, refuse: map[knob]bool{lro: refuse}}
+		if err := old.putBack(dev, dir, zap.NewNop()); (err != nil) != refuse {
+			t.Errorf("putBack: %v", err)
+		}
+		if dev.values[groFlush] != "0" || (dev.values[lro] == "on") == refuse {
+			t.Errorf("values: %v", dev.values)
+		}
+		if kept, err := os.ReadFile(path + aside); err != nil || string(kept) != string(b) {
+			t.Errorf("set aside: %q, %v", kept, err)
+		}
+		left, err := load(path)
+		if !refuse {
+			if !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("the journal remains: %+v, %v", left, err)
+			}
+			continue
+		}
+		must(t, err)
+		if diff := cmp.Diff(j.Changes[:1], left.Changes, cmp.AllowUnexported(change{})); diff != "" {
+			t.Errorf("journal (-want +got):\n%s", diff)
+		}
 	}
 }
 
@@ -258,7 +308,7 @@ func TestOwned(t *testing.T) {
 	j := freshJournal()
 	is := func(want bool) {
 		t.Helper()
-		if got, err := j.owned(dir); got != want || err != nil {
+		if got, err := owned(j.path(dir)); got != want || err != nil {
 			t.Errorf("owned: %v, %v", got, err)
 		}
 	}
@@ -280,7 +330,7 @@ func TestOwned(t *testing.T) {
 	if j.held != nil {
 		t.Error("a journal that is removed is held")
 	}
-	if _, err := j.owned(dir); !errors.Is(err, os.ErrNotExist) {
+	if _, err := owned(j.path(dir)); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("no journal: %v", err)
 	}
 }

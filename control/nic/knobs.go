@@ -56,7 +56,8 @@ type hardware struct {
 	close func()
 }
 
-// openHardware opens a device; sysfs overrides the mount point for tests.
+// openHardware opens a device; sysfs is where one of its namespace is mounted, "" if
+// nowhere yet.
 func openHardware(name string, index int, sysfs string) (*hardware, error) {
 	et, err := ethtool.NewEthtool()
 	if err != nil {

@@ -2,18 +2,23 @@ package nic
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 	"golang.org/x/sys/unix"
 )
 
@@ -112,6 +117,19 @@ func apply(t *testing.T, ns netns.NsHandle, dir string) *Applied {
 		t.Errorf("problems: %v", a.Problems)
 	}
 	return a
+}
+
+// crashed changes the settings and leaves a journal of nobody's, with a change of its own.
+func crashed(t *testing.T, ns netns.NsHandle, dir string, change func(*journal)) {
+	t.Helper()
+	apply(t, ns, dir)
+	path := files(t, dir)[0]
+	j, err := load(path)
+	must(t, err)
+	must(t, os.Remove(path))
+	j.Owner = "another"
+	change(j)
+	must(t, j.save(dir))
 }
 
 // crash makes the journals look like those of a process that is no more.
@@ -269,6 +287,221 @@ func TestInterfaceMadeAgain(t *testing.T) {
 	check(t, ns, original)
 }
 
+// TestRenamed: an interface has its settings back under whatever name it has by then, and
+// another that has its name by then keeps its own.
+func TestRenamed(t *testing.T) {
+	for how, end := range map[string]func(dir string, a *Applied) error{
+		"at the end": func(_ string, a *Applied) error { return a.Restore() },
+		"after a crash": func(dir string, _ *Applied) error {
+			crash(t, dir)
+			_, err := Repair(Options{Dir: dir})
+			return err
+		},
+	} {
+		t.Run(how, func(t *testing.T) {
+			ns, dir := space(t), t.TempDir()
+			h, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
+			must(t, err)
+			defer h.Close()
+			rename := func(from, to string) {
+				l, err := h.LinkByName(from)
+				must(t, err)
+				must(t, h.LinkSetDown(l)) // kernels before 6.2 want that
+				must(t, h.LinkSetName(l, to))
+				must(t, h.LinkSetUp(l))
+			}
+			a := apply(t, ns, dir)
+			rename("nic0", "lan0")
+			rename("nic1", "nic0")
+			must(t, within(ns, func() error { // as if it were ours
+				l, err := netlink.LinkByName("nic0")
+				must(t, err)
+				dev, err := openHardware("nic0", l.Attrs().Index, "")
+				must(t, err)
+				defer dev.close()
+				return dev.write(vlanStripping, "off")
+			}))
+			must(t, end(dir, a))
+			if values(t, ns)[vlanStripping.Key] != "off" {
+				t.Error("another interface of that name was changed")
+			}
+			rename("nic0", "nic1")
+			rename("lan0", "nic0")
+			check(t, ns, original)
+			if len(files(t, dir)) != 0 {
+				t.Errorf("journals remain: %v", files(t, dir))
+			}
+		})
+	}
+}
+
+// TestLentAndReturned: a NIC that was lent to a namespace comes back when that ends, with
+// what a crash has left changed, and perhaps another name and index.
+func TestLentAndReturned(t *testing.T) {
+	const mac = "02:00:00:00:00:09"
+	for _, row := range []struct {
+		name, bus string // that the journal has
+		here      map[string]string
+		restored  bool
+	}{
+		{"nic0", "0000:01:00.0", map[string]string{"nic0": "0000:01:00.0"}, true},
+		{"lan7", "0000:01:00.0", map[string]string{"nic0": "0000:01:00.0", "nic1": "0000:02:00.0"}, true},
+		{"nic0", "0000:01:00.0", map[string]string{"nic0": "0000:02:00.0"}, false},
+		{"nic0", "", map[string]string{"nic0": "0000:01:00.0", "nic1": ""}, true}, // of an older version
+		{"lan7", "", map[string]string{"nic0": ""}, false},
+	} {
+		t.Run(row.name+" "+row.bus, func(t *testing.T) {
+			ns, dir := space(t), t.TempDir()
+			opt := Options{Dir: dir, ident: func(l *netlink.LinkAttrs) (string, string) {
+				if bus, ok := row.here[l.Name]; ok {
+					return mac, bus
+				}
+				return "", ""
+			}}
+			crashed(t, ns, dir, func(j *journal) {
+				j.Name, j.Index, j.PermMAC, j.Bus, j.Namespace = row.name, 4711, mac, row.bus, 1 // no namespace has this inode
+			})
+			must(t, within(ns, func() error {
+				repaired, err := Repair(opt)
+				if !cmp.Equal(repaired, []string{row.name}) {
+					t.Errorf("repaired %v", repaired)
+				}
+				return err
+			}))
+			want := original
+			if !row.restored {
+				want = changed
+			}
+			check(t, ns, want)
+			if len(files(t, dir)) != 0 {
+				t.Errorf("journals remain: %v", files(t, dir))
+			}
+		})
+	}
+}
+
+// TestReturnedInUse: what somebody has in use by now is left to him.
+func TestReturnedInUse(t *testing.T) {
+	ns, dir := space(t), t.TempDir()
+	opt := Options{Dir: dir, Namespace: ns, ident: func(l *netlink.LinkAttrs) (string, string) { return l.Name, l.Name }}
+	crashed(t, ns, dir, func(j *journal) { j.PermMAC, j.Bus, j.Namespace = "nic0", "nic0", 1 })
+	a, err := Apply("nic0", Settings{BusyPoll: &BusyPoll{3, time.Millisecond}}, opt)
+	must(t, err)
+	must(t, within(ns, func() error {
+		if repaired, err := Repair(opt); len(repaired) != 0 || !errors.Is(err, ErrInUse) || len(files(t, dir)) != 2 {
+			t.Errorf("repaired %v, %v; journals %v", repaired, err, files(t, dir))
+		}
+		if err := a.Restore(); err != nil {
+			return err
+		}
+		_, err := Repair(opt)
+		return err
+	}))
+	check(t, ns, original)
+}
+
+// confined runs f on a thread of its own in the namespace, but with the machine's /sys, as
+// after nsenter --net, and without some capabilities.
+func confined(t *testing.T, ns netns.NsHandle, f func() error, caps ...uint) {
+	t.Helper()
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // for ever: the thread ends with the goroutine
+		head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		var data [2]unix.CapUserData
+		err := netns.Set(ns)
+		if err == nil {
+			err = unix.Capget(&head, &data[0])
+		}
+		for _, c := range caps {
+			data[c/32].Effective &^= 1 << (c % 32)
+			data[c/32].Permitted &^= 1 << (c % 32)
+		}
+		if err == nil {
+			err = unix.Capset(&head, &data[0])
+		}
+		if err == nil {
+			err = f()
+		}
+		done <- err
+	}()
+	must(t, <-done)
+}
+
+// TestRestoreConfined: who gives up CAP_SYS_ADMIN, as run does when it is ready, puts
+// everything back nevertheless.
+func TestRestoreConfined(t *testing.T) {
+	ns, dir := space(t), t.TempDir()
+	var a *Applied
+	must(t, within(ns, func() (err error) {
+		a, err = Apply("nic0", Settings{KeepVLANTags: true}, Options{Dir: dir})
+		return err
+	}))
+	confined(t, ns, func() error { return a.Add(want) }, unix.CAP_SYS_ADMIN)
+	check(t, ns, changed)
+	confined(t, ns, func() error { return a.Restore() }, unix.CAP_SYS_ADMIN)
+	check(t, ns, original)
+	must(t, a.Restore())
+}
+
+// TestHiddenNamespace: what cannot be put back for want of capabilities is not taken for
+// gone, and is put back by who has them.
+func TestHiddenNamespace(t *testing.T) {
+	home, err := netns.Get()
+	must(t, err)
+	defer home.Close()
+	for _, row := range []struct {
+		name, err string
+		lacks     []uint
+	}{
+		{"not to be entered", "entering a network namespace: operation not permitted", []uint{unix.CAP_SYS_ADMIN}},
+		{"not to be found", "its network namespace may still be there: ", []uint{unix.CAP_SYS_ADMIN, unix.CAP_SYS_PTRACE}},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			ns, dir := space(t), t.TempDir()
+			crashed(t, ns, dir, func(j *journal) {
+				if slices.Contains(row.lacks, unix.CAP_SYS_PTRACE) {
+					j.Namespace = 1 // no namespace has this inode
+				}
+			})
+			confined(t, home, func() error {
+				repaired, err := Repair(Options{Dir: dir})
+				if err == nil || !strings.Contains(err.Error(), "the settings of nic0 stay changed: "+row.err) || !strings.Contains(err.Error(), "run `l4fwd cleanup` as root with all capabilities") {
+					t.Errorf("%v", err)
+				}
+				if len(repaired) != 0 || len(files(t, dir)) != 1 {
+					t.Errorf("repaired %v, journals %v", repaired, files(t, dir))
+				}
+				return nil
+			}, row.lacks...)
+			check(t, ns, changed)
+			repaired, err := Repair(Options{Dir: dir})
+			if err != nil || !cmp.Equal(repaired, []string{"nic0"}) || len(files(t, dir)) != 0 {
+				t.Errorf("repaired %v, %v; journals %v", repaired, err, files(t, dir))
+			}
+		})
+	}
+}
+
+// TestAnotherPIDNamespace: from within a container not all namespaces are seen.
+func TestAnotherPIDNamespace(t *testing.T) {
+	if dir := os.Getenv("NIC_TEST_VOID"); dir != "" {
+		_, err := Repair(Options{Dir: dir})
+		if !errors.Is(err, errHidden) || !strings.Contains(err.Error(), "processes outside this container are not seen") || len(files(t, dir)) != 1 {
+			t.Errorf("%v; journals %v", err, files(t, dir))
+		}
+		return
+	}
+	dir, j := t.TempDir(), freshJournal()
+	j.Namespace, j.Owner, j.Changes = 1, "another", []change{{lro, "on", "off"}}
+	must(t, j.save(dir))
+	cmd := exec.Command("unshare", "--pid", "--fork", "--kill-child", "--mount-proc", os.Args[0], "-test.run", "^TestAnotherPIDNamespace$")
+	cmd.Env = append(os.Environ(), "NIC_TEST_VOID="+dir)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
 func TestVoidJournals(t *testing.T) {
 	dir := t.TempDir()
 	gone, old := freshJournal(), freshJournal()
@@ -279,10 +512,75 @@ func TestVoidJournals(t *testing.T) {
 		j.Changes = []change{{lro, "on", "off"}}
 		must(t, j.save(dir))
 	}
-	must(t, os.WriteFile(filepath.Join(dir, "bad@1.json"), []byte("{"), 0o600))
+	bad := filepath.Join(dir, "bad@1.json")
+	must(t, os.WriteFile(bad, []byte("{"), 0o600))
 	repaired, err := Repair(Options{Dir: dir})
-	if err == nil || len(repaired) != 2 || !cmp.Equal(files(t, dir), []string{filepath.Join(dir, "bad@1.json")}) {
+	if !errors.Is(err, ErrUnreadable) || !strings.Contains(err.Error(), "it is "+bad+aside+" now") || len(repaired) != 2 || len(files(t, dir)) != 0 {
 		t.Errorf("repaired %v, %v; journals %v", repaired, err, files(t, dir))
+	}
+	if _, err := os.Stat(bad + aside); err != nil {
+		t.Error(err)
+	}
+	if repaired, err := Repair(Options{Dir: dir}); err != nil || len(repaired) != 0 {
+		t.Errorf("again: repaired %v, %v", repaired, err)
+	}
+}
+
+// later adds to a journal what only a later version knows.
+func later(t *testing.T, path string) {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	must(t, err)
+	b = bytes.Replace(b, []byte(`"changes": [`), []byte(`"changes": [{"kind": "feature", "key": "rx-hashing", "old": "on", "new": "off"},`), 1)
+	must(t, os.WriteFile(path, b, 0o600)) // in place: who has it locked keeps it
+}
+
+// TestUnreadableJournal: what cannot be read neither keeps anybody from starting nor from
+// cleaning up, and what can be read of it is put back.
+func TestUnreadableJournal(t *testing.T) {
+	ns, dir := space(t), t.TempDir()
+	core, logs := observer.New(zap.ErrorLevel)
+	begin := func() *Applied {
+		a, err := Apply("nic0", Settings{NoLRO: true}, Options{Dir: dir, Namespace: ns, Log: zap.New(core)})
+		must(t, err)
+		return a
+	}
+	apply(t, ns, dir)
+	path := files(t, dir)[0]
+	crash(t, dir)
+	later(t, path)
+	a := begin()
+	check(t, ns, original)
+	must(t, a.Restore())
+	if said := logs.TakeAll(); len(said) != 1 || said[0].ContextMap()["kept"] != path+aside || !strings.Contains(fmt.Sprint(said[0].ContextMap()["error"]), "rx-hashing") {
+		t.Errorf("log: %v", said)
+	}
+
+	apply(t, ns, dir)
+	crash(t, dir)
+	later(t, path)
+	repaired, err := Repair(Options{Dir: dir})
+	if !errors.Is(err, ErrUnreadable) || !cmp.Equal(repaired, []string{"nic0"}) || len(files(t, dir)) != 0 {
+		t.Errorf("repaired %v, %v; journals %v", repaired, err, files(t, dir))
+	}
+	check(t, ns, original)
+
+	must(t, os.WriteFile(path, []byte("{"), 0o600))
+	must(t, begin().Restore())
+	if said := logs.TakeAll(); len(said) != 1 || len(files(t, dir)) != 0 {
+		t.Errorf("log: %v; journals %v", said, files(t, dir))
+	}
+
+	must(t, os.WriteFile(path, []byte("{"), 0o600))
+	f, err := os.Open(path)
+	must(t, err)
+	defer f.Close()
+	must(t, flock(f, unix.LOCK_EX))
+	if _, err := Apply("nic0", want, Options{Dir: dir, Namespace: ns}); !errors.Is(err, ErrInUse) {
+		t.Errorf("Apply beside who has the journal: %v", err)
+	}
+	if repaired, err := Repair(Options{Dir: dir}); len(repaired) != 0 || err != nil || len(files(t, dir)) != 1 {
+		t.Errorf("Repair of a living process's: %v, %v; journals %v", repaired, err, files(t, dir))
 	}
 }
 

@@ -56,9 +56,14 @@ func inodeOf(path string) (uint64, error) {
 	return info.Sys().(*syscall.Stat_t).Ino, nil
 }
 
+// kernelsOwn is the network namespace of kthreadd, the machine's first. That of process 1
+// may be another, and on some machines nobody may look into it. Tests that run in a
+// container take that for the machine, here and in firstPIDs.
+var kernelsOwn = "/proc/2/ns/net"
+
 // findNamespace opens the namespace with that inode if any process is in it or
-// it has a name; netns.None() if not.
-func findNamespace(inode uint64) netns.NsHandle {
+// it has a name; netns.None() if not. An error means that it may be there all the same.
+func findNamespace(inode uint64) (netns.NsHandle, error) {
 	for _, pattern := range []string{"/run/netns/*", "/proc/[0-9]*/ns/net"} {
 		paths, err := filepath.Glob(pattern)
 		if err != nil {
@@ -69,11 +74,35 @@ func findNamespace(inode uint64) netns.NsHandle {
 				continue
 			}
 			if ns, err := netns.GetFromPath(path); err == nil {
-				return ns
+				return ns, nil
 			}
 		}
 	}
-	return netns.None()
+	return netns.None(), seesAll()
+}
+
+// errHidden: some processes, or what they are in, cannot be seen from here.
+var errHidden = errors.New("its network namespace may still be there")
+
+// firstPIDs is the inode of the machine's first PID namespace (PROC_PID_INIT_INO of
+// linux/proc_ns.h), which has all processes in it.
+var firstPIDs = uint64(0xeffffffc)
+
+// seesAll is an error if others may see more than this process does. Who may look into
+// the kernel's own process, which has all capabilities, may look into any; what a
+// security module denies him it denies everybody.
+func seesAll() error {
+	inode, err := inodeOf("/proc/self/ns/pid")
+	if err == nil && inode != firstPIDs {
+		err = errors.New("processes outside this container are not seen")
+	}
+	if err == nil {
+		_, err = inodeOf(kernelsOwn)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", errHidden, err)
+	}
+	return nil
 }
 
 // mountSysfs mounts sysfs of the calling thread's namespace, attached to no

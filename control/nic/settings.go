@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/safchain/ethtool"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"go.uber.org/zap"
@@ -22,7 +23,10 @@ type Options struct {
 	Namespace netns.NsHandle // zero or netns.None(): the calling thread's; must stay open until Restore
 	Log       *zap.Logger    // nil: silent
 
-	sysfs string // tests: instead of a sysfs of the namespace
+	// Tests: instead of a sysfs of the namespace, and of what tells a NIC from all others,
+	// which no device has that can be made.
+	sysfs string
+	ident func(*netlink.LinkAttrs) (permMAC, bus string)
 }
 
 // Settings are what l4fwd wants of a NIC. The zero value wants nothing.
@@ -55,9 +59,10 @@ type Applied struct {
 	// used nevertheless, but say a tag may be invisible.
 	Problems []error
 
-	opt Options
-	log *zap.Logger
-	j   *journal
+	opt     Options
+	log     *zap.Logger
+	j       *journal
+	unmount func() // sysfs: nobody may be permitted to mount it any more when it is needed again
 }
 
 type wish struct {
@@ -106,13 +111,16 @@ func Apply(name string, want Settings, opt Options) (*Applied, error) {
 	defer unlock()
 	a := &Applied{opt: opt, log: log}
 	err = within(opt.Namespace, func() error {
-		if a.j, err = identify(name); err != nil {
+		if opt.sysfs == "" {
+			a.opt.sysfs, a.unmount = mountSysfs()
+		}
+		if a.j, err = identify(name, opt); err != nil {
 			return err
 		}
 		if err := a.takeOver(); err != nil {
 			return err
 		}
-		dev, err := openHardware(name, a.j.Index, opt.sysfs)
+		dev, err := openHardware(name, a.j.Index, a.opt.sysfs)
 		if err != nil {
 			return err
 		}
@@ -123,6 +131,7 @@ func Apply(name string, want Settings, opt Options) (*Applied, error) {
 		return nil
 	})
 	if err != nil {
+		a.letGo()
 		return nil, fmt.Errorf("settings of %s: %w", name, err)
 	}
 	return a, nil
@@ -152,7 +161,7 @@ func (a *Applied) Add(want Settings) error {
 }
 
 // identify makes an empty journal for the interface and this process.
-func identify(name string) (*journal, error) {
+func identify(name string, opt Options) (*journal, error) {
 	l, err := netlink.LinkByName(name)
 	if err != nil {
 		return nil, fmt.Errorf("interface %s: %w", name, err)
@@ -161,29 +170,46 @@ func identify(name string) (*journal, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &journal{
-		Version: journalVersion, Name: name, Index: l.Attrs().Index, PermMAC: l.Attrs().PermHWAddr.String(),
+	j := &journal{
+		Version: journalVersion, Name: name, Index: l.Attrs().Index,
 		Namespace: ns, Boot: bootID(), PID: os.Getpid(), Owner: self,
-	}, nil
+	}
+	j.PermMAC, j.Bus = opt.identity(l.Attrs())
+	return j, nil
 }
 
-// takeOver puts back what the last owner of the interface left.
+// identity is what a NIC has wherever it is: its permanent MAC address, which its VLAN
+// interfaces have too, and its bus address, which they have not. Both are "" for software
+// devices.
+func (o Options) identity(l *netlink.LinkAttrs) (permMAC, bus string) {
+	if o.ident != nil {
+		return o.ident(l)
+	}
+	if len(l.PermHWAddr) == 0 {
+		return "", ""
+	}
+	if et, err := ethtool.NewEthtool(); err == nil {
+		defer et.Close()
+		bus, _ = et.BusInfo(l.Name) // or the name has to do
+	}
+	return l.PermHWAddr.String(), bus
+}
+
+// takeOver puts back what the last owner of the interface left. What it cannot read of
+// that is no reason not to begin.
 func (a *Applied) takeOver() error {
-	old, err := load(a.j.path(a.opt.Dir))
+	path := a.j.path(a.opt.Dir)
+	old, err := leftover(path)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		return nil
+	case errors.Is(err, ErrUnreadable) && old != nil:
+		a.log.Error("not all of what an earlier run left changed can be put back", zap.String("nic", a.j.Name),
+			zap.String("kept", path+aside), zap.Error(err))
 	case err != nil:
 		return err
 	}
-	if old.Owner != self {
-		if owned, err := old.owned(a.opt.Dir); err != nil {
-			return err
-		} else if owned {
-			return fmt.Errorf("%w: pid %d", ErrInUse, old.PID)
-		}
-	}
-	return old.restore(a.opt, a.log)
+	return old.repair(a.opt, a.log)
 }
 
 // apply makes the changes that are needed. Those before an error stay made.
@@ -219,6 +245,7 @@ func (a *Applied) apply(dev device, wishes []wish) error {
 // back stays in the journal for Repair, and is an error. An interface that is
 // gone is none. A second call does nothing.
 func (a *Applied) Restore() error {
+	defer a.letGo()
 	if len(a.j.Changes) == 0 {
 		return nil
 	}
@@ -230,24 +257,86 @@ func (a *Applied) Restore() error {
 	return within(a.opt.Namespace, func() error { return a.j.restore(a.opt, a.log) })
 }
 
+// letGo unmounts what Apply has mounted.
+func (a *Applied) letGo() {
+	if a.unmount != nil {
+		a.unmount()
+		a.unmount, a.opt.sysfs = nil, ""
+	}
+}
+
 // restore works in the calling thread's namespace, which must be the
 // journal's.
 func (j *journal) restore(opt Options, log *zap.Logger) error {
-	l, err := netlink.LinkByName(j.Name)
+	l, err := j.home(opt)
+	if err != nil {
+		return err
+	}
+	if l == nil {
+		log.Info("interface is gone or was made again, nothing to put back", zap.String("nic", j.Name))
+		j.Changes = nil
+		return j.remove(opt.Dir)
+	}
+	return j.restoreTo(l, opt, log)
+}
+
+// home looks for the interface in the calling thread's namespace, which must be the
+// journal's. There it keeps its index, but its name only as long as nobody gives it, or
+// another one, a new one. It returns nil if it is not there.
+func (j *journal) home(opt Options) (*netlink.LinkAttrs, error) {
+	l, err := netlink.LinkByIndex(j.Index)
 	var missing netlink.LinkNotFoundError
 	switch {
 	case errors.As(err, &missing):
-		j.Changes = nil
-		return j.remove(opt.Dir)
+		return nil, nil
 	case err != nil:
-		return fmt.Errorf("putting back the settings of %s: %w", j.Name, err)
+		return nil, fmt.Errorf("looking for %s: %w", j.Name, err)
 	}
-	if l.Attrs().Index != j.Index || l.Attrs().PermHWAddr.String() != j.PermMAC {
-		log.Info("interface was made again, nothing to put back", zap.String("nic", j.Name))
-		j.Changes = nil
-		return j.remove(opt.Dir)
+	if mac, _ := opt.identity(l.Attrs()); mac != j.PermMAC {
+		return nil, nil
 	}
-	dev, err := openHardware(j.Name, j.Index, opt.sysfs)
+	return l.Attrs(), nil
+}
+
+// away looks for the interface in the calling thread's namespace, which is not the
+// journal's. A NIC that was lent to a namespace comes from there when that ends, with
+// another index or name if somebody else has its own. It returns nil if it is not there.
+func (j *journal) away(opt Options) (*netlink.LinkAttrs, error) {
+	if j.PermMAC == "" {
+		return nil, nil
+	}
+	all, err := netlink.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("looking for %s: %w", j.Name, err)
+	}
+	for _, l := range all {
+		a := l.Attrs()
+		mac, bus := opt.identity(a)
+		if mac != j.PermMAC || bus != j.Bus && j.Bus != "" || j.Bus == "" && a.Name != j.Name {
+			continue
+		}
+		ns, err := namespaceHere()
+		if err != nil {
+			return nil, err
+		}
+		used, err := owned((&journal{Name: a.Name, Namespace: ns}).path(opt.Dir))
+		switch {
+		case used:
+			return nil, fmt.Errorf("%s is %s now: %w", j.Name, a.Name, ErrInUse)
+		case err != nil && !errors.Is(err, os.ErrNotExist):
+			return nil, err
+		}
+		return a, nil
+	}
+	return nil, nil
+}
+
+// restoreTo puts back what the interface has, whatever its name is by now.
+func (j *journal) restoreTo(l *netlink.LinkAttrs, opt Options, log *zap.Logger) error {
+	if l.Name != j.Name {
+		log.Info("interface has another name now", zap.String("nic", j.Name), zap.String("name", l.Name))
+	}
+	dev, err := openHardware(l.Name, l.Index, opt.sysfs)
 	if err != nil {
 		return fmt.Errorf("putting back the settings of %s: %w", j.Name, err)
 	}

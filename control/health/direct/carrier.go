@@ -56,11 +56,12 @@ func Open(o Options) (*Carrier, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("packet socket: %w", err), c.tun.Close())
 	}
-	if err = undivert(); err == nil {
+	if _, err = undivert(); err == nil {
 		err = divert()
 	}
 	if err != nil {
-		return nil, errors.Join(err, undivert(), c.tun.Close(), unix.Close(c.socket))
+		_, left := undivert()
+		return nil, errors.Join(err, left, c.tun.Close(), unix.Close(c.socket))
 	}
 	go c.run()
 	return c, nil
@@ -68,7 +69,8 @@ func Open(o Options) (*Carrier, error) {
 
 // Close ends it, in the network namespace of Open. Checks that are under way fail.
 func (c *Carrier) Close() error {
-	err := errors.Join(undivert(), c.tun.Close())
+	_, err := undivert()
+	err = errors.Join(err, c.tun.Close())
 	<-c.done
 	return errors.Join(err, unix.Close(c.socket))
 }

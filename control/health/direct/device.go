@@ -89,20 +89,37 @@ func divert() error {
 	return nil
 }
 
-// undivert takes the rules away, of a crashed run too. The route went with the device.
-func undivert() error {
+// undivert takes the rules away, of a crashed run too, and reports whether there were
+// any. The route went with the device.
+func undivert() (removed bool, err error) {
 	var errs []error
 	for _, r := range rules() {
 		for {
 			err := netlink.RuleDel(r)
-			if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EAFNOSUPPORT) {
-				break
+			if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
+				break // none, no IPv6, no rules in this kernel
 			}
 			if err != nil {
 				errs = append(errs, fmt.Errorf("routing rule for checks: %w", err))
 				break
 			}
+			removed = true
 		}
 	}
-	return errors.Join(errs...)
+	return removed, errors.Join(errs...)
+}
+
+// Repair takes away the rules that a crash has left in the calling thread's network
+// namespace, and reports whether there were any. If there is the device, which ends with
+// its process, somebody carries checks, and the rules are his.
+func Repair() (removed bool, err error) {
+	_, err = netlink.LinkByName(Device)
+	var missing netlink.LinkNotFoundError
+	switch {
+	case err == nil:
+		return false, nil
+	case !errors.As(err, &missing):
+		return false, fmt.Errorf("TUN device %s: %w", Device, err)
+	}
+	return undivert()
 }

@@ -119,6 +119,37 @@ func TestOpenAndClose(t *testing.T) {
 	})
 }
 
+// TestRepair: what a crash left goes, what a living Carrier has stays.
+func TestRepair(t *testing.T) {
+	within(t, func() {
+		repair := func(want bool, left int) {
+			t.Helper()
+			if removed, err := Repair(); removed != want || err != nil {
+				t.Errorf("removed %v, %v", removed, err)
+			}
+			if n := marked(t); n != left {
+				t.Errorf("%d rules, want %d", n, left)
+			}
+		}
+		repair(false, 0)
+		for _, r := range rules() {
+			if err := netlink.RuleAdd(r); err != nil {
+				t.Error(err)
+			}
+		}
+		repair(true, 0)
+		c, err := Open(options(new(atomic.Int32)))
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		repair(false, 2)
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestPrepare(t *testing.T) {
 	within(t, func() {
 		var asked atomic.Int32

@@ -20,8 +20,8 @@
 // Answers come from the VIP by whatever NIC the backend sends them. With strict
 // rp_filter the kernel drops them unless its route to the VIP is by that NIC.
 //
-// After a crash the rule stays behind. It does no harm, as its table is empty, and the
-// next Open takes it away.
+// After a crash the rule stays behind. It does no harm, as its table is empty, and
+// Repair or the next Open takes it away.
 //
 // Device, rule, table and mark have fixed names: there is one Carrier at a time in a
 // network namespace.
