@@ -198,7 +198,7 @@ func TestDiscoveryUnderLoad(t *testing.T) {
 	}
 	w := newWorld(t, testbed.TopologyOptions{})
 	etcd := w.startEtcd()
-	d := w.run(w.bare("off", "drain_timeout: 1s"))
+	d := w.run(w.bare("off", "drain_timeout: 30s")) // who goes is back before, on a busy machine too
 	etcd.put("web", "%s", w.web())
 	etcd.put("web/backends/a", "%s", w.rs(0))
 	d.backendsFound(1)

@@ -108,7 +108,11 @@ func TestReloadUnderLoad(t *testing.T) {
 		reloads = 100
 	}
 	w := newWorld(t, testbed.TopologyOptions{Servers: 3, Queues: 2})
-	base := w.Config(testbed.Services(0, "full-nat", "toa", "wrr"),
+	services := testbed.Services(0, "full-nat", "toa", "wrr")
+	for i := range services { // whose backends are back before, however late that is
+		services[i].Extra = "drain_timeout: 5m"
+	}
+	base := w.Config(services,
 		"frames_per_queue: 1024", "ring_size: 256", "max_flows: 65536", "workers: 2", "drain_timeout: 1s", "timeouts: {tcp_time_wait: 1s}")
 	d := w.run(base)
 	vip := w.VIP(testbed.V4, 0)
@@ -166,8 +170,8 @@ func TestReloadUnderLoad(t *testing.T) {
 	if n := failed.Load(); n > 0 {
 		t.Errorf("%d requests, %d failed", asked.Load(), n)
 	}
-	// 18 backends of base; as many reloads as there are in drain_timeout and a second for
-	// the loop to notice leave something behind.
+	// 18 backends of base; as many reloads as there are in the other services' drain_timeout
+	// and a second for the loop to notice leave something behind.
 	most := len(workers[0].Backends)
 	t.Logf("%d requests, heap %d KiB, then %d KiB; %d backend ids, %d service ids", asked.Load(), before>>10, after>>10, most, len(workers[0].Services))
 	if after > before+2<<20 && after > before+before/2 {

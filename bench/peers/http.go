@@ -45,9 +45,13 @@ func measureLatency(ctx context.Context, _ *run, n *network, k *kind, took time.
 	return []float64{res.p50, res.p99, res.rate}, err
 }
 
+// wrkPatience is what wrk counts an answer as an error after. The two seconds that it has
+// by itself a busy machine may stand still for, which the latencies then show.
+const wrkPatience = "20s"
+
 // wrk runs wrk in the client's namespace, on the load's CPU.
 func (n *network) wrk(ctx context.Context, took time.Duration, connections int, to netip.AddrPort, header string) (wrkResult, error) {
-	args := []string{"-t1", "-c" + strconv.Itoa(connections), fmt.Sprintf("-d%ds", wholeSeconds(took)), "--latency"}
+	args := []string{"-t1", "-c" + strconv.Itoa(connections), fmt.Sprintf("-d%ds", wholeSeconds(took)), "--timeout", wrkPatience, "--latency"}
 	if header != "" {
 		args = append(args, "-H", header)
 	}

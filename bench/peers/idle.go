@@ -112,17 +112,18 @@ func cpuShare(ctx context.Context, pid int, while time.Duration) (float64, error
 // one thread sends, waits and sleeps without Go's scheduler, whose wake-ups of others
 // would come to the forwarder's CPU while the packet does.
 type probe struct {
-	client  *testbed.Namespace
-	cpu     int
-	out, in int // sockets in the client's and in the server's namespace
+	client   *testbed.Namespace
+	cpu      int
+	out, in  int // sockets in the client's and in the server's namespace
+	patience time.Duration
 }
 
 // probeWarmUp is how long the sender spins before it sends: its CPU has slept too, and
 // what that one takes to wake up is not the forwarder's.
 const probeWarmUp = time.Millisecond
 
-// probePatience is how long a datagram may take.
-const probePatience = 2 * time.Second
+// probePatience is how long a datagram may take, longer than a busy machine stands still.
+const probePatience = 10 * time.Second
 
 var errUnheard = errors.New("no datagram arrived")
 
@@ -147,11 +148,17 @@ func (p *probe) openIn() (err error) {
 	if err := unix.SetsockoptInt(p.in, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1); err != nil {
 		return err
 	}
-	patience := unix.NsecToTimeval(int64(probePatience))
-	if err := unix.SetsockoptTimeval(p.in, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &patience); err != nil {
+	if err := p.wait(probePatience); err != nil {
 		return err
 	}
 	return unix.Bind(p.in, &unix.SockaddrInet4{Port: portUDP, Addr: serverAddr.Addr().As4()})
+}
+
+// wait sets how long a datagram may take.
+func (p *probe) wait(patience time.Duration) error {
+	p.patience = patience
+	t := unix.NsecToTimeval(int64(patience))
+	return unix.SetsockoptTimeval(p.in, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &t)
 }
 
 func (p *probe) openOut() (err error) {
@@ -209,7 +216,7 @@ func (p *probe) send() (time.Duration, error) {
 		switch {
 		case errors.Is(err, unix.EINTR): // a signal of Go's runtime
 		case errors.Is(err, unix.EAGAIN):
-			return 0, fmt.Errorf("%w in %v", errUnheard, probePatience)
+			return 0, fmt.Errorf("%w in %v", errUnheard, p.patience)
 		case err != nil:
 			return 0, err
 		default:

@@ -25,8 +25,14 @@ func TestProbe(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer p.close()
+	if err := p.wait(100 * time.Millisecond); err != nil { // nobody will come
+		t.Fatal(err)
+	}
 	if took, err := p.run(ctx, 1, 0); !errors.Is(err, errUnheard) {
 		t.Errorf("without a forwarder: %v, %v", took, err)
+	}
+	if err := p.wait(probePatience); err != nil {
+		t.Fatal(err)
 	}
 	nft := &kernel{nft: true}
 	if err := nft.start(ctx, n, idle); err != nil {

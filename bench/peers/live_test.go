@@ -5,6 +5,8 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -82,15 +84,26 @@ func TestRun(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rep, err := Run(ctx, Options{
-		Executable: executable, Rounds: 1, Duration: 300 * time.Millisecond, CPUs: CPUs{0, 1},
-		Only: []string{L4fwd, Nft, Nginx, UDP256, HTTP, Latency, Iperf1}, Note: func(s string) { t.Log(s) },
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if f := rep.Failures(); len(f) > 0 {
-		t.Error(strings.Join(f, "\n"))
+	// Where a machine stands still for as long as a measurement takes nothing arrives, which
+	// says nothing.
+	nothing := regexp.MustCompile(`: wrk: 0 requests,|: nothing arrived of \d+ datagrams$|: iperf3 sent \d+ bytes, received 0,`)
+	var rep *Report
+	for try := 1; ; try++ {
+		rep, err = Run(ctx, Options{
+			Executable: executable, Rounds: 1, Duration: 300 * time.Millisecond, CPUs: CPUs{0, 1},
+			Only: []string{L4fwd, Nft, Nginx, UDP256, HTTP, Latency, Iperf1}, Note: func(s string) { t.Log(s) },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := rep.Failures()
+		if len(f) > 0 && try < 3 && !slices.ContainsFunc(f, func(s string) bool { return !nothing.MatchString(s) }) {
+			continue
+		}
+		if len(f) > 0 {
+			t.Error(strings.Join(f, "\n"))
+		}
+		break
 	}
 	if len(rep.Lacks) > 0 {
 		t.Errorf("tests need them: %s", Install(rep.Lacks))

@@ -77,12 +77,12 @@ func TestParseSNMP(t *testing.T) {
 }
 
 func TestParseIperf3(t *testing.T) {
-	const good = `{"start":{},"end":{"sum_sent":{"bits_per_second":2.5e9,"retransmits":12},"sum_received":{"bits_per_second":2.4e9}}}`
+	const good = `{"start":{},"end":{"sum_sent":{"bytes":312500000,"bits_per_second":2.5e9,"retransmits":12},"sum_received":{"bytes":300000000,"bits_per_second":2.4e9}}}`
 	got, err := testbed.ParseIperf3([]byte(good), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d := cmp.Diff(testbed.Iperf3Result{SentMbps: 2500, ReceivedMbps: 2400, Retransmits: 12}, got); d != "" {
+	if d := cmp.Diff(testbed.Iperf3Result{SentMbps: 2500, ReceivedMbps: 2400, SentBytes: 312_500_000, ReceivedBytes: 300_000_000, Retransmits: 12}, got); d != "" {
 		t.Error(d)
 	}
 	for name, out := range map[string]string{
@@ -96,6 +96,25 @@ func TestParseIperf3(t *testing.T) {
 	}
 	if _, err := testbed.ParseIperf3([]byte(good), errors.New("exit status 1")); err == nil {
 		t.Error("a failed client is no error")
+	}
+}
+
+func TestCheckIperf(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		r       testbed.Iperf3Result
+		streams int
+		ok      bool
+	}{
+		{"all well", testbed.Iperf3Result{ReceivedMbps: 2400, SentBytes: 9 << 20, ReceivedBytes: 8 << 20}, 1, true},
+		{"one side for longer", testbed.Iperf3Result{SentMbps: 1200, ReceivedMbps: 2400, SentBytes: 9 << 20, ReceivedBytes: 9 << 20}, 1, true},
+		{"blocks under way", testbed.Iperf3Result{ReceivedMbps: 2400, SentBytes: 9 << 20, ReceivedBytes: 9<<20 + 4*iperfBlock}, 4, true},
+		{"out of nowhere", testbed.Iperf3Result{ReceivedMbps: 2400, SentBytes: 9 << 20, ReceivedBytes: 9<<20 + 4*iperfBlock + 1}, 4, false},
+		{"nothing", testbed.Iperf3Result{SentBytes: 9 << 20}, 1, false},
+	} {
+		if err := checkIperf(&c.r, c.streams); (err == nil) != c.ok || err != nil && !errors.Is(err, ErrWrong) {
+			t.Errorf("%s: %v", c.name, err)
+		}
 	}
 }
 

@@ -58,13 +58,13 @@ func works() []work {
 		udpWork(UDP256, "64-byte UDP, 256 flows", 256),
 		udpWork(UDP50k, "64-byte UDP, 50,000 flows", 50_000), {
 			name: HTTP, title: "HTTP, a new connection each, 64 at a time", traffic: tcp,
-			how:     "wrk -t1 -c64 --latency -H 'Connection: close' http://VIP/",
+			how:     "wrk -t1 -c64 --timeout " + wrkPatience + " --latency -H 'Connection: close' http://VIP/",
 			metrics: []Metric{{Name: "connections", Unit: "/s", Charted: true}, {Name: "p50", Unit: "µs", LowerIsBetter: true}, {Name: "p99", Unit: "µs", LowerIsBetter: true}},
 			tools:   []tool{toolServer, toolWrk},
 			measure: measureHTTP,
 		}, {
 			name: Latency, title: "HTTP, one connection, one request after the other", traffic: tcp,
-			how:     "wrk -t1 -c1 --latency http://VIP/",
+			how:     "wrk -t1 -c1 --timeout " + wrkPatience + " --latency http://VIP/",
 			metrics: []Metric{{"p50", "µs", true, true}, {"p99", "µs", true, true}, {Name: "requests", Unit: "/s"}},
 			tools:   []tool{toolServer, toolWrk},
 			measure: measureLatency,

@@ -3,6 +3,7 @@ package rings_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"testing"
 
 	"github.com/l4fwd/l4fwd/bench/rings"
@@ -16,10 +17,15 @@ func TestRun(t *testing.T) {
 	// Two to three times as fast on a quiet machine, which this may not be.
 	faster := func(r *rings.Report) bool { return r.Ours.Receive.Best <= r.Asavie.Receive.Best }
 	var rep *rings.Report
-	for try := 0; try < 5 && (rep == nil || !faster(rep)); try++ {
-		var err error
-		if rep, err = rings.Run(context.Background(), rings.Options{Rounds: 7}); err != nil {
+	for try := 1; try <= 5 && (rep == nil || !faster(rep)); try++ {
+		r, err := rings.Run(context.Background(), rings.Options{Rounds: 7})
+		switch {
+		case err == nil:
+			rep = r
+		case !errors.Is(err, rings.ErrLost) || try == 5 && rep == nil:
 			t.Fatal(err)
+		default: // the kernel has put off what it does for too long, which says nothing
+			t.Log(err)
 		}
 	}
 	for _, row := range []rings.Row{rep.Ours, rep.Asavie} {

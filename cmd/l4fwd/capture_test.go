@@ -82,6 +82,19 @@ func (c *capturing) ask() {
 	}
 }
 
+// acquaint has everybody know everybody's MAC address, and waits until all is quiet again.
+func (c *capturing) acquaint() {
+	c.t.Helper()
+	for was := uint64(0); ; {
+		c.ask()
+		now := c.settled()["neighbour_unresolved"]
+		if now == was || c.ctx.Err() != nil {
+			return
+		}
+		was = now
+	}
+}
+
 // holds waits until a capture's file has some words so many times.
 func (c *capturing) holds(file, words string, times int) {
 	c.t.Helper()
@@ -131,6 +144,7 @@ func (c *capturing) tshark(file string, fields ...string) (rows [][]string) {
 // the answer the other way, and tshark finds nothing wrong with the file.
 func TestCaptureConnection(t *testing.T) {
 	c := newCapturing(t)
+	c.acquaint()
 	file := filepath.Join(c.dir, "both.pcapng")
 	p := c.start("-w", file, "host", c.ClientAddr(testbed.V4, 0).String(), "and", "tcp")
 	c.ask()
@@ -169,7 +183,7 @@ func TestCaptureConnection(t *testing.T) {
 // next can begin.
 func TestCaptureDrops(t *testing.T) {
 	c := newCapturing(t)
-	c.ask() // nothing is dropped any more since nobody knows a MAC address
+	c.acquaint() // nothing is dropped for want of a MAC address any more
 	p := c.start("--drops", "--count", "1")
 	second, err := c.LB.Command(c.ctx, c.path, "capture", "--socket", c.socket).CombinedOutput()
 	if err == nil || !strings.Contains(string(second), "l4fwd: another capture is running") {
@@ -201,8 +215,16 @@ func TestCaptureDrops(t *testing.T) {
 		}
 	}
 	c.start("--drops").Kill()
-	p = c.start("--reason", "no_service", "--duration", "2s", "--snaplen", "20", "udp")
-	c.knock()
+	for try := 1; ; try++ {
+		p = c.start("--reason", "no_service", "--duration", "2s", "--snaplen", "20", "udp")
+		c.knock()
+		<-p.Done()
+		if try < 5 && strings.Contains(p.Output(), "\n0 frames captured, 0 missed") {
+			c.settled() // the knock came late, on a busy machine
+			continue
+		}
+		break
+	}
 	noError(t, p.WaitOutput(c.ctx, "1 frames captured, 0 missed"))
 
 	// The forwarder's end is that of the capture, whose file is whole.

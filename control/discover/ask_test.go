@@ -48,7 +48,7 @@ func TestAsk(t *testing.T) {
 		t.Fatal(err)
 	}
 	var last Answer
-	for end := time.Now().Add(20 * time.Second); !errors.Is(last.Err, errLeaderless) && time.Now().Before(end); {
+	for end := time.Now().Add(patience); !errors.Is(last.Err, errLeaderless) && time.Now().Before(end); {
 		last = Ask(t.Context(), o)[0]
 	}
 	if !errors.Is(last.Err, errLeaderless) {

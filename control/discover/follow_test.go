@@ -106,7 +106,7 @@ func (s *server) restart() {
 }
 
 func (s *server) options() config.Etcd {
-	return config.Etcd{Endpoints: []string{s.Endpoint()}, Prefix: "/l4fwd", Timeout: 2 * time.Second}
+	return config.Etcd{Endpoints: []string{s.Endpoint()}, Prefix: "/l4fwd", Timeout: 5 * time.Second}
 }
 
 // followed is a Follower that runs, and what it has delivered.
@@ -137,10 +137,14 @@ func follow(t *testing.T, e *testbed.Etcd, o config.Etcd) *followed {
 	return f
 }
 
+// patience of tests outlasts some turns of a follower that has to pause for up to
+// one and a half times the timeout.
+const patience = 40 * time.Second
+
 // sees waits until a set of these keys has been delivered.
 func (f *followed) sees(keys ...string) {
 	f.t.Helper()
-	late := time.After(20 * time.Second)
+	late := time.After(patience)
 	for {
 		select {
 		case f.last = <-f.sets:
@@ -167,7 +171,7 @@ func (f *followed) keys() (out []string) {
 // says waits until the status is as wanted.
 func (f *followed) says(what string, is func(Status) bool) {
 	f.t.Helper()
-	for end := time.Now().Add(20 * time.Second); !is(f.Status()); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(patience); !is(f.Status()); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			f.t.Fatalf("not %s: %+v", what, f.Status())
 		}

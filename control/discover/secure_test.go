@@ -99,7 +99,7 @@ func TestSecure(t *testing.T) {
 	check(t, os.WriteFile(empty, nil, 0o600))
 	check(t, syscall.Mkfifo(pipe, 0o600))
 	good := config.Etcd{
-		Endpoints: []string{e.Endpoint()}, Prefix: "/l4fwd", Timeout: 2 * time.Second,
+		Endpoints: []string{e.Endpoint()}, Prefix: "/l4fwd", Timeout: 5 * time.Second,
 		CA: a.file("ca.pem"), Cert: a.file("client.pem"), Key: a.file("client.key"), Username: "l4fwd", PasswordFile: password,
 	}
 	other := newAuthority(t)

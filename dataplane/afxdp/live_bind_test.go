@@ -279,8 +279,9 @@ func TestLiveKickCalls(t *testing.T) {
 		if err := e.s.Kick(); err != nil {
 			t.Error(err)
 		}
-		for n := 0; n < burst; {
-			n += peer.receive(func([]byte) {})
+		n := 0
+		if !eventually(func() bool { n += peer.receive(func([]byte) {}); return n == burst }) {
+			t.Fatalf("%d of %d packets of a burst arrived", n, burst)
 		}
 	}
 	if got := testing.AllocsPerRun(bursts, turn); got != 0 {

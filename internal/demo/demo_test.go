@@ -119,6 +119,7 @@ func forwarders(t *testing.T, pid int) (out []string) {
 }
 
 func TestVerdictGood(t *testing.T) {
+	l4fwd(t) // to build it may take a minute by itself
 	begin := time.Now()
 	c := start(t, "--duration", "2s", "--requests", "90")
 	status, out := c.end(t)

@@ -13,13 +13,14 @@ import (
 	"github.com/l4fwd/l4fwd/internal/testbed"
 )
 
-// How long things may take.
+// How long things may take: longer than a busy machine stops for, since only what fails
+// waits for them.
 const (
 	startPatience = 15 * time.Second // until l4fwd takes traffic
-	stopPatience  = 5 * time.Second  // SIGTERM to exit
-	statsPatience = 3 * time.Second  // until the stats are renewed, which is every second
-	warmPatience  = 4 * time.Second  // until every server has answered through every VIP
-	pingPatience  = 2 * time.Second
+	stopPatience  = 20 * time.Second // SIGTERM to exit
+	statsPatience = 15 * time.Second // until the stats are renewed, which is every second
+	warmPatience  = 15 * time.Second // until every server has answered through every VIP
+	pingPatience  = 10 * time.Second
 )
 
 // leastFlows is a small flow table: the demo should not want a server's memory.

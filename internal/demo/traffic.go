@@ -19,13 +19,21 @@ import (
 
 // How traffic is made.
 const (
-	concurrency     = 8               // requests of one scenario at the same time
-	requestPatience = 5 * time.Second // for an answer over HTTP, connecting included
-	echoPatience    = 2 * time.Second // for a UDP datagram's answer
-	perSocket       = 4               // datagrams from each UDP socket, which is one flow
-	datagramBytes   = 200
-	followDelay     = 200 * time.Millisecond // ample for l4fwd to hear of a neighbour from the kernel
-	keepErrors      = 3                      // remembered in words, for each scenario
+	concurrency   = 8 // requests of one scenario at the same time
+	perSocket     = 4 // datagrams from each UDP socket, which is one flow
+	datagramBytes = 200
+	followDelay   = 200 * time.Millisecond // ample for l4fwd to hear of a neighbour from the kernel
+	keepErrors    = 3                      // remembered in words, for each scenario
+)
+
+// patience is how long an answer may take: at first longer than a busy machine stops for.
+// Where so many have not come in that time a network that is broken is not to take minutes
+// to show it.
+type patience struct{ first, then time.Duration }
+
+var (
+	requestPatience = patience{20 * time.Second, 5 * time.Second} // over HTTP, connecting included
+	echoPatience    = patience{10 * time.Second, 2 * time.Second} // for each UDP datagram
 )
 
 // scenario is one VIP and port, with what came of asking it.
@@ -57,6 +65,16 @@ func (t *tally) fail(n int, why string) {
 	if len(t.Errors) < keepErrors {
 		t.Errors = append(t.Errors, why)
 	}
+}
+
+// wait is how long the next answer may take.
+func (s *scenario) wait(p patience) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.t.Failed >= concurrency {
+		return p.then
+	}
+	return p.first
 }
 
 func (s *scenario) tally() tally {
@@ -187,9 +205,9 @@ func (s *scenario) run(ctx context.Context, top *testbed.Topology, begin time.Ti
 		each = perSocket
 	}
 	turns := (s.t.Planned + each - 1) / each
-	transport := &http.Transport{DialContext: top.Client.Dialer(requestPatience).DialContext, DisableKeepAlives: true}
+	transport := &http.Transport{DialContext: top.Client.Dialer(requestPatience.first).DialContext, DisableKeepAlives: true}
 	defer transport.CloseIdleConnections()
-	client := &http.Client{Transport: transport, Timeout: requestPatience}
+	client := &http.Client{Transport: transport}
 	var next atomic.Int64
 	var wg sync.WaitGroup
 	for range concurrency {
@@ -224,7 +242,9 @@ func sleepUntil(ctx context.Context, t time.Time) bool {
 
 // get makes one HTTP request over a connection of its own.
 func (s *scenario) get(ctx context.Context, top *testbed.Topology, client *http.Client) {
-	reply, mine, err := ask(ctx, client, s.to)
+	limited, cancel := context.WithTimeout(ctx, s.wait(requestPatience))
+	defer cancel()
+	reply, mine, err := ask(limited, client, s.to)
 	if err != nil && ctx.Err() != nil {
 		return
 	}
@@ -277,7 +297,8 @@ func ask(ctx context.Context, client *http.Client, to netip.AddrPort) (reply tes
 // echo sends n datagrams from a socket of its own. An answer from another
 // address than the VIP's, or with other contents, counts as failed.
 func (s *scenario) echo(ctx context.Context, top *testbed.Topology, n int) {
-	r, err := testbed.Echo{To: s.to, Count: n, Size: datagramBytes, Timeout: echoPatience}.Run(ctx, top.Client)
+	within := s.wait(echoPatience)
+	r, err := testbed.Echo{To: s.to, Count: n, Size: datagramBytes, Timeout: within}.Run(ctx, top.Client)
 	if ctx.Err() != nil {
 		return
 	}
@@ -292,7 +313,7 @@ func (s *scenario) echo(ctx context.Context, top *testbed.Topology, n int) {
 		s.t.Flows++
 	}
 	if r.Lost > 0 {
-		s.t.fail(r.Lost, fmt.Sprintf("%s: no answer within %s", s.to, echoPatience))
+		s.t.fail(r.Lost, fmt.Sprintf("%s: no answer within %s", s.to, within))
 	}
 	for _, e := range r.Errors {
 		s.t.fail(0, e)

@@ -12,12 +12,13 @@ func TestTells(t *testing.T) {
 				if power == 2 {
 					rounds = n * n / 1000
 				}
-				for i := range rounds * 100 {
+				for i := range rounds * 2000 {
 					sum += i ^ sum
 				}
 			}
 		}
-		return float64(fastest(8*1000, prepare)) / float64(fastest(1000, prepare))
+		small, large := fastest(1000, prepare)
+		return float64(large) / float64(small)
 	}
 	if r := ratio(1); r > most {
 		t.Errorf("in proportion: %.1f times as long", r)

@@ -34,8 +34,9 @@ func StartIperf3(ctx context.Context, ns *Namespace, listen netip.AddrPort) (*Pr
 
 // Iperf3Result is what an iperf3 client measured.
 type Iperf3Result struct {
-	SentMbps, ReceivedMbps float64
-	Retransmits            int
+	SentMbps, ReceivedMbps   float64
+	SentBytes, ReceivedBytes uint64
+	Retransmits              int
 }
 
 // RunIperf3 sends TCP for some seconds from the namespace to an iperf3 server.
@@ -57,10 +58,12 @@ func ParseIperf3(out []byte, runErr error) (Iperf3Result, error) {
 		End   struct {
 			Sent struct {
 				BPS         float64 `json:"bits_per_second"`
+				Bytes       uint64  `json:"bytes"`
 				Retransmits int     `json:"retransmits"`
 			} `json:"sum_sent"`
 			Received struct {
-				BPS float64 `json:"bits_per_second"`
+				BPS   float64 `json:"bits_per_second"`
+				Bytes uint64  `json:"bytes"`
 			} `json:"sum_received"`
 		} `json:"end"`
 	}
@@ -71,6 +74,7 @@ func ParseIperf3(out []byte, runErr error) (Iperf3Result, error) {
 		return Iperf3Result{}, fmt.Errorf("iperf3: %s: %w", report.Error, exitError(runErr))
 	}
 	return Iperf3Result{
-		SentMbps: report.End.Sent.BPS / 1e6, ReceivedMbps: report.End.Received.BPS / 1e6, Retransmits: report.End.Sent.Retransmits,
+		SentMbps: report.End.Sent.BPS / 1e6, ReceivedMbps: report.End.Received.BPS / 1e6,
+		SentBytes: report.End.Sent.Bytes, ReceivedBytes: report.End.Received.Bytes, Retransmits: report.End.Sent.Retransmits,
 	}, nil
 }
