@@ -274,7 +274,7 @@ func TestExpiry(t *testing.T) {
 	at := [2]*talks{hearTalks(t, r.Client, "c0"), hearTalks(t, r.Topology.Servers[0], "s0")}
 	config := r.Config(append(r.allKinds(1, 0), r.pairServices()...), "timeouts: {tcp_established: 2s, tcp_fin_wait: 1s, tcp_close_wait: 1s}")
 	d := program{args: []string{"--workers", "2"}}.start(t, r.LB, config)
-	r.warmUp()
+	r.warmUp(1, 0)
 	before := d.stats()
 	phases := []phase{
 		{"much has been sent", pair.exchange},
@@ -387,7 +387,7 @@ func TestNoFlow(t *testing.T) {
 	}{{resetting, true}, {dropping, false}} {
 		t.Run(fmt.Sprintf("reset=%t", row.resets), func(t *testing.T) {
 			d := p.start(t, r.LB, row.config)
-			r.warmUp()
+			r.warmUp(1, 0)
 			var all [2][]pair // of which the client speaks, the server
 			for _, k := range pairKinds {
 				for i := range all {
@@ -399,7 +399,7 @@ func TestNoFlow(t *testing.T) {
 			}
 			d.Kill()
 			d = p.start(t, r.LB, row.config)
-			r.warmUp()
+			r.warmUp(1, 0)
 			earlier := r.resetsBehind()
 			for i, who := range []string{"client", "server"} {
 				var wg sync.WaitGroup
