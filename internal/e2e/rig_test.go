@@ -188,6 +188,27 @@ func (r *rig) checkAddresses(mode string) {
 	}
 }
 
+// hearAll notes the TCP connections at the client and at every real server.
+func (r *rig) hearAll() []*talks {
+	r.t.Helper()
+	all := []*talks{hearTalks(r.t, r.Client, "c0")}
+	for _, ns := range r.Topology.Servers {
+		all = append(all, hearTalks(r.t, ns, "s0"))
+	}
+	return all
+}
+
+// noneReset is noResets where connections end: a RST that a FIN sent again can have brought
+// about, on a busy machine, is none of l4fwd's.
+func noneReset(t *testing.T, all []*talks) {
+	t.Helper()
+	for i, l := range all {
+		for e, resets := range l.unexplained() {
+			t.Errorf("place %d has seen RSTs from %s to %s or back: %+v", i, e.self, e.peer, resets)
+		}
+	}
+}
+
 // noResets fails the test if anybody has sent a RST in sight of the sniffers.
 func noResets(t *testing.T, sniffers ...*testbed.Sniffer) {
 	t.Helper()
