@@ -93,6 +93,7 @@ func TestAnswersForAddresses(t *testing.T) {
 	for _, p := range places {
 		p.claims.ear = sniff(t, p.dev.NS, p.dev.Name, testbed.SnifferOptions{Watch: p.claims.watch})
 	}
+	heard := r.hearAll()
 	config := r.Config(testbed.Services(0, fullNAT, "toa", "wrr"))
 	r.toa = true
 	silent := func(when string) {
@@ -102,7 +103,7 @@ func TestAnswersForAddresses(t *testing.T) {
 			wg.Go(func() { p.silent(t, when) })
 		}
 		wg.Wait()
-		noResets(t, r.client, r.behind[0])
+		noneReset(t, heard)
 	}
 	silent("before the start")
 	d := program{}.start(t, r.LB, config)
@@ -159,7 +160,7 @@ func (p place) silent(t *testing.T, when string) {
 	t.Helper()
 	p.forgetAll(t)
 	p.claims.clear()
-	p.knock(t, when+", MAC address unknown")
+	p.knock(t, when+", MAC address unknown", false)
 	p.claims.ear.CatchUp()
 	for _, f := range testbed.Families {
 		a := p.addr(f, 0)
@@ -172,7 +173,7 @@ func (p place) silent(t *testing.T, when string) {
 			t.Error(err)
 		}
 	}
-	p.knock(t, when+", MAC address remembered")
+	p.knock(t, when+", MAC address remembered", true)
 	p.forgetAll(t)
 }
 
@@ -192,8 +193,10 @@ func (p place) forgetAll(t *testing.T) {
 	}
 }
 
-// knock tries ping and TCP in both families at once; both must time out.
-func (p place) knock(t *testing.T, when string) {
+// knock tries ping and TCP in both families at once; both must time out. Where the MAC
+// address is unknown the kernel that asks for it may give up before who waits for it has
+// a turn: that, too, is silence.
+func (p place) knock(t *testing.T, when string, known bool) {
 	t.Helper()
 	var wg sync.WaitGroup
 	for _, f := range testbed.Families {
@@ -208,7 +211,7 @@ func (p place) knock(t *testing.T, when string) {
 			if err == nil {
 				_ = c.Close()
 			}
-			if !timedOut(err) {
+			if gaveUp := !known && errors.Is(err, unix.EHOSTUNREACH); !timedOut(err) && !gaveUp {
 				t.Errorf("%s: TCP to %s %s: %v, want silence", when, p.what, a, err)
 			}
 		})

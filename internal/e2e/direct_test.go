@@ -108,7 +108,7 @@ func (row narrowing) past(t *testing.T) {
 	ear := &sender{}
 	ear.ear = sniff(t, from.host.NS, from.host.Name, testbed.SnifferOptions{Every: 20, Watch: ear.watch})
 	d := r.startWith(scene{true, row.workers, dsrL2}, 1, 0)
-	r.warmUp()
+	r.warmUp(1, 0)
 	for _, f := range testbed.Families {
 		from.forgetPaths()
 		k := kind{dsrL2, f, f, 0, ""}

@@ -238,7 +238,7 @@ func TestICMPErrors(t *testing.T) {
 		all = append(all, s)
 	}
 	d := program{args: []string{"--workers", "2"}}.start(t, r.LB, r.Config(all))
-	r.warmUp()
+	r.warmUp(1, 0)
 	before := d.stats()
 	for _, k := range kinds {
 		t.Run(k.String()+"/udp", func(t *testing.T) {

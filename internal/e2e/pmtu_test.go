@@ -121,7 +121,7 @@ func (row narrowing) discover(t *testing.T) {
 		used, all = []kind{{mode: dnat, client: testbed.V4, server: testbed.V4}, {mode: dnat, client: testbed.V6, server: testbed.V6}}, halves(1, 0)
 	}
 	d := program{args: []string{"--workers", fmt.Sprint(row.workers)}}.start(t, r.LB, r.Config(all))
-	r.warmUp()
+	r.warmUp(1, 0)
 	for _, k := range used {
 		if t.Failed() { // each failure takes its time
 			break

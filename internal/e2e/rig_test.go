@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/l4fwd/l4fwd/internal/testbed"
 )
@@ -123,19 +124,35 @@ func (r *rig) gateway(f testbed.Family) netip.Addr {
 	return netip.Addr{}
 }
 
-// warmUp makes a connection in each family through the web services: l4fwd
-// loses the first packets to a client whose MAC address its kernel does not
-// know, as the kernel would.
-func (r *rig) warmUp() {
+// warmUp makes connections in each family through the web services until every
+// server has answered but those without a weight in given, which are the services'
+// as in testbed.Service: l4fwd loses the first packets to a client or a server whose
+// MAC address its kernel does not know, as the kernel would.
+func (r *rig) warmUp(given ...int) {
 	r.t.Helper()
 	for _, f := range testbed.Families {
 		// Lets both kernels know each other's MAC address.
 		if _, err := r.Client.Ping(r.gateway(f), 56, limit); err != nil {
 			r.t.Fatal(err)
 		}
-		l := testbed.HTTPLoad{To: r.vip(f, 0, r.webPort()), Requests: 1, Timeout: limit}
-		if res, err := l.Run(r.t.Context(), r.Client); err != nil || res.OK != 1 {
-			r.t.Fatalf("the first request: %v %v", err, res.Errors)
+		silent := make(map[string]bool)
+		for i, s := range r.servers {
+			if i >= len(given) || given[i] > 0 {
+				silent[s.Name()] = true
+			}
+		}
+		for end := time.Now().Add(limit); len(silent) > 0; {
+			l := testbed.HTTPLoad{To: r.vip(f, 0, r.webPort()), Requests: 1, Timeout: limit}
+			res, err := l.Run(r.t.Context(), r.Client)
+			if err != nil || res.OK != 1 {
+				r.t.Fatalf("the first requests: %v %v", err, res.Errors)
+			}
+			for name := range res.ByServer {
+				delete(silent, name)
+			}
+			if len(silent) > 0 && time.Now().After(end) {
+				r.t.Fatalf("%s: never an answer of %v", f, silent)
+			}
 		}
 	}
 }
@@ -167,6 +184,27 @@ func (r *rig) checkAddresses(mode string) {
 		}
 		if (met > 0) != (mode != fullNAT) {
 			r.t.Errorf("%s: %d real servers have seen the client's address %s", mode, met, r.ClientAddr(f, 0))
+		}
+	}
+}
+
+// hearAll notes the TCP connections at the client and at every real server.
+func (r *rig) hearAll() []*talks {
+	r.t.Helper()
+	all := []*talks{hearTalks(r.t, r.Client, "c0")}
+	for _, ns := range r.Topology.Servers {
+		all = append(all, hearTalks(r.t, ns, "s0"))
+	}
+	return all
+}
+
+// noneReset is noResets where connections end: a RST that a FIN sent again can have brought
+// about, on a busy machine, is none of l4fwd's.
+func noneReset(t *testing.T, all []*talks) {
+	t.Helper()
+	for i, l := range all {
+		for e, resets := range l.unexplained() {
+			t.Errorf("place %d has seen RSTs from %s to %s or back: %+v", i, e.self, e.peer, resets)
 		}
 	}
 }

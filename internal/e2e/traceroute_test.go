@@ -119,7 +119,7 @@ func TestTraceroute(t *testing.T) {
 		all = append(all, s)
 	}
 	d := program{args: []string{"--workers", "2"}}.start(t, r.LB, r.Config(all))
-	r.warmUp()
+	r.warmUp(1, 0)
 	before := d.stats()
 	from := uint16(20000) // each row has a port of its own
 	for _, k := range pairKinds {

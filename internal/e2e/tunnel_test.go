@@ -122,7 +122,7 @@ func TestTunnelPathMTU(t *testing.T) {
 			ear := &sender{}
 			ear.ear = sniff(t, client.host.NS, client.host.Name, testbed.SnifferOptions{Every: 20, Watch: ear.watch})
 			d := program{args: []string{"--workers", fmt.Sprint(row.workers)}}.start(t, r.LB, r.Config(r.tunnelServices(wr, outer, 1, 0)))
-			r.warmUp()
+			r.warmUp(1, 0)
 			for _, f := range testbed.Families {
 				client.forgetPaths()
 				k := kind{tunnel, f, f, 0, ""}
@@ -187,7 +187,7 @@ func TestTunnelLearnsPathMTU(t *testing.T) {
 			r, client, server := tunnelRouted(t, wr, outer)
 			server.narrowHost(mtu)
 			d := program{args: []string{"--workers", "2"}}.start(t, r.LB, r.Config(r.tunnelServices(wr, outer, 1, 0)))
-			r.warmUp()
+			r.warmUp(1, 0)
 			r.forgeTooBig(t, server.host.NS, wr, outer)
 			for _, f := range testbed.Families {
 				client.forgetPaths()

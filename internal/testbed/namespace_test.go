@@ -364,7 +364,7 @@ func TestProcess(t *testing.T) {
 	for _, c := range []struct {
 		name, script string
 		patience     time.Duration
-	}{{"ended before", "echo broken; exit 3", patience}, {"not ready", "echo broken; sleep 100", time.Second}} {
+	}{{"ended before", "echo broken; exit 3", patience}, {"not ready", "echo broken; sleep 100", 5 * time.Second}} {
 		patience = c.patience
 		if _, err := run(c.script, "ready"); err == nil || !strings.Contains(err.Error(), c.name) || !strings.Contains(err.Error(), "broken") {
 			t.Errorf("%s: %v", c.name, err)

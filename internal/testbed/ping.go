@@ -44,7 +44,8 @@ func (ns *Namespace) Ping(to netip.Addr, size int, timeout time.Duration) (time.
 		return 0, fmt.Errorf("ping: %w", err)
 	}
 	start := time.Now()
-	if err := errors.Join(c.SetDeadline(start.Add(timeout)), writeTo(c, out, to)); err != nil {
+	// The time runs from when the request has left: else a stall would keep it here.
+	if err := errors.Join(writeTo(c, out, to), c.SetReadDeadline(time.Now().Add(timeout))); err != nil {
 		return 0, fmt.Errorf("ping %s: %w", to, err)
 	}
 	in := make([]byte, size+512)

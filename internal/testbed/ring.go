@@ -78,8 +78,8 @@ func (r *ring) setUp(ifindex int, o SnifferOptions) error {
 	if err := unix.SetsockoptInt(r.fd, unix.SOL_PACKET, unix.PACKET_VERSION, unix.TPACKET_V3); err != nil {
 		return fmt.Errorf("TPACKET_V3: %w", err)
 	}
-	if o.Every > 1 || o.TxQueue > 0 {
-		if err := r.filter(o.Every, o.TxQueue); err != nil {
+	if o.Every > 1 || o.TxQueue > 0 || o.SYNs {
+		if err := r.filter(o); err != nil {
 			return fmt.Errorf("filter: %w", err)
 		}
 	}
@@ -113,21 +113,39 @@ func (r *ring) setUp(ifindex int, o SnifferOptions) error {
 // VLAN, an IPv6 header and some extension, a TCP header with all its options.
 const headBytes = 160
 
-// filter makes the kernel capture only frames of transmit queue queue-1, if
-// queue is not 0, and of them keep one in every whole, by chance, and cut the
-// others.
-func (r *ring) filter(every, queue int) error {
+// onlySYNs goes on with the frames that SnifferOptions.SYNs is about. What is neither
+// IPv4 nor IPv6 is read as the former, and hardly ever looks like it.
+var onlySYNs = []bpf.Instruction{
+	bpf.LoadAbsolute{Off: 12, Size: 2},
+	bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.ETH_P_IPV6, SkipTrue: 4},
+	bpf.LoadAbsolute{Off: 14 + 9, Size: 1},
+	bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.IPPROTO_TCP, SkipTrue: 6},
+	bpf.LoadAbsolute{Off: 14 + 20 + 13, Size: 1},
+	bpf.Jump{Skip: 3},
+	bpf.LoadAbsolute{Off: 14 + 6, Size: 1},
+	bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.IPPROTO_TCP, SkipTrue: 2},
+	bpf.LoadAbsolute{Off: 14 + 40 + 13, Size: 1},
+	bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: flagSYN, SkipTrue: 1},
+	bpf.RetConstant{Val: 0},
+}
+
+// filter makes the kernel capture only what the options choose, and of that keep
+// one in Every whole, by chance, and cut the others.
+func (r *ring) filter(o SnifferOptions) error {
 	var prog []bpf.Instruction
-	if queue > 0 {
+	if o.SYNs {
+		prog = append(prog, onlySYNs...)
+	}
+	if o.TxQueue > 0 {
 		prog = append(prog,
 			bpf.LoadExtension{Num: bpf.ExtQueue},
-			bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(queue - 1), SkipTrue: 1},
+			bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(o.TxQueue - 1), SkipTrue: 1},
 			bpf.RetConstant{Val: 0})
 	}
-	if every > 1 {
+	if o.Every > 1 {
 		prog = append(prog,
 			bpf.LoadExtension{Num: bpf.ExtRand},
-			bpf.ALUOpConstant{Op: bpf.ALUOpMod, Val: uint32(every)},
+			bpf.ALUOpConstant{Op: bpf.ALUOpMod, Val: uint32(o.Every)},
 			bpf.JumpIf{Cond: bpf.JumpEqual, Val: 0, SkipTrue: 1},
 			bpf.RetConstant{Val: headBytes})
 	}

@@ -41,6 +41,9 @@ type SnifferOptions struct {
 	// TxQueue n > 0 captures only frames that leave by transmit queue n-1. What
 	// comes in is taken for queue 0.
 	TxQueue int
+	// SYNs captures only segments of TCP with SYN set, behind IP headers without options or
+	// extensions: of a bulk transfer nothing that costs time.
+	SYNs bool
 	// Watch is called for every frame, whole unless sampled, by one goroutine
 	// that captures nothing meanwhile; the bytes are its only during the call.
 	// nil = nobody.

@@ -262,9 +262,16 @@ func TestSnifferDirectionLimitEvery(t *testing.T) {
 	in, out := sniff(t, a, SnifferOptions{Direction: Incoming}), sniff(t, a, SnifferOptions{Direction: Outgoing})
 	limit := sniff(t, b, SnifferOptions{Direction: Incoming, Limit: 10})
 	every := sniff(t, b, SnifferOptions{Direction: Incoming, Every: 5})
+	syns := sniff(t, b, SnifferOptions{SYNs: true})
 	var frames [][]byte
 	for range 200 {
 		frames = append(frames, f, bad, bad, bad, bad)
+	}
+	ip6 := ipv6Layer(layers.IPProtocolTCP)
+	for _, ack := range []bool{true, false} {
+		syn4, syn6 := tcpLayer(ip), tcpLayer(ip6)
+		syn4.SYN, syn4.ACK, syn6.SYN, syn6.ACK = true, ack, true, ack
+		frames = append(frames, build(t, ether(layers.EthernetTypeIPv4), ip, syn4), build(t, ether(layers.EthernetTypeIPv6), ip6, syn6))
 	}
 	if err := a.Inject(frames...); err != nil {
 		t.Fatal(err)
@@ -275,11 +282,12 @@ func TestSnifferDirectionLimitEvery(t *testing.T) {
 		want func(Report) bool
 	}{
 		"incoming": {in, func(r Report) bool { return r.TCP == 0 }},
-		"outgoing": {out, func(r Report) bool { return r.TCP == 1000 && r.Bad == 800 }},
+		"outgoing": {out, func(r Report) bool { return r.TCP == 1004 && r.Bad == 800 }},
 		"limit":    {limit, func(r Report) bool { return r.Frames == 10 && r.Limited }},
+		"SYNs":     {syns, func(r Report) bool { return r.Frames == 4 && r.SYNs == 4 && r.Bad == 0 }},
 		"every": {every, func(r Report) bool {
 			// 200 ± 5 standard deviations of a fair choice, and some ND.
-			return r.TCP == 1000 && r.Checked > 130 && r.Checked < 280 && r.Bad > 100 && r.Bad < r.Checked
+			return r.TCP == 1004 && r.Checked > 130 && r.Checked < 280 && r.Bad > 100 && r.Bad < r.Checked
 		}},
 	} {
 		if r, err := c.s.Stop(); err != nil || !c.want(r) || r.Dropped != 0 {

@@ -151,6 +151,9 @@ func (t *Topology) build() error {
 		}
 		*s.at = ns
 	}
+	if err := t.Client.Sysctl("net.ipv4.ip_local_reserved_ports", reservedPorts); err != nil {
+		return err
+	}
 	for i := range t.Options.Servers {
 		ns, err := NewNamespace(fmt.Sprintf("rs%d", i+1))
 		if err != nil {
@@ -207,6 +210,10 @@ func (t *Topology) linkTo(bridge string, ns *Namespace, name, port string, queue
 	}
 	return d, p.Join(bridge)
 }
+
+// reservedPorts are those that tests choose for a client's connections themselves: no other
+// connection of its kernel has them by chance.
+const reservedPorts = "20000-21999,30000-30099,41000"
 
 // clientBridge is where the client is if not with the servers.
 const clientBridge = "br1"

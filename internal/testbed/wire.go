@@ -241,9 +241,20 @@ func (l *lane) decide(frame []byte) (f fate) {
 	return f
 }
 
-// write sends a frame on. The kernel may have no room for it.
+// wirePatience bounds how long a lane waits for room behind it.
+const wirePatience = time.Second
+
+// write sends a frame on. The kernel may have no room for it for a moment, since whoever
+// empties the next queue has no turn on a busy machine: then the frame waits, and those
+// behind it do.
 func (l *lane) write(frame []byte) {
-	if _, err := unix.Write(l.to, frame); err != nil {
+	_, err := unix.Write(l.to, frame)
+	full := func() bool { return errors.Is(err, unix.ENOBUFS) || errors.Is(err, unix.EAGAIN) }
+	for since := time.Now(); full() && time.Since(since) < wirePatience && !l.w.quit.Load(); {
+		time.Sleep(time.Millisecond)
+		_, err = unix.Write(l.to, frame)
+	}
+	if err != nil {
 		l.w.mu.Lock()
 		l.counts.Missed++
 		l.w.mu.Unlock()

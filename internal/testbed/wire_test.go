@@ -1,11 +1,61 @@
 package testbed
 
 import (
+	"bytes"
 	"net/netip"
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
+
+// TestWireWaits: where there is no room for a frame it waits with those behind it, in their
+// order, though not for ever.
+func TestWireWaits(t *testing.T) {
+	// A pair of sockets stands for a device whose queue is full.
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _, _ = unix.Close(fds[0]), unix.Close(fds[1]) }()
+	l := &lane{w: &Wire{}, to: fds[0]}
+	room := 0
+	for ; unix.Send(fds[0], []byte{0}, 0) == nil; room++ {
+	}
+	l.write([]byte{1})
+	if l.counts.Missed != 1 {
+		t.Errorf("missed %d frames, want one", l.counts.Missed)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := range room {
+			l.write([]byte{byte(i)})
+		}
+	}()
+	time.Sleep(20 * time.Millisecond)
+	var got []byte
+	for sent := false; !sent; time.Sleep(time.Millisecond) {
+		select {
+		case <-done:
+			sent = true
+		default:
+		}
+		for in := make([]byte, 1); ; got = append(got, in[0]) {
+			if _, err := unix.Read(fds[1], in); err != nil {
+				break
+			}
+		}
+	}
+	want := make([]byte, room, 2*room) // what filled it
+	for i := range room {
+		want = append(want, byte(i))
+	}
+	if !bytes.Equal(got, want) || l.counts.Missed != 1 {
+		t.Errorf("%v came, want %v; missed %d frames, want one", got, want, l.counts.Missed)
+	}
+}
 
 // TestWire: TCP gets through what the wires do to it, what they did is counted,
 // no frame is damaged, and who has no plan is left alone.
