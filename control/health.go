@@ -61,7 +61,7 @@ func (d *Daemon) startHealth(ctx context.Context, down *undo) error {
 		return err
 	}
 	news := &healthNews{wake: make(chan struct{}, 1)}
-	d.health = health.New(health.Options{OnChange: news.put, Enter: enter})
+	d.health = health.New(health.Options{OnChange: news.put, OnShortage: d.logShortage, Enter: enter})
 	d.recheck()
 	living, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var running sync.WaitGroup
@@ -206,6 +206,16 @@ func (d *Daemon) logHealth(e health.Event) {
 	}
 }
 
+// logShortage is called from the goroutine of the checks.
+func (d *Daemon) logShortage(s health.Shortage) {
+	if s.Over {
+		d.log.Info("health checks can be made again", zap.String("lacking", s.Reason))
+		return
+	}
+	d.log.Warn("health checks cannot be made, for a reason of this host's: they count neither for nor against backends",
+		zap.String("service", s.Service), zap.Stringer("backend", s.Backend), zap.String("reason", s.Reason))
+}
+
 // healthOf is what checks know of a backend; false where nobody checks it.
 func (d *Daemon) healthOf(k health.Key) (health.Status, bool) {
 	if d.health == nil { // too early
@@ -222,7 +232,7 @@ func (d *Daemon) healthStats(k health.Key) *admin.BackendHealth {
 	}
 	return &admin.BackendHealth{
 		State: s.State, Since: s.Since, Reason: s.Reason, Percent: s.Percent,
-		Took: s.Took.Seconds(), Checks: s.Checks, Failed: s.Failed, Suspect: s.Suspect,
+		Took: s.Took.Seconds(), Checks: s.Checks, Failed: s.Failed, Unchecked: s.Unchecked, Suspect: s.Suspect,
 	}
 }
 

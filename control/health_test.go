@@ -22,9 +22,10 @@ type illness struct {
 	dir string
 }
 
-// check is the key that has backends looked for there.
+// check is the key that has backends looked for there. A busy machine may need seconds to
+// start a command; nothing here waits for the interval, see finds.
 func (i illness) check(more string) string {
-	return fmt.Sprintf(`health_check: {type: exec, command: [/bin/sh, -c, "echo looked; test ! -e %s/$L4FWD_ADDRESS"], interval: 1s, timeout: 1s, rise: 1, fall: 1%s}`, i.dir, more)
+	return fmt.Sprintf(`health_check: {type: exec, command: [/bin/sh, -c, "echo looked; test ! -e %s/$L4FWD_ADDRESS"], interval: 10s, timeout: 10s, rise: 1, fall: 1%s}`, i.dir, more)
 }
 
 // only makes these the ones that fail. Who is ill before and after is so all the time.
@@ -79,6 +80,21 @@ func (d *daemon) found(service string, want ...health.State) {
 	d.t.Fatalf("%s: backends are %v, want %v\n%s", service, got, want, d.said())
 }
 
+// finds has a service's backends checked at once, and waits until they are in the states.
+func (d *daemon) finds(service string, want ...health.State) {
+	d.t.Helper()
+	all, err := d.Health(d.t.Context(), service)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	for _, b := range all {
+		k := health.Key{Service: service, Backend: b.Address}
+		d.health.Suspect(k, "a test asks")
+		d.health.Absolve(k)
+	}
+	d.found(service, want...)
+}
+
 // A backup steps in when nobody else is live, steps back, and where nobody at all is
 // live all but backups are used.
 func TestBackupAndPanic(t *testing.T) {
@@ -104,7 +120,7 @@ func TestBackupAndPanic(t *testing.T) {
 		{nil, []health.State{health.Up, health.Up}, []admin.BackendState{admin.BackendUp, admin.BackendStandby}, "rs1"},
 	} {
 		ill.only(step.sick...)
-		d.found(name, step.states...)
+		d.finds(name, step.states...)
 		var r testbed.LoadResult
 		if !soon(func() bool {
 			r = w.ask(w.VIP(testbed.V4, 0), 8)
@@ -139,7 +155,9 @@ func TestBackupAndPanic(t *testing.T) {
 	}
 	path := ""
 	for _, c := range all[0].History {
-		path += fmt.Sprintf("%v: %s; ", c.To, c.Reason)
+		if c.From != c.To {
+			path += fmt.Sprintf("%v: %s; ", c.To, c.Reason)
+		}
 	}
 	if path != "up: looked; down: exit status 1: looked; up: looked; " {
 		t.Errorf("history: %s", path)
@@ -168,8 +186,8 @@ func TestFlowsOfADeadBackend(t *testing.T) {
 	echo.Extra, stays.Extra = ill.check(""), ill.check(", on_down: keep")
 	stays.Name, stays.Port = "stays", 9999
 	d := w.run(w.Config([]testbed.Service{echo, stays}, small...))
-	d.found(echo.Name, health.Up, health.Up)
-	d.found("stays", health.Up, health.Up)
+	d.finds(echo.Name, health.Up, health.Up)
+	d.finds("stays", health.Up, health.Up)
 	for _, s := range []testbed.Service{echo, stays} {
 		t.Run(s.Name, func(t *testing.T) {
 			c, err := w.Client.Dialer(time.Second).Dial("udp", netip.AddrPortFrom(w.VIP(testbed.V4, 0), s.Port).String())
@@ -200,7 +218,7 @@ func TestFlowsOfADeadBackend(t *testing.T) {
 				sick, states = w.ServerAddr(testbed.V4, 1), []health.State{health.Up, health.Down}
 			}
 			ill.only(sick)
-			d.found(s.Name, states...)
+			d.finds(s.Name, states...)
 			if s.Name == "stays" {
 				time.Sleep(100 * time.Millisecond)
 				if again := who(); again != first {
@@ -210,7 +228,7 @@ func TestFlowsOfADeadBackend(t *testing.T) {
 				t.Errorf("%s answers, which is down", first)
 			}
 			ill.only()
-			d.found(s.Name, health.Up, health.Up)
+			d.finds(s.Name, health.Up, health.Up)
 		})
 	}
 	d.end()
@@ -244,7 +262,7 @@ func TestReloadKeepsHealth(t *testing.T) {
 	}
 	ill.only(w.ServerAddr(testbed.V4, 0))
 	d := w.run(text(ill.check("")))
-	d.found(service.Name, health.Down, health.Up)
+	d.finds(service.Name, health.Down, health.Up)
 	all := func(want map[string]int) {
 		t.Helper()
 		var got map[string]int
@@ -264,7 +282,40 @@ func TestReloadKeepsHealth(t *testing.T) {
 	d.found(service.Name) // nobody
 	ill.only()
 	d.reload(text(ill.check("")))
-	d.found(service.Name, health.Up, health.Up)
+	d.finds(service.Name, health.Up, health.Up)
+	d.end()
+	w.clean()
+}
+
+// What this host lacks for checks, here the address that they shall come from, is told,
+// once, and takes nobody away.
+func TestUnchecked(t *testing.T) {
+	w := newWorld(t, testbed.TopologyOptions{})
+	service := testbed.Services(0, "dnat", "", "wrr")[0]
+	service.Extra = "health_check: {type: tcp, source: 192.0.2.99, interval: 200ms, timeout: 200ms, rise: 1, fall: 1}"
+	d := w.run(w.Config([]testbed.Service{service}, small...))
+	if !soon(func() bool {
+		all, err := d.Health(t.Context(), service.Name)
+		return err == nil && len(all) == 2 && all[0].Health.Unchecked != "" && all[1].Health.Unchecked != ""
+	}) {
+		t.Error("nobody says that backends cannot be checked")
+	}
+	time.Sleep(time.Second) // some checks more
+	all, err := d.Health(t.Context(), service.Name)
+	if err != nil || len(all) != 2 {
+		t.Fatalf("%+v, %v", all, err)
+	}
+	for _, b := range all {
+		if h := b.Health; h.State != health.Unknown || h.Failed != 0 || h.Unchecked != "cannot assign requested address" {
+			t.Errorf("%v: %+v", b.Address, h)
+		}
+	}
+	if got := w.ask(w.VIP(testbed.V4, 0), 8).ByServer; got["rs1"] != 4 || got["rs2"] != 4 {
+		t.Errorf("answers of %v", got)
+	}
+	if n := d.logs.FilterMessageSnippet("health checks cannot be made").Len(); n != 1 {
+		t.Errorf("the log says it %d times:\n%s", n, d.said())
+	}
 	d.end()
 	w.clean()
 }

@@ -98,6 +98,8 @@ func backendsTable(w io.Writer, all []admin.BackendInfo) {
 			}
 		case b.Health != nil && b.Health.Suspect != nil:
 			note = fmt.Sprintf("suspect since %s: %s", b.Health.Suspect.Since.Format(time.DateTime), b.Health.Suspect.Reason)
+		case b.Health != nil && b.Health.Unchecked != "":
+			note = "cannot be checked: " + b.Health.Unchecked
 		}
 		row(w, b.Service, b.Address, b.State, weight, b.Active, b.Flows, note)
 	}

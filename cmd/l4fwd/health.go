@@ -16,8 +16,8 @@ func healthCommand() *cobra.Command {
 		Use:   "health [SERVICE]",
 		Short: "Show what health checks have found, and when",
 		Long: `Show for each backend that is checked, or judged by clients' connections, whether
-it is up, since when, and what the last check found; whether it is suspect, since
-when and why. With --history the last changes of each, 32 at most.`,
+it is up, since when, and what the last check found, or why this host cannot check
+it; whether it is suspect, since when and why. With --history the last changes of each, 32 at most.`,
 		Args: cobra.MaximumNArgs(1),
 	}
 	a := askFlags(cmd)
@@ -42,7 +42,11 @@ func healthTable(w io.Writer, all []admin.CheckedBackend, history bool) {
 	row(w, "SERVICE", "BACKEND", "STATE", "SINCE", "WEIGHT", "FAILED", "LAST CHECK")
 	for _, b := range all {
 		h := b.Health
-		row(w, b.Service, b.Address, h.State, h.Since.Format(time.DateTime), fmt.Sprintf("%d %%", h.Percent), h.Failed, h.Reason)
+		found := h.Reason
+		if h.Unchecked != "" {
+			found = "could not be made: " + h.Unchecked
+		}
+		row(w, b.Service, b.Address, h.State, h.Since.Format(time.DateTime), fmt.Sprintf("%d %%", h.Percent), h.Failed, found)
 		if h.Suspect != nil {
 			row(w, "", "", "suspect", h.Suspect.Since.Format(time.DateTime), "", "", h.Suspect.Reason)
 		}

@@ -78,6 +78,8 @@ type BackendHealth struct {
 	Took    float64      `json:"took"`    // by the last check, seconds
 	Checks  uint64       `json:"checks"`  // that have ended
 	Failed  uint64       `json:"failed"`  // of these
+	// Unchecked is why this host could not make the latest check; "" if it could.
+	Unchecked string `json:"unchecked,omitempty"`
 	// Suspect is why it is, for what clients' connections meet with; nil if it is not.
 	Suspect *health.Suspicion `json:"suspect,omitempty"`
 }

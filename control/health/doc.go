@@ -19,7 +19,14 @@
 // shortened by up to a tenth by chance; the first checks, also those after an
 // interval became shorter, are spread over one interval. So 10,000 backends are not
 // checked at the same moment, and one that dies is known to be down after Fall
-// intervals and a timeout at most, unless more checks hang than may run at a time.
+// intervals and a timeout at most, unless more checks hang than may run at a time. Of
+// commands these are few, see MaxExec; the others take turns.
+//
+// # Shortages
+//
+// A check that cannot be made, since this host has no descriptor, process, memory, port or
+// source address for it, says nothing of the backend and changes nothing about it. It is
+// tried again an interval later; Options.OnShortage is told.
 //
 // # Suspects
 //

@@ -4,13 +4,23 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // MaxRunning is how many checks an Engine runs at a time unless it is told
-// otherwise. What is due then waits.
+// otherwise, or half as many as the process may have files open if that is less. What is
+// due then waits.
 const MaxRunning = 4096
+
+// MaxExec is how many of these are commands at most, or half of them if that is less. Each
+// takes a thread and some processes, of which containers and units of systemd's may have
+// few, and a process that cannot have one more thread ends. The other commands wait, and
+// hold up nobody else.
+const MaxExec = 128
 
 // grain is the least time between two looks at what is due: 5,000 checks a second
 // need no 5,000 wake-ups.
@@ -21,7 +31,9 @@ type Options struct {
 	// OnChange is told, by the goroutine of Run, what became different. It must not
 	// wait long: no check begins meanwhile.
 	OnChange func([]Event)
-	// MaxRunning is how many checks run at a time; 0: the constant of that name.
+	// OnShortage is told, by that goroutine, too, when a shortage begins and when it ends.
+	OnShortage func(Shortage)
+	// MaxRunning is how many checks run at a time; 0: see the constant of that name.
 	MaxRunning int
 	// Enter, if not nil, readies the goroutine of each check, which ends after it:
 	// it may lock its thread and change its network namespace.
@@ -53,6 +65,9 @@ type Status struct {
 	Reason  string
 	Checked time.Time
 	Took    time.Duration
+	// Unchecked is what the host lacks, so that the latest check could not be made; "" if
+	// it could.
+	Unchecked string
 	// Checks that ended, and how many of them failed. Observed backends have none.
 	Checks, Failed uint64
 	Observed       bool
@@ -71,6 +86,7 @@ type entry struct {
 	due     time.Time
 	started time.Time
 	running bool
+	waits   bool // in Engine.line
 	again   bool // check once more as soon as the running one ends
 	gone    bool
 	at      int // in the queue; -1 if not there
@@ -78,7 +94,7 @@ type entry struct {
 
 // next is when something is to be done with it; false if nothing is.
 func (t *entry) next() (at time.Time, some bool) {
-	if !t.running && t.Check.Kind != Observed {
+	if !t.running && !t.waits && t.Check.Kind != Observed {
 		at, some = t.due, true
 	}
 	if t.step != 0 && (!some || t.ramp.next.Before(at)) {
@@ -98,9 +114,14 @@ type Engine struct {
 	entries map[Key]*entry
 	queue   queue
 	running int
+	execs   int       // of those that run
+	line    []*entry  // those that are due and wait for a command's place, longest first
 	full    bool      // something waits for a place
 	armed   time.Time // when Run wakes up by itself
 	events  []Event
+
+	shortages map[string]*shortage // by what is lacking
+	short     []Shortage           // that nobody was told of
 
 	wake    chan struct{}
 	idle    chan job // to goroutines that wait for another check
@@ -112,12 +133,19 @@ type Engine struct {
 func New(o Options) *Engine {
 	if o.MaxRunning == 0 {
 		o.MaxRunning = MaxRunning
+		var files unix.Rlimit // which the runtime has raised as far as it may
+		if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err == nil {
+			o.MaxRunning = atATime(files.Cur)
+		}
 	}
 	if o.probe == nil {
 		o.probe = func(ctx context.Context, t *Target) (string, error) { return t.probe(ctx) }
 	}
-	return &Engine{opt: o, entries: make(map[Key]*entry), wake: make(chan struct{}, 1), idle: make(chan job)}
+	return &Engine{opt: o, entries: make(map[Key]*entry), shortages: make(map[string]*shortage), wake: make(chan struct{}, 1), idle: make(chan job)}
 }
+
+// atATime is how many checks may run with so many files.
+func atATime(files uint64) int { return int(max(1, min(MaxRunning, files/2))) }
 
 // Set replaces the targets, each Key of which must be there once. Those that were
 // there before keep their state, whatever else of them is different.
@@ -135,9 +163,11 @@ func (e *Engine) Set(targets []Target) {
 		}
 		t.Target = target
 		t.status.Observed = target.Check.Kind == Observed
+		t.waits = t.waits && target.Check.Kind == Exec
 		switch {
 		case t.status.Observed: // nothing is due
 			t.due, t.against = time.Time{}, 0
+			e.keep(t, "", now)
 		case t.due.IsZero() || t.due.After(now.Add(target.Check.Interval)): // new, or of an interval that is shorter now
 			t.due = now.Add(time.Duration(rand.Float64() * float64(target.Check.Interval)))
 		}
@@ -146,8 +176,10 @@ func (e *Engine) Set(targets []Target) {
 	}
 	for _, t := range before {
 		t.gone = true
+		e.keep(t, "", now)
 		e.queue.remove(t)
 	}
+	e.line = slices.DeleteFunc(e.line, func(t *entry) bool { return t.gone || !t.waits })
 	e.rouse()
 }
 
@@ -192,9 +224,14 @@ func (e *Engine) Run(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
-		events, wait := e.turn(ctx)
+		events, short, wait := e.turn(ctx)
 		if len(events) > 0 && e.opt.OnChange != nil {
 			e.opt.OnChange(events)
+		}
+		for _, s := range short {
+			if e.opt.OnShortage != nil {
+				e.opt.OnShortage(s)
+			}
 		}
 		timer.Reset(wait)
 		select {
@@ -207,12 +244,21 @@ func (e *Engine) Run(ctx context.Context) {
 }
 
 // turn begins what is due, and returns what happened and when to look again.
-func (e *Engine) turn(ctx context.Context) (events []Event, wait time.Duration) {
+func (e *Engine) turn(ctx context.Context) (events []Event, short []Shortage, wait time.Duration) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	now := time.Now()
 	wait = time.Hour
 	e.full = false
+	for len(e.line) > 0 && e.mayExec() {
+		if e.running >= e.opt.MaxRunning {
+			e.full = true
+			break
+		}
+		e.start(ctx, e.line[0], now)
+		e.line[0] = nil
+		e.line = e.line[1:]
+	}
 	for len(e.queue) > 0 {
 		t, at := e.queue[0].entry, e.queue[0].at
 		if at.After(now) {
@@ -227,14 +273,33 @@ func (e *Engine) turn(ctx context.Context) (events []Event, wait time.Duration) 
 			e.full = true
 			break
 		}
-		t.running, t.started, t.again = true, now, false
-		e.queue.set(t)
-		e.running++
-		e.begin(ctx, job{t, t.Target})
+		if t.Check.Kind == Exec && !e.mayExec() {
+			t.waits = true
+			e.line = append(e.line, t)
+			e.queue.set(t)
+			continue
+		}
+		e.start(ctx, t, now)
 	}
+	wait = e.ease(now, wait)
 	e.armed = now.Add(wait)
 	events, e.events = e.events, nil
-	return events, wait
+	short, e.short = e.short, nil
+	return events, short, wait
+}
+
+// mayExec reports whether one more command may be run.
+func (e *Engine) mayExec() bool { return e.execs < min(MaxExec, (e.opt.MaxRunning+1)/2) }
+
+// start has t checked.
+func (e *Engine) start(ctx context.Context, t *entry, now time.Time) {
+	t.running, t.waits, t.started, t.again = true, false, now, false
+	e.queue.set(t)
+	e.running++
+	if t.Check.Kind == Exec {
+		e.execs++
+	}
+	e.begin(ctx, job{t, t.Target})
 }
 
 // overdue does for t what needs no check and is due, if anything is.
@@ -261,10 +326,11 @@ func (e *Engine) check(ctx context.Context, t *entry, target *Target) {
 	if ctx.Err() != nil {
 		return // the engine ends: that was no result
 	}
+	r := result{ok: err == nil, reason: reason, lack: lack(err), began: began}
 	if err != nil {
-		reason = explain(err, target.Check.Timeout)
+		r.reason = explain(err, target.Check.Timeout)
 	}
-	e.finish(t, err == nil, reason, began)
+	e.finish(t, target.Check.Kind, r)
 }
 
 // probe is the check itself. What a backend answers passes through much code, none of
@@ -283,39 +349,59 @@ func (e *Engine) probe(ctx context.Context, t *Target) (reason string, err error
 	return e.opt.probe(ctx, t)
 }
 
-// finish takes the result of a check.
-func (e *Engine) finish(t *entry, ok bool, reason string, began time.Time) {
+// result of a check.
+type result struct {
+	ok     bool
+	reason string
+	lack   string // of something without which there was none
+	began  time.Time
+}
+
+// finish takes the result of a check, of a kind that may be t's no more.
+func (e *Engine) finish(t *entry, kind Kind, r result) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.running--
 	t.running = false
+	wanted := e.full
+	if kind == Exec {
+		e.execs--
+		wanted = wanted || len(e.line) > 0
+	}
 	if t.gone || t.Check.Kind == Observed {
 		e.queue.set(t)
-		e.rouseIf(e.full)
+		e.rouseIf(wanted)
 		return
 	}
 	now := time.Now()
-	held := now.Before(t.until)
-	t.status.Checked, t.status.Took = now, now.Sub(began)
-	if !held {
-		t.status.Reason = reason
-	}
-	t.status.Checks++
-	if !ok {
-		t.status.Failed++
-	}
-	changed := false
-	if !held {
-		from := t.state
-		if changed = t.result(ok, t.Check.Rise, t.Check.Fall); changed {
-			to := t.state
-			t.state = from
-			e.enter(t, to, now)
-		}
+	changed := e.keep(t, r.lack, now)
+	if r.lack == "" && e.judge(t, r, now) {
+		changed = true
 	}
 	t.schedule(now)
 	e.queue.set(t)
-	e.rouseIf(changed || e.full || t.due.Before(e.armed))
+	e.rouseIf(changed || wanted || t.due.Before(e.armed))
+}
+
+// judge counts a result, and reports whether t is in another state for it.
+func (e *Engine) judge(t *entry, r result, now time.Time) bool {
+	held := now.Before(t.until)
+	t.status.Checked, t.status.Took = now, now.Sub(r.began)
+	if !held {
+		t.status.Reason = r.reason
+	}
+	t.status.Checks++
+	if !r.ok {
+		t.status.Failed++
+	}
+	from := t.state
+	if held || !t.result(r.ok, t.Check.Rise, t.Check.Fall) {
+		return false
+	}
+	to := t.state
+	t.state = from
+	e.enter(t, to, now)
+	return true
 }
 
 // schedule settles when the next check begins.

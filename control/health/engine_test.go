@@ -25,10 +25,12 @@ type world struct {
 	mu     sync.Mutex
 	bad    map[Key]error
 	took   time.Duration // by each check
+	long   time.Duration // by each that is a command, in addition
 	begins map[Key][]time.Time
 	most   int // checks at a time
 	now    int
 	events []Event
+	short  []Shortage
 	engine *Engine
 }
 
@@ -41,6 +43,11 @@ func within(t *testing.T, o Options, f func(t *testing.T, w *world)) {
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			w.events = append(w.events, e...)
+		}
+		o.OnShortage = func(s Shortage) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.short = append(w.short, s)
 		}
 		o.probe = w.probe
 		w.engine = New(o)
@@ -62,6 +69,9 @@ func (w *world) probe(ctx context.Context, t *Target) (string, error) {
 	w.now++
 	w.most = max(w.most, w.now)
 	err, took := w.bad[t.Key], w.took
+	if t.Check.Kind == Exec {
+		took += w.long
+	}
 	w.mu.Unlock()
 	select {
 	case <-time.After(took):
@@ -277,6 +287,90 @@ func TestChecksAtATime(t *testing.T) {
 			if s, _ := w.engine.Status(k); s.State != Down {
 				t.Fatalf("%v is %v", k, s.State)
 			}
+		}
+	})
+}
+
+// Commands of which there are too many take turns, and nobody suffers from it.
+func TestCommandsAtATime(t *testing.T) {
+	within(t, Options{}, func(t *testing.T, w *world) {
+		w.long = 900 * time.Millisecond
+		command, connect := usual(), usual()
+		command.Kind = Exec
+		keys := many(510)
+		slow, quick := keys[:500], keys[500:]
+		w.engine.Set(append(targets(command, slow...), targets(connect, quick...)...))
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if w.most < MaxExec || w.most > MaxExec+len(quick) {
+			t.Errorf("%d checks at a time", w.most)
+		}
+		turn := time.Duration(len(slow)) * w.long / MaxExec
+		for _, k := range slow {
+			if s, _ := w.engine.Status(k); s.State != Up || s.Failed > 0 {
+				t.Fatalf("%v: %+v", k, s)
+			}
+			for i, b := 1, w.begins[k]; i < len(b); i++ {
+				if d := b[i].Sub(b[i-1]); d > 2*time.Second+turn {
+					t.Fatalf("%v between two commands for %v", d, k)
+				}
+			}
+			if n := len(w.begins[k]); n < 10 {
+				t.Errorf("%d commands for %v", n, k)
+			}
+		}
+		for _, k := range quick {
+			for i, b := 1, w.begins[k]; i < len(b); i++ {
+				if d := b[i].Sub(b[i-1]); d > 2*time.Second+grain {
+					t.Fatalf("%v between two checks of %v", d, k)
+				}
+			}
+		}
+	})
+}
+
+// A backend whose turn has not come may go, or get a check of another kind.
+func TestLeavingTheLine(t *testing.T) {
+	within(t, Options{}, func(t *testing.T, w *world) {
+		w.long = time.Hour
+		command, connect := usual(), usual()
+		command.Kind, command.Timeout = Exec, time.Hour
+		keys := many(500)
+		w.engine.Set(targets(command, keys...))
+		time.Sleep(5 * time.Second)
+		runs, waiting := map[Key]bool{}, 0
+		for i, k := range keys {
+			runs[k] = w.checks(k) > 0
+			if i >= 250 && i < 300 && !runs[k] {
+				waiting++
+			}
+		}
+		w.engine.Set(append(targets(connect, keys[:250]...), targets(command, keys[250:300]...)...))
+		time.Sleep(5 * time.Second)
+		for _, k := range keys[:250] {
+			if !runs[k] && w.checks(k) < 2 {
+				t.Fatalf("%v was checked %d times in 5 s", k, w.checks(k))
+			}
+		}
+		if n := len(w.engine.line); n != waiting || n == 0 {
+			t.Errorf("%d wait, want %d", n, waiting)
+		}
+	})
+}
+
+// Where few checks run at a time half of them may be commands.
+func TestCommandsLeaveRoom(t *testing.T) {
+	within(t, Options{MaxRunning: 5}, func(t *testing.T, w *world) {
+		w.long = time.Hour
+		command, connect := usual(), usual()
+		command.Kind, command.Timeout = Exec, time.Hour
+		w.engine.Set(append(targets(command, many(10)...), targets(connect, web, other)...))
+		time.Sleep(time.Minute)
+		if n := w.checks(web); n < 29 || w.most > 5 {
+			t.Errorf("%d checks in a minute, %d at a time", n, w.most)
+		}
+		if w.engine.execs != 3 || len(w.engine.line) != 7 {
+			t.Errorf("%d commands run, %d wait", w.engine.execs, len(w.engine.line))
 		}
 	})
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os/exec"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -16,6 +17,19 @@ import (
 // lastWords is how long the output of a command is waited for when it has ended
 // or was killed: somebody who has left its process group may keep it open.
 const lastWords = 100 * time.Millisecond
+
+// lastBreath is how long the end of a command that was killed is waited for. The kernel
+// may be unable to end one as long as it waits for a device.
+const lastBreath = time.Second
+
+// maxGroups is how many commands may be there at a time with what they have started: as
+// many that do not end though they were killed as may run.
+const maxGroups = 2 * MaxExec
+
+// groups counts them.
+var groups atomic.Int32
+
+var errStuck = errors.New("too many commands that were killed have not ended")
 
 // probeExec runs the command; status 0 is good. It has no environment but PATH and
 // what it is told. It is the leader of a process group, all of which is killed when
@@ -36,7 +50,7 @@ func (t *Target) probeExec(ctx context.Context) (string, error) {
 	cmd.WaitDelay = lastWords
 	var out head
 	cmd.Stdout, cmd.Stderr = &out, &out
-	err := runGroup(cmd)
+	err := runGroup(ctx, cmd)
 	if ctx.Err() != nil {
 		return "", ctx.Err()
 	}
@@ -57,11 +71,39 @@ func (t *Target) probeExec(ctx context.Context) (string, error) {
 }
 
 // runGroup runs a command that leads a process group, and ends those that it leaves
-// behind in it: each check might leave one more.
-func runGroup(cmd *exec.Cmd) error {
+// behind in it: each check might leave one more. Once ctx is done it waits for lastBreath
+// at most, and cmd may be in use afterwards.
+func runGroup(ctx context.Context, cmd *exec.Cmd) error {
+	if groups.Add(1) > maxGroups {
+		groups.Add(-1)
+		return errStuck
+	}
+	// Here, since the goroutine's thread may be one of another network namespace.
 	if err := cmd.Start(); err != nil {
+		groups.Add(-1)
 		return err
 	}
+	ended := make(chan error, 1)
+	go func() {
+		ended <- endGroup(cmd)
+		reapGroup(cmd.Process.Pid)
+		groups.Add(-1)
+	}()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	select {
+	case err := <-ended:
+		return err
+	case <-time.After(lastBreath):
+		return ctx.Err()
+	}
+}
+
+// endGroup waits for the end of a group's leader, and kills the others.
+func endGroup(cmd *exec.Cmd) error {
 	leader := cmd.Process.Pid
 	err := error(unix.EINTR)
 	for errors.Is(err, unix.EINTR) {
@@ -72,6 +114,26 @@ func runGroup(cmd *exec.Cmd) error {
 		_ = syscall.Kill(-leader, syscall.SIGKILL) // the leader at least is there
 	}
 	return cmd.Wait()
+}
+
+// reapGroup reaps those of a group whom its leader, reaped before, has left behind. They
+// are our children if we are the first process, as in a container; else there are none,
+// and it ends at once. No check waits for it, see lastBreath.
+//
+// While one of them is there, dead or alive, the group's id is nobody else's. When none is
+// left, it could be that of another command only if the kernel, which gives ids in turn,
+// had just come round to it again.
+func reapGroup(leader int) {
+	for pause := time.Millisecond; ; pause = min(2*pause, time.Second) {
+		pid, err := 1, error(nil)
+		for pid > 0 || errors.Is(err, unix.EINTR) {
+			pid, err = unix.Wait4(-leader, nil, unix.WNOHANG, nil)
+		}
+		if err != nil {
+			return
+		}
+		time.Sleep(pause)
+	}
 }
 
 // head keeps the first bytes of what is written to it.

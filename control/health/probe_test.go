@@ -55,9 +55,13 @@ var hosts = []string{"127.0.0.1", "[::1]"}
 
 // serve runs a TCP server until the test ends.
 func (b *bench) serve(host string, f func(net.Conn)) netip.AddrPort {
+	return b.serveAt(host+":0", f)
+}
+
+func (b *bench) serveAt(at string, f func(net.Conn)) netip.AddrPort {
 	var l net.Listener
 	b.do(func() (err error) {
-		l, err = net.Listen("tcp", host+":0")
+		l, err = net.Listen("tcp", at)
 		return err
 	})
 	b.t.Cleanup(func() { _ = l.Close() })

@@ -198,6 +198,7 @@ function backendRow() {
     if (b.ordered) notes.push(`${byOperator[b.ordered.action] || b.ordered.action} by an operator ${age(nowAt - Date.parse(b.ordered.since))} ago`);
     if (b.panic) notes.push('takes new flows: too few are live');
     if (h) notes.push(`${h.state} for ${age(nowAt - Date.parse(h.since))}` + (h.reason && h.state !== 'up' ? `: ${h.reason}` : ''));
+    if (h && h.unchecked) notes.push(`cannot be checked: ${h.unchecked}`);
     if (h && h.suspect) notes.push(`suspect for ${age(nowAt - Date.parse(h.suspect.since))}: ${h.suspect.reason}`);
     text(note, notes.join(' \u00b7 '));
     const history = b.history || [];
