@@ -101,6 +101,7 @@ func TestDoctorModes(t *testing.T) {
 	}{
 		{"tunnel", "encapsulation: gre", "true", "mtu", nil},
 		{"dsr-l2", "health_check: {type: ping}", "for f in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 1 > $f; done", "rp_filter", nil},
+		{"dsr-l2", "health_check: {type: ping}", "for f in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 2 > $f; done; ip route replace blackhole " + w.VIP(testbed.V4, 0).String(), "rp_filter", nil},
 		{"dnat", "", "ip link add spare type veth peer name peer; ip link set spare up; ip link set peer up", "offload", []config.Interface{{Name: "spare"}}},
 	} {
 		t.Run(c.mode, func(t *testing.T) {

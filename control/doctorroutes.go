@@ -86,13 +86,19 @@ func (x *exam) direct(i int, a netip.Addr, dev netlink.Link) {
 	}
 	vip := s.Address.Addr()
 	strict := max(read("/proc/sys/net/ipv4/conf/all/rp_filter"), read("/proc/sys/net/ipv4/conf/"+name+"/rp_filter"))
-	if s.HealthCheck.Type == config.CheckNone || !vip.Is4() || strict != "1" || x.has("rp_filter", name) {
+	if s.HealthCheck.Type == config.CheckNone || !vip.Is4() || strict != "1" && strict != "2" || x.has("rp_filter", name) {
 		return
 	}
-	if r, err := netlink.RouteGet(vip.AsSlice()); err == nil && len(r) > 0 && r[0].LinkIndex == dev.Attrs().Index {
+	// Where there is no way at all, as by a blackhole, 2 drops as well.
+	r, err := netlink.RouteGet(vip.AsSlice())
+	if err == nil && (strict == "2" || len(r) > 0 && r[0].LinkIndex == dev.Attrs().Index) {
 		return
 	}
-	x.add("rp_filter", name, Warn, fmt.Sprintf("sysctl -w net.ipv4.conf.%s.rp_filter=2", name),
+	command := fmt.Sprintf("sysctl -w net.ipv4.conf.%s.rp_filter=2", name)
+	if err != nil {
+		command = fmt.Sprintf("sysctl -w net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.%s.rp_filter=0", name)
+	}
+	x.add("rp_filter", name, Warn, command,
 		"answers to health checks come from the VIP %v, and the kernel drops them where its own way to the VIP is another", vip)
 }
 

@@ -45,7 +45,9 @@ func (d *Daemon) ReloadFile(ctx context.Context, q admin.ReloadRequest) (r admin
 	}
 	c, err := d.opt.Load()
 	if err != nil {
-		d.log.Error("not reloaded: all stays as it was", zap.Error(err))
+		if !q.DryRun {
+			d.log.Error("not reloaded: all stays as it was", zap.Error(err))
+		}
 		if errors.As(err, new(config.Errors)) || errors.Is(err, os.ErrNotExist) {
 			err = admin.Refusal(admin.ErrInvalid, err)
 		}
@@ -122,7 +124,7 @@ func (d *Daemon) reloadWith(ctx context.Context, file *config.Config, kind reloa
 	}
 	r.Changes = append(r.Changes, changes...)
 	if err != nil {
-		if kind != reloadFound { // takeFound says it once
+		if kind == reloadFile { // who only asks is told; takeFound says it once
 			d.log.Error("not reloaded: all stays as it was", zap.Error(err))
 		}
 		return r, err

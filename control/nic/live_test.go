@@ -400,6 +400,26 @@ func TestReturnedInUse(t *testing.T) {
 	check(t, ns, original)
 }
 
+// TestRenamedInUse: so is what he uses by another name than the journal has.
+func TestRenamedInUse(t *testing.T) {
+	ns, dir := space(t), t.TempDir()
+	opt := Options{Dir: dir, Namespace: ns}
+	crashed(t, ns, dir, func(j *journal) { j.Name = "old0" })
+	a, err := Apply("nic0", Settings{BusyPoll: &BusyPoll{3, time.Millisecond}}, opt)
+	must(t, err)
+	must(t, within(ns, func() error {
+		if repaired, err := Repair(opt); len(repaired) != 0 || !errors.Is(err, ErrInUse) || len(files(t, dir)) != 2 {
+			t.Errorf("repaired %v, %v; journals %v", repaired, err, files(t, dir))
+		}
+		if err := a.Restore(); err != nil {
+			return err
+		}
+		_, err := Repair(opt)
+		return err
+	}))
+	check(t, ns, original)
+}
+
 // confined runs f on a thread of its own in the namespace, but with the machine's /sys, as
 // after nsenter --net, and without some capabilities.
 func confined(t *testing.T, ns netns.NsHandle, f func() error, caps ...uint) {

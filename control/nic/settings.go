@@ -295,7 +295,25 @@ func (j *journal) home(opt Options) (*netlink.LinkAttrs, error) {
 	if mac, _ := opt.identity(l.Attrs()); mac != j.PermMAC {
 		return nil, nil
 	}
+	if l.Attrs().Name != j.Name {
+		if err := j.free(l.Attrs(), j.Namespace, opt); err != nil {
+			return nil, err
+		}
+	}
 	return l.Attrs(), nil
+}
+
+// free is an error if a process that lives uses the interface a by another name than the
+// journal's.
+func (j *journal) free(a *netlink.LinkAttrs, namespace uint64, opt Options) error {
+	used, err := owned((&journal{Name: a.Name, Namespace: namespace}).path(opt.Dir))
+	switch {
+	case used:
+		return fmt.Errorf("%s is %s now: %w", j.Name, a.Name, ErrInUse)
+	case err != nil && !errors.Is(err, os.ErrNotExist):
+		return err
+	}
+	return nil
 }
 
 // away looks for the interface in the calling thread's namespace, which is not the
@@ -319,11 +337,7 @@ func (j *journal) away(opt Options) (*netlink.LinkAttrs, error) {
 		if err != nil {
 			return nil, err
 		}
-		used, err := owned((&journal{Name: a.Name, Namespace: ns}).path(opt.Dir))
-		switch {
-		case used:
-			return nil, fmt.Errorf("%s is %s now: %w", j.Name, a.Name, ErrInUse)
-		case err != nil && !errors.Is(err, os.ErrNotExist):
+		if err := j.free(a, ns, opt); err != nil {
 			return nil, err
 		}
 		return a, nil
