@@ -165,7 +165,7 @@ func TestBackupAndPanic(t *testing.T) {
 	if _, err := d.Health(t.Context(), "nobody"); !errors.Is(err, admin.ErrNotFound) {
 		t.Errorf("of a service that there is not: %v", err)
 	}
-	for _, said := range []string{"too few backends are live: those that are down get new flows, too", "enough backends are live: those that are down get no new flows"} {
+	for _, said := range []string{"too few backends are live: those that are down get new flows, too", "backends that are down get no new flows any more"} {
 		if n := d.logs.FilterMessage(said).Len(); n != 1 {
 			t.Errorf("%q was said %d times, want once", said, n)
 		}

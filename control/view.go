@@ -50,11 +50,8 @@ func (d *Daemon) tellPanic(effective plan.View) {
 	now := map[string]bool{}
 	for i := range d.cfg.Services {
 		s := &d.cfg.Services[i]
-		if s.HealthCheck.PanicThreshold == 0 {
-			continue
-		}
 		for j := range s.Backends {
-			if effective(s.Name, &s.Backends[j]).Panic {
+			if s.HealthCheck.PanicThreshold > 0 && effective(s.Name, &s.Backends[j]).Panic {
 				now[s.Name] = true
 			}
 		}
@@ -63,7 +60,7 @@ func (d *Daemon) tellPanic(effective plan.View) {
 			d.log.Warn("too few backends are live: those that are down get new flows, too",
 				zap.String("service", s.Name), zap.Int("panic_threshold", s.HealthCheck.PanicThreshold))
 		case was && !now[s.Name]:
-			d.log.Info("enough backends are live: those that are down get no new flows", zap.String("service", s.Name))
+			d.log.Info("backends that are down get no new flows any more", zap.String("service", s.Name))
 		}
 	}
 	d.panicking = now

@@ -17,7 +17,7 @@ import (
 const MaxRunning = 4096
 
 // MaxExec is how many of these are commands at most, or half of them if that is less. Each
-// takes a thread and some processes, of which containers and units of systemd's may have
+// takes a thread or two and some processes, of which containers and units of systemd's may have
 // few, and a process that cannot have one more thread ends. The other commands wait, and
 // hold up nobody else.
 const MaxExec = 128

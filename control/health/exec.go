@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os/exec"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -29,6 +30,12 @@ const maxGroups = 2 * MaxExec
 // groups counts them.
 var groups atomic.Int32
 
+// leaders are the keys of targets whose command has not ended. One that hangs though it was
+// killed speaks against its own backend, and must not take the places of all others.
+var leaders sync.Map
+
+var errHangs = errors.New("the command of an earlier check was killed and has not ended")
+
 var errStuck = errors.New("too many commands that were killed have not ended")
 
 // probeExec runs the command; status 0 is good. It has no environment but PATH and
@@ -50,7 +57,10 @@ func (t *Target) probeExec(ctx context.Context) (string, error) {
 	cmd.WaitDelay = lastWords
 	var out head
 	cmd.Stdout, cmd.Stderr = &out, &out
-	err := runGroup(ctx, cmd)
+	if _, hangs := leaders.LoadOrStore(t.Key, struct{}{}); hangs {
+		return "", errHangs
+	}
+	err := runGroup(ctx, cmd, func() { leaders.Delete(t.Key) })
 	if ctx.Err() != nil {
 		return "", ctx.Err()
 	}
@@ -72,20 +82,24 @@ func (t *Target) probeExec(ctx context.Context) (string, error) {
 
 // runGroup runs a command that leads a process group, and ends those that it leaves
 // behind in it: each check might leave one more. Once ctx is done it waits for lastBreath
-// at most, and cmd may be in use afterwards.
-func runGroup(ctx context.Context, cmd *exec.Cmd) error {
+// at most, and cmd may be in use afterwards. over is called once the leader has ended.
+func runGroup(ctx context.Context, cmd *exec.Cmd, over func()) error {
 	if groups.Add(1) > maxGroups {
 		groups.Add(-1)
+		over()
 		return errStuck
 	}
 	// Here, since the goroutine's thread may be one of another network namespace.
 	if err := cmd.Start(); err != nil {
 		groups.Add(-1)
+		over()
 		return err
 	}
 	ended := make(chan error, 1)
 	go func() {
-		ended <- endGroup(cmd)
+		err := endGroup(cmd)
+		over()
+		ended <- err
 		reapGroup(cmd.Process.Pid)
 		groups.Add(-1)
 	}()

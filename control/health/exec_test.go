@@ -165,7 +165,18 @@ func TestStuckCommands(t *testing.T) {
 	stuck.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	ctx, cancel := context.WithTimeout(t.Context(), short)
 	defer cancel()
-	if err := runGroup(ctx, stuck); !errors.Is(err, context.DeadlineExceeded) {
+	leaders.Store(target.Key, struct{}{})
+	if err := runGroup(ctx, stuck, func() { leaders.Delete(target.Key) }); !errors.Is(err, context.DeadlineExceeded) {
+		t.Error(err)
+	}
+	noGroups(t, 1)
+	// It speaks against its own backend, is joined by no other, and is nobody else's matter.
+	if _, err := target.probe(t.Context()); !errors.Is(err, errHangs) || lack(err) != "" {
+		t.Errorf("while an earlier command hangs: %v", err)
+	}
+	other := *target
+	other.Service = "another"
+	if _, err := other.probe(t.Context()); err != nil {
 		t.Error(err)
 	}
 	noGroups(t, 1)
@@ -174,6 +185,9 @@ func TestStuckCommands(t *testing.T) {
 	}
 	noGroups(t, 0)
 	noChildren(t)
+	if _, err := target.probe(t.Context()); err != nil {
+		t.Errorf("when it has ended: %v", err)
+	}
 }
 
 // noGroups waits until no more than so many commands are there.

@@ -1,7 +1,9 @@
 package health
 
 import (
+	"crypto/x509"
 	"errors"
+	"os"
 	"syscall"
 	"time"
 )
@@ -32,11 +34,18 @@ func lack(err error) string {
 	if errors.Is(err, errStuck) {
 		return errStuck.Error()
 	}
+	if errors.As(err, new(x509.SystemRootsError)) {
+		return "" // the process has kept it since its first check: it would never be over
+	}
 	var number syscall.Errno
 	errors.As(err, &number)
 	switch number {
 	case syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ENOBUFS:
-	case syscall.EAGAIN: // of fork: from sockets it does not get here
+	case syscall.EAGAIN:
+		var call *os.SyscallError
+		if errors.As(err, &call) && call.Syscall == "connect" { // of UDP
+			return "no local port is free"
+		}
 		return "no more processes may be started"
 	case syscall.EADDRNOTAVAIL, syscall.EADDRINUSE: // no source address, or no port of it is free
 	case syscall.ECHILD: // somebody else has waited for the command

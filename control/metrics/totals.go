@@ -196,7 +196,7 @@ var workerTotals = []family{
 
 var nicTotals = []family{
 	{name: "l4fwd_nic_up", kind: gauge, labels: []string{"nic"},
-		help: "1 if the NIC is in service.",
+		help: "1 if the NIC is in service and has carrier.",
 		emit: func(w *writer, s *Sample) {
 			for i := range s.NICs {
 				w.count(number(s.NICs[i].Up), s.NICs[i].Name)
