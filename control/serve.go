@@ -14,7 +14,8 @@ import (
 	"github.com/l4fwd/l4fwd/control/web"
 )
 
-// Bounds of what strangers can open: a connection costs tens of kilobytes. A browser has six
+// Bounds of what strangers can open: a connection costs tens of kilobytes, and
+// hundreds while an answer is not read. A browser has six
 // at most, a Prometheus one for each page; who comes by a proxy, or ssh -L, has its address.
 const (
 	openConns = 128 // at a time, see access.Share

@@ -74,10 +74,16 @@ func (s *sharing) enter(in *shared) (out *shared) {
 	return out
 }
 
-// surplus is the oldest connection of whoever has most, nil if all are kept.
+// surplus is the oldest connection of whoever has most that are not kept, nil if all are.
 func (s *sharing) surplus() (out *shared) {
+	loose := make(map[netip.Addr]int, len(s.has)) // or who has one that is kept would be the first to go
 	for _, c := range s.open {
-		if !c.keep && (out == nil || s.has[c.who] > s.has[out.who]) {
+		if !c.keep {
+			loose[c.who]++
+		}
+	}
+	for _, c := range s.open {
+		if !c.keep && (out == nil || loose[c.who] > loose[out.who]) {
 			out = c
 		}
 	}

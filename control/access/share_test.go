@@ -96,10 +96,10 @@ func TestShareFull(t *testing.T) {
 
 	_, hereFourth := s.open("127.0.0.4")
 	s.closed(second)
-	_, hereFifth := s.open("127.0.0.5") // 127.0.0.3 still has most
-	s.closed(third)
-	_, hereSixth := s.open("127.0.0.5") // now all have one
+	_, hereFifth := s.open("127.0.0.5") // all have one that is not kept: the oldest
 	s.closed(lone)
+	_, hereSixth := s.open("127.0.0.5")
+	s.closed(third)
 
 	for _, c := range []net.Conn{hereFourth, hereFifth, hereSixth} {
 		Keep(c)

@@ -164,25 +164,34 @@ func guarded(h http.Handler) http.Handler {
 	})
 }
 
-// answer sends what of makes of a snapshot.
+// mostUnread is how large an answer may wait in memory without a turn until it is read.
+const mostUnread = 256 << 10
+
+// answer sends what of makes of a snapshot. It has a turn while that is made and no longer,
+// or those who do not read theirs would keep all others out; but a large one keeps it, or
+// they would fill the memory.
 func (s *Server) answer(w http.ResponseWriter, r *http.Request, of func(*snapshot) any) {
+	select {
+	case s.turns <- struct{}{}:
+	default:
+		http.Error(w, "too many at a time", http.StatusServiceUnavailable)
+		return
+	}
+	back := sync.OnceFunc(func() { <-s.turns })
+	defer back()
 	b, status, err := s.make(r.Context(), of)
 	if err != nil {
 		http.Error(w, err.Error(), status)
 		return
 	}
+	if len(b) <= mostUnread {
+		back()
+	}
 	s.send(w, "application/json", b)
 }
 
-// make makes an answer. It has a turn for no longer, or those who do not read theirs would
-// keep all others out.
+// make makes an answer.
 func (s *Server) make(ctx context.Context, of func(*snapshot) any) (b []byte, status int, err error) {
-	select {
-	case s.turns <- struct{}{}:
-		defer func() { <-s.turns }()
-	default:
-		return nil, http.StatusServiceUnavailable, errors.New("too many at a time")
-	}
 	n, err := s.snapshot(ctx)
 	if err != nil {
 		return nil, http.StatusServiceUnavailable, err

@@ -27,7 +27,8 @@ const hostile = `<img src=x onerror=alert(1)>`
 
 // site is a Source of a small site.
 type site struct {
-	services int // beyond the two
+	services int    // beyond the two
+	long     string // in their names
 	asked    atomic.Int64
 	fails    error
 	bare     bool // there are no backends
@@ -53,7 +54,7 @@ func (s *site) Services(context.Context) ([]admin.ServiceInfo, error) {
 		{Name: "dns", Address: netip.MustParseAddrPort("192.0.2.11:53"), Protocol: "udp", Mode: "full-nat", Backends: 1, Taking: 1, Flows: 20, Active: 5},
 	}
 	for i := range s.services {
-		out = append(out, admin.ServiceInfo{Name: fmt.Sprint("more-", i)})
+		out = append(out, admin.ServiceInfo{Name: fmt.Sprint("more-", i, s.long)})
 	}
 	return out, nil
 }
@@ -249,6 +250,27 @@ func TestUnread(t *testing.T) {
 	}
 	close(until)
 	all.Wait()
+}
+
+// TestUnreadLarge: but no more large ones wait than there are turns.
+func TestUnreadLarge(t *testing.T) {
+	s := New(&site{services: 600, long: strings.Repeat("x", 1000)}, Options{})
+	asked, until := make(chan struct{}), make(chan struct{})
+	var all sync.WaitGroup
+	for range atATime {
+		all.Go(func() {
+			s.http.Handler.ServeHTTP(unread{httptest.NewRecorder(), asked, until}, httptest.NewRequest(http.MethodGet, "/api/overview", nil))
+		})
+		<-asked
+	}
+	if w := ask(s, http.MethodGet, "/api/overview"); w.Code != http.StatusServiceUnavailable {
+		t.Errorf("%d, %d bytes", w.Code, w.Body.Len())
+	}
+	close(until)
+	all.Wait()
+	if w := ask(s, http.MethodGet, "/api/overview"); w.Code != http.StatusOK || w.Body.Len() <= mostUnread {
+		t.Errorf("%d, %d bytes", w.Code, w.Body.Len())
+	}
 }
 
 // TestServe: a page is served by TCP, until Shutdown.
